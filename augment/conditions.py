@@ -1,0 +1,160 @@
+"""Labels: which values are allowed, what raw codings mean, and how networks are conditioned on them.
+
+A label that is missing stays missing (``None``); a label that is not understood is refused. Nothing
+is guessed: every accepted spelling is in the two tables below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from augment.errors import InputError
+
+SEX = {
+    "f": "F", "female": "F", "woman": "F",
+    "m": "M", "male": "M", "man": "M",
+    # ISO/IEC 5218, as ADNI, Cam-CAN and IXI code it. 0 is refused: "not known" there, "female" in
+    # the UK Biobank.
+    "1": "M", "2": "F",
+}  # fmt: skip
+
+DIAGNOSIS = {
+    "nc": "NC", "cn": "NC", "hc": "NC", "control": "NC",
+    # Subjective memory concern: no impairment is measured, so ADNI counts it as normal.
+    "smc": "NC",
+    "mci": "MCI", "emci": "MCI", "lmci": "MCI",
+    "ad": "AD", "dementia": "AD",
+}  # fmt: skip
+
+CODINGS: dict[str, dict[str, str]] = {"sex": SEX, "diagnosis": DIAGNOSIS}
+CATEGORIES: dict[str, tuple[str, ...]] = {"sex": ("F", "M"), "diagnosis": ("NC", "MCI", "AD")}
+DEMENTIA = {"NC": "no", "AD": "yes"}
+"""Dementia as a two-class label: MCI is neither, so it is missing."""
+
+MISSING = {"", "n/a", "na", "nan", "none", "unknown", "?"}
+
+
+def parse_label(name: str, value: Any, codings: Mapping[str, str] | None = None) -> str | None:
+    """Translate one raw label into the project's own value.
+
+    Args:
+        name: ``sex``, ``diagnosis`` or any other label (which is kept as it is).
+        value: What the table says.
+        codings: More spellings, for example ``{"0": "F"}``; they win over the built-in ones.
+
+    Returns:
+        The label, or ``None`` if it is missing.
+    """
+    text = _text(value)
+    if codings and text in {_text(key) for key in codings}:
+        return next(target for key, target in codings.items() if _text(key) == text)
+    if text.lower() in MISSING:
+        return None
+    if name not in CODINGS:
+        return text
+    known = CODINGS[name]
+    if text.lower() not in known:
+        raise InputError(
+            f"{name} {value!r} is not known; allowed are {', '.join(known)} (any case); "
+            f"say what it means with codings={{{name!r}: {{{text!r}: {CATEGORIES[name][0]!r}}}}}"
+        )
+    return known[text.lower()]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """What a network is conditioned on: named categories and named ranges.
+
+    Args:
+        categories: Label name to its allowed values, for example ``{"sex": ("F", "M")}``.
+        ranges: Continuous label name to its (low, high), for example ``{"age": (18, 88)}``.
+    """
+
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All label names, categories first."""
+        return (*self.categories, *self.ranges)
+
+    @classmethod
+    def from_labels(cls, rows: Iterable[Mapping[str, Any]], names: Iterable[str]) -> LabelSpace:
+        """Read the space off labelled rows (dicts): the values that occur, and the range of age."""
+        rows = list(rows)
+        categories: dict[str, tuple[str, ...]] = {}
+        ranges: dict[str, tuple[float, float]] = {}
+        for name in names:
+            values = [row[name] for row in rows if name in row and not _missing(row[name])]
+            if not values:
+                raise InputError(
+                    f"no subject has the label {name!r}; choose labels that the cohort has"
+                )
+            if all(isinstance(value, (int, float)) for value in values):
+                ranges[name] = (float(min(values)), float(max(values)))
+            else:
+                found = set(map(str, values))
+                order = CATEGORIES.get(name, tuple(sorted(found)))
+                categories[name] = tuple(value for value in order if value in found)
+        return cls(categories, ranges)
+
+    def encode(self, labels: Mapping[str, Any]) -> dict[str, float]:
+        """Turn labels into numbers: the index of a category, a range scaled to [0, 1].
+
+        A missing category becomes the null index (the number of categories), a missing continuous
+        label NaN. A label outside the space is refused.
+        """
+        for name in labels:
+            if name not in self.names:
+                raise InputError(f"label {name!r} is not in the space; it has {list(self.names)}")
+        codes: dict[str, float] = {}
+        for name, values in self.categories.items():
+            value = labels.get(name)
+            if _missing(value):
+                codes[name] = len(values)
+            elif value not in values:
+                raise InputError(f"{name} {value!r} is not in the space; allowed are {values}")
+            else:
+                codes[name] = values.index(value)
+        for name, (low, high) in self.ranges.items():
+            value = labels.get(name)
+            if _missing(value):
+                codes[name] = math.nan
+                continue
+            number = float(value)  # type: ignore[arg-type]
+            if not low <= number <= high:
+                raise InputError(
+                    f"{name} {number:g} is outside the space; allowed is {low:g} to {high:g}"
+                )
+            codes[name] = (number - low) / (high - low) if high > low else 0.0
+        return codes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain content for a JSON config."""
+        return {
+            "categories": {name: list(values) for name, values in self.categories.items()},
+            "ranges": {name: list(limits) for name, limits in self.ranges.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> LabelSpace:
+        """Inverse of :meth:`to_dict`."""
+        return cls(
+            {name: tuple(values) for name, values in content["categories"].items()},
+            {name: (low, high) for name, (low, high) in content["ranges"].items()},
+        )
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,8 @@
+"""Errors that a user can act on."""
+
+
+class InputError(ValueError):
+    """Bad input, told in one line: what came, what is allowed and what to do next.
+
+    The command line prints the line and ends with exit code 2.
+    """

@@ -1,0 +1,90 @@
+"""Files that are whole or absent: everything neuromix writes goes through here.
+
+A file is first written beside its place under a temporary name, then moved there in one step, so
+that Ctrl-C, a full disk or a power cut never leaves half a file under the final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that becomes ``path`` if the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one step, flushed to the disk."""
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file; arrays and NumPy numbers are accepted."""
+    text = json.dumps(content, indent=2, default=_plain, allow_nan=True)
+    write_bytes(path, (text + "\n").encode())
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a TSV as BIDS wants it: missing values are ``n/a``."""
+    write_bytes(path, table.to_csv(sep="\t", index=False, na_rep="n/a").encode())
+
+
+def write_nifti(
+    path: Path, data: np.ndarray, affine: np.ndarray, *, tr: float | None = None
+) -> None:
+    """Write a NIfTI-1 file in template space, compressed if the name ends in ``.gz``.
+
+    Equal input gives equal bytes.
+
+    Args:
+        path: Name ending in ``.nii`` or ``.nii.gz``.
+        data: Array (X, Y, Z) or (X, Y, Z, T).
+        affine: Voxel to world in mm, (4, 4).
+        tr: Seconds between frames, kept in the header.
+    """
+    import nibabel as nib
+
+    image = nib.Nifti1Image(data, affine)
+    image.set_sform(affine, code="mni")
+    image.set_qform(affine, code="mni")
+    image.header.set_xyzt_units("mm", "sec")
+    if tr is not None:
+        image.header.set_zooms((*image.header.get_zooms()[:3], tr))
+    content = image.to_bytes()
+    if Path(path).name.endswith(".gz"):
+        content = gzip.compress(content, compresslevel=1, mtime=0)
+    write_bytes(path, content)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")

@@ -1,0 +1,149 @@
+"""The common space: a grid in MNI millimetres, and how images get there and back.
+
+All samplers work in one space, MNI152 (NLin2009aSym, the template inside nilearn). The standard
+field of view is 160 x 192 x 160 mm around the brain; sides are multiples of eight voxels, so that
+patches, strides and tiles divide them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+SPACE = "MNI152NLin2009aSym"
+FIELD_OF_VIEW = (160.0, 192.0, 160.0)
+CENTRE = (0.0, -17.0, 5.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular grid of voxels in world millimetres.
+
+    Args:
+        shape: Voxels along x, y and z.
+        affine: Voxel to world, (4, 4).
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @classmethod
+    def mni(cls, spacing: float) -> Grid:
+        """The standard field of view at a spacing in mm, axes along right, anterior, superior."""
+        sides = [int(np.ceil(side / spacing / 8) * 8) for side in FIELD_OF_VIEW]
+        affine = np.diag([spacing, spacing, spacing, 1.0])
+        affine[:3, 3] = np.array(CENTRE) - spacing * (np.array(sides) - 1) / 2
+        return cls((sides[0], sides[1], sides[2]), affine)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel sides in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Grid)
+            and self.shape == other.shape
+            and np.allclose(self.affine, other.affine, atol=1e-3)
+        )
+
+    def __str__(self) -> str:
+        sides = " x ".join(map(str, self.shape))
+        return f"{sides} voxels of {' x '.join(f'{s:g}' for s in self.spacing)} mm"
+
+    def points(self) -> np.ndarray:
+        """World coordinates of all voxels, (3, X, Y, Z) in mm."""
+        index = np.indices(self.shape, dtype=np.float32)
+        affine = self.affine.astype(np.float32)
+        rotation, origin = affine[:3, :3], affine[:3, 3]
+        return np.einsum("ij,jxyz->ixyz", rotation, index) + origin[:, None, None, None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain content for a JSON file."""
+        return {"shape": list(self.shape), "affine": self.affine.tolist()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Grid:
+        """Inverse of :meth:`to_dict`."""
+        x, y, z = content["shape"]
+        return cls((x, y, z), np.array(content["affine"], dtype=float))
+
+
+def resample(
+    data: np.ndarray,
+    source: Grid,
+    target: Grid,
+    *,
+    transform: np.ndarray | None = None,
+    order: int = 1,
+) -> np.ndarray:
+    """Move an image from one grid to another.
+
+    Where the target is coarser, the image is smoothed first (a Gaussian of half the ratio), so that
+    nothing aliases. Outside the source the value is zero.
+
+    Args:
+        data: Array (X, Y, Z) or (X, Y, Z, T) on the source grid.
+        source: Its grid.
+        target: The grid to fill.
+        transform: World of the target to world of the source, (4, 4); the identity by default.
+        order: Spline order; 0 for label images (which are not smoothed).
+
+    Returns:
+        Array of the target's shape, with the frames of ``data``, as float32.
+    """
+    if source == target and transform is None:
+        return np.asarray(data, dtype=np.float32)
+    world = np.eye(4) if transform is None else transform
+    matrix = np.linalg.inv(source.affine) @ world @ target.affine
+    step = np.abs(matrix[:3, :3]).max(axis=1)  # source voxels per target voxel, by source axis
+    sigma = np.where(step > 1, np.sqrt(np.maximum(step**2 - 1, 0)) / 2.355, 0.0)
+    frames = data[..., None] if data.ndim == 3 else data
+    result = np.empty((*target.shape, frames.shape[3]), dtype=np.float32)
+    for t in range(frames.shape[3]):
+        frame = frames[..., t].astype(np.float32)
+        if order > 0 and sigma.any():
+            frame = ndimage.gaussian_filter(frame, sigma)
+        result[..., t] = ndimage.affine_transform(
+            frame, matrix[:3, :3], matrix[:3, 3], target.shape, order=order
+        )
+    return result[..., 0] if data.ndim == 3 else result
+
+
+@functools.lru_cache(maxsize=1)
+def template() -> tuple[dict[str, np.ndarray], Grid]:
+    """The MNI152 template at 1 mm: maps ``t1``, ``gm``, ``wm``, ``brain`` in [0, 1], and its grid.
+
+    Ships inside nilearn, so nothing is downloaded.
+    """
+    from nilearn import datasets
+
+    t1 = datasets.load_mni152_template(resolution=1)
+    maps = {
+        "t1": t1.get_fdata(dtype=np.float32),
+        "gm": datasets.load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32),
+        "wm": datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32),
+    }
+    brain = datasets.load_mni152_brain_mask(resolution=1)
+    maps["brain"] = brain.get_fdata(dtype=np.float32)
+    x, y, z = t1.shape
+    return maps, Grid((x, y, z), t1.affine)
+
+
+@functools.lru_cache(maxsize=8)
+def _template_on(key: tuple[tuple[int, int, int], bytes]) -> dict[str, np.ndarray]:
+    shape, affine = key
+    maps, source = template()
+    target = Grid(shape, np.frombuffer(affine).reshape(4, 4))
+    return {name: resample(data, source, target) for name, data in maps.items()}
+
+
+def template_on(grid: Grid) -> dict[str, np.ndarray]:
+    """The template's maps on a grid (cached; do not write into them)."""
+    return _template_on((grid.shape, np.asarray(grid.affine, dtype=float).tobytes()))

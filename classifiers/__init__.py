@@ -1,0 +1,1 @@
+"""Classifiers of sex, dementia and NC/MCI/AD with the manners of scikit-learn."""
