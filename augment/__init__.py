@@ -10,6 +10,7 @@ _HOMES = {
     "LabelSpace": "augment.conditions",
     "Problem": "augment.validate",
     "Split": "augment.cohort",
+    "make_phantom": "augment.phantom",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,4 +1,4 @@
-"""Labels: which values are allowed, what raw codings mean, and how networks are conditioned on them.
+"""Labels: which values are allowed, what raw codings mean, how networks are conditioned on them.
 
 A label that is missing stays missing (``None``); a label that is not understood is refused. Nothing
 is guessed: every accepted spelling is in the two tables below.

@@ -77,7 +77,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         classes = [c for c in order if c in found] or sorted(found)
         if len(classes) < 2:
             raise InputError(
-                f"{self.target} has {len(classes)} class(es) in {len(labels)} subjects ({classes}); "
+                f"{len(labels)} subjects have {len(classes)} class of {self.target} ({classes}); "
                 "a classifier needs two: add subjects of another class or choose another target"
             )
         self.classes_ = np.array(classes)

@@ -103,6 +103,17 @@ class Anatomy:
         maps["hippocampi"] = self._read(_hippocampi(), points)
         return maps
 
+    def volumes(self, maps: dict[str, np.ndarray]) -> dict[str, float]:
+        """Volumes in ml that a subject's maps hold."""
+        voxel = float(np.prod(self.grid.spacing)) / 1000
+        brain = maps["gm"] + maps["wm"] + maps["csf"]
+        structures = {
+            "brain_ml": brain,
+            "ventricles_ml": maps["ventricles"],
+            "hippocampi_ml": maps["hippocampi"],
+        }
+        return {name: round(voxel * float(part.sum()), 2) for name, part in structures.items()}
+
     def smooth_warp(
         self, rng: np.random.Generator, weights: tuple[float, float, float]
     ) -> np.ndarray:

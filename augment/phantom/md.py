@@ -1,6 +1,6 @@
 """Phantom of mean diffusivity: tissue compartments, a noisy diffusion signal, a tensor fit.
 
-    S(b, g) = | sum_t  p_t s_t exp(-b d_t(g)) + noise |,   MD = trace of the log-linear tensor fit / 3
+    S(b, g) = | sum_t  p_t s_t exp(-b d_t(g)) + noise |,   MD = trace of the fitted tensor / 3
 
 The noise is Rician and the fit is what a study would do, so partial volume with CSF, the noise
 floor in the ventricles and the spatial noise of the map come out as they do in nature.
@@ -58,15 +58,14 @@ def diffusivities(
 
 
 def dwi(
-    anatomy: Anatomy, person: Person, rng: np.random.Generator
+    anatomy: Anatomy, person: Person, maps: dict[str, np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Simulate a diffusion scan.
+    """Simulate a diffusion scan of a brain that :meth:`Anatomy.draw` made.
 
     Returns:
         The signal (X, Y, Z, 13) with the unweighted volume first, b-values (13,) in s/mm², gradient
         directions (13, 3), and the brain mask (X, Y, Z).
     """
-    maps = anatomy.draw(person.shape, rng)
     inside = maps["gm"] + maps["wm"] + maps["csf"]
     mask = inside > 0.5
     means = diffusivities(anatomy, person, maps, rng)
@@ -94,13 +93,13 @@ def dwi(
 
 
 def mean_diffusivity(
-    anatomy: Anatomy, person: Person, rng: np.random.Generator
+    anatomy: Anatomy, person: Person, maps: dict[str, np.ndarray], rng: np.random.Generator
 ) -> np.ndarray:
     """The MD map (X, Y, Z) of one subject as a study would have it, float32 in 1e-3 mm²/s.
 
     The directions are balanced, so the trace of the least-squares tensor is the mean over them.
     """
-    signal, _, _, mask = dwi(anatomy, person, rng)
+    signal, _, _, mask = dwi(anatomy, person, maps, rng)
     inside = np.maximum(signal[mask], 1e-3)
     apparent = np.log(inside[:, :1] / inside[:, 1:]).mean(1) / B_VALUE
     result = np.zeros(anatomy.grid.shape, dtype=np.float32)

@@ -1,0 +1,18 @@
+.PHONY: demo test lint
+
+# A fresh machine needs Python 3.11 and nothing else. The lock keeps every version exact.
+.venv/.ready: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: .venv/.ready
+	.venv/bin/neuromix demo
+
+test: .venv/.ready
+	.venv/bin/python -m pytest --cov=augment --cov=classifiers --cov=experiments --cov-report=term:skip-covered
+
+lint: .venv/.ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy

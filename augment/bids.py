@@ -1,0 +1,335 @@
+"""BIDS: names made of entities, the index of a dataset's images, and its small text files.
+
+A name such as ``sub-01_ses-a_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz`` is a list
+of entities (``key-label``), a suffix and an extension. Which image it is, in this project's words,
+is decided here and nowhere else:
+
+======== ============================================================================
+image    file name
+======== ============================================================================
+md       ``param-md`` with suffix ``dwimap``; suffix ``MD`` or ``desc-md`` (any case)
+fmri     ``desc-segments`` with suffix ``bold``
+dmri     ``desc-segments`` with suffix ``dwi``
+bold     any other with suffix ``bold``
+dwi      any other with suffix ``dwi``
+t1w      suffix ``T1w``
+======== ============================================================================
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from augment import files
+from augment.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = "1.10.0"
+IMAGES = ("md", "fmri", "dmri", "bold", "t1w", "dwi")
+DEFAULTS = ("md", "bold", "fmri", "dmri")
+"""What a cohort holds unless it is told: raw anatomy and raw diffusion only on request."""
+RUN = ("task", "dir", "run", "chunk")
+EXTENSIONS = (".nii", ".nii.gz")
+NOT_AVAILABLE = ("", "n/a")
+
+ENTITIES = (
+    "sub", "ses", "sample", "task", "tracksys", "acq", "nuc", "voi", "ce", "trc", "stain", "rec",
+    "dir", "run", "mod", "echo", "flip", "inv", "mt", "part", "proc", "hemi", "space", "split",
+    "recording", "chunk", "seg", "res", "den", "label", "model", "param", "desc",
+)  # fmt: skip
+"""Entities in the order that BIDS wants them in a name."""
+
+
+def parse_name(name: str) -> tuple[dict[str, str], str, str]:
+    """Take a file name apart.
+
+    Args:
+        name: The name without its folder.
+
+    Returns:
+        The entities (``{"sub": "01", "task": "rest"}``), the suffix and the extension.
+    """
+    *pairs, last = name.split("_")
+    suffix, dot, extension = last.partition(".")
+    entities = {}
+    for pair in pairs:
+        key, dash, label = pair.partition("-")
+        if not (key and dash and label):
+            raise InputError(
+                f"{name!r} is not a BIDS name; it must look like sub-01_ses-a_param-md_dwimap.nii"
+            )
+        entities[key] = label
+    return entities, suffix, dot + extension
+
+
+def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
+    """Put a file name together, entities in BIDS order; entities with an empty label are left out.
+
+    Inverse of :func:`parse_name`.
+    """
+    for key, label in entities.items():
+        if key not in ENTITIES:
+            raise InputError(f"{key!r} is not a BIDS entity; they are {', '.join(ENTITIES)}")
+        if label and not label.replace("+", "").isalnum():
+            raise InputError(
+                f"{key} {label!r} cannot stand in a BIDS name; use letters and digits only"
+            )
+    pairs = [f"{key}-{entities[key]}" for key in ENTITIES if entities.get(key)]
+    return "_".join([*pairs, suffix]) + extension
+
+
+class ImageFile(NamedTuple):
+    """An image of a dataset: where it lies, its entities, and which image it is (see above)."""
+
+    path: str
+    entities: dict[str, str]
+    image: str
+
+
+def index(root: str | Path) -> list[ImageFile]:
+    """Find every image of a dataset in one walk over ``sub-*/[ses-*/]<datatype>``, sorted.
+
+    Other folders (``derivatives``, ``sourcedata``, ``code``) are not entered, and no file is opened
+    or asked for its size, so that 100,000 subjects take seconds.
+    """
+    found = []
+    try:
+        for subject in _entries(root):
+            if not (subject.name.startswith("sub-") and subject.is_dir()):
+                continue
+            for folder in _entries(subject.path):
+                if folder.name.startswith("ses-") and folder.is_dir():
+                    for datatype in _entries(folder.path):
+                        found += _images(datatype)
+                else:
+                    found += _images(folder)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename} cannot be read ({error.strerror}); name a BIDS folder you may read"
+        ) from None
+    return found
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _images(datatype: os.DirEntry[str]) -> list[ImageFile]:
+    images: list[ImageFile] = []
+    if not datatype.is_dir():
+        return images
+    for entry in _entries(datatype.path):
+        if not (entry.name.startswith("sub-") and entry.name.endswith(EXTENSIONS)):
+            continue
+        try:
+            entities, suffix, _ = parse_name(entry.name)
+        except InputError:
+            continue  # not BIDS, so it is not one of ours
+        image = _which(suffix, entities.get("param", ""), entities.get("desc", ""))
+        if image:
+            images.append(ImageFile(entry.path, entities, image))
+    return images
+
+
+@functools.lru_cache(maxsize=4096)
+def _which(suffix: str, param: str, desc: str) -> str:
+    """The image that a suffix and two entities stand for, or ``""``."""
+    if suffix.lower() == "md" or (suffix == "dwimap" and param.lower() == "md"):
+        return "md"
+    if desc.lower() == "md" and suffix != "mask":
+        return "md"
+    if suffix in ("bold", "dwi") and desc == "segments":
+        return {"bold": "fmri", "dwi": "dmri"}[suffix]
+    return {"bold": "bold", "dwi": "dwi", "T1w": "t1w"}.get(suffix, "")
+
+
+def find(
+    root: Path, images: Sequence[str] | None, entities: Mapping[str, str | Collection[str]]
+) -> tuple[list[ImageFile], list[str]]:
+    """The files of some images that have some entities, and the names of these images.
+
+    Args:
+        root: The dataset's folder.
+        images: Which; by default those of ``DEFAULTS`` that occur.
+        entities: Allowed labels by entity; ``""`` means that the name lacks the entity.
+    """
+    for name in images or ():
+        if name not in IMAGES:
+            raise InputError(f"image {name!r} is not known; allowed are {', '.join(IMAGES)}")
+    for key in entities:
+        if key not in ENTITIES:
+            raise InputError(f"{key!r} is not a BIDS entity; they are {', '.join(ENTITIES)}")
+    everything = index(root)
+    wanted = [file for file in everything if file.image in (images or DEFAULTS)]
+    found = wanted
+    for key, label in entities.items():
+        allowed = {str(label)} if isinstance(label, str | int) else set(map(str, label))
+        found = [file for file in found if file.entities.get(key, "") in allowed]
+    present = {file.image for file in found}
+    absent = [name for name in images or () if name not in present]
+    if found and not absent:
+        return found, [name for name in images or DEFAULTS if name in present]
+    named = f"{' or '.join(absent or DEFAULTS)} image"
+    if len(wanted) > len(found):
+        labels = {key: {file.entities.get(key, "") for file in wanted} for key in entities}
+        has = "; ".join(f"{key} is {', '.join(map(repr, sorted(labels[key])))}" for key in labels)
+        raise InputError(f"{root} has no {named} with {dict(entities)}; in its files {has}")
+    counts = Counter(file.image for file in everything)
+    has = ", ".join(f"{count} {name}" for name, count in counts.items())
+    if has:
+        advice = f"it has {has}; ask for them with images={list(counts)}"
+    else:
+        names = [entry.name for entry in _entries(root)]
+        has = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") or "nothing"
+        advice = f"looked for .nii and .nii.gz in sub-*/[ses-*/]<datatype>/; the folder has {has}"
+    raise InputError(f"{root} has no {named}; {advice}")
+
+
+def join(found: Sequence[ImageFile], images: Sequence[str]) -> list[list[str]]:
+    """Join the images of each session: a row per run, or per session where nothing has runs.
+
+    Only BOLD has runs (task, dir, run, chunk). An image that lacks some of these, such as an
+    anatomical one, belongs to every run that agrees with the rest.
+
+    Returns:
+        Rows of subject, session, task, dir, run, chunk and one path per image (``""`` if absent).
+    """
+    sessions: dict[tuple[str, str], list[ImageFile]] = {}
+    for file in found:
+        key = (file.entities["sub"], file.entities.get("ses", ""))
+        sessions.setdefault(key, []).append(file)
+    rows = []
+    for session, members in sessions.items():
+        runs: dict[tuple[str, ...], dict[str, list[ImageFile]]] = {}
+        for file in members:
+            has_runs = file.image in ("bold", "fmri")
+            run = tuple([file.entities.get(key, "") if has_runs else "" for key in RUN])
+            runs.setdefault(run, {}).setdefault(file.image, []).append(file)
+        for order in _orders(runs):
+            candidates = [next((runs[r][i] for r in order if i in runs[r]), []) for i in images]
+            rows.append([*session, *order[0], *map(_one, candidates)])
+    return rows
+
+
+def _orders(runs: Mapping[tuple[str, ...], Collection[str]]) -> list[list[tuple[str, ...]]]:
+    """Each run that is a row of its own, followed by the coarser ones whose images it joins."""
+    if len(runs) == 1:
+        return [list(runs)]
+    labels = {run: sum(map(bool, run)) for run in runs}
+    orders = []
+    for run, own in runs.items():
+        finer = (r for r in runs if labels[r] > labels[run] and _agrees(run, r))
+        if any(set(own).isdisjoint(runs[r]) for r in finer):
+            continue  # it joins finer runs of another image
+        coarser = (r for r in runs if labels[r] < labels[run] and _agrees(r, run))
+        orders.append([run, *sorted(coarser, key=lambda r: -labels[r])])
+    return orders
+
+
+def _agrees(coarse: tuple[str, ...], fine: tuple[str, ...]) -> bool:
+    return all(a in ("", b) for a, b in zip(coarse, fine, strict=True))
+
+
+def _one(candidates: list[ImageFile]) -> str:
+    """The path of the one file that is meant: of several, the one in MNI152 space."""
+    if not candidates:
+        return ""
+    if len(candidates) > 1:
+        common = [f for f in candidates if f.entities.get("space", "").startswith("MNI152")]
+        candidates = common or candidates
+    if len(candidates) > 1:
+        a, b = candidates[:2]
+        key = next((k for k in ENTITIES if a.entities.get(k) != b.entities.get(k)), None)
+        choices = [repr(file.entities.get(key, "")) for file in (a, b)] if key else []
+        advice = f"choose with {key}={' or '.join(choices)}" if key else "remove one of them"
+        raise InputError(f"two {a.image} files fit one row: {a.path} and {b.path}; {advice}")
+    return candidates[0].path
+
+
+def metadata(path: str | Path) -> dict[str, Any]:
+    """What the JSON sidecars say of an image, by the inheritance principle.
+
+    A sidecar speaks of an image if it has the same suffix and no entity that the image lacks; those
+    nearer to the image win. The folders above are looked at up to the dataset's root. An image
+    outside a dataset has at most the sidecar of its own name.
+    """
+    path = Path(path)
+    *pairs, suffix = path.name.partition(".")[0].split("_")
+    subject = next((up for up in path.parents if up.name.startswith("sub-")), path)
+    folders = [up for up in path.parents if up == subject.parent or subject.parent in up.parents]
+    merged: dict[str, Any] = {}
+    for folder in reversed(folders):
+        # Names are tried rather than listed: a root can hold 100,000 folders.
+        for count in range(len(pairs) + 1):
+            for chosen in itertools.combinations(pairs, count):
+                sidecar = folder / ("_".join([*chosen, suffix]) + ".json")
+                if sidecar.is_file():
+                    merged.update(read_json(sidecar))
+    return merged
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); mend or remove it") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}; it must be a JSON object")
+    return content
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a CSV or TSV as text, so that the subject ``001`` stays ``001``.
+
+    Missing values (empty or ``n/a``) become ``""``.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    separators = {".tsv": "\t", ".csv": ","}
+    if path.suffix.lower() not in separators:
+        raise InputError(f"{path} is no table; its name must end in .csv or .tsv")
+    try:
+        table = pd.read_csv(
+            path,
+            sep=separators[path.suffix.lower()],
+            dtype=str,
+            keep_default_na=False,
+            index_col=False,
+            encoding="utf-8-sig",
+        )
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); name a table that you may read"
+        ) from None
+    except ValueError as error:  # of the parser or the encoding
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as a table ({reason}); mend it") from None
+    # Lines that are shorter than the header leave NaN behind.
+    return table.fillna("").replace(NOT_AVAILABLE[1], "")
+
+
+def describe(root: str | Path, *, name: str, derivative: bool) -> None:
+    """Write ``dataset_description.json``, which makes a folder a BIDS dataset."""
+    from importlib.metadata import version
+
+    files.write_json(
+        Path(root) / "dataset_description.json",
+        {
+            "Name": name,
+            "BIDSVersion": VERSION,
+            "DatasetType": "derivative" if derivative else "raw",
+            "GeneratedBy": [{"Name": "neuromix", "Version": version("neuromix")}],
+        },
+    )

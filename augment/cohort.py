@@ -1,0 +1,361 @@
+"""Cohort: labelled images by subject and session, read from a BIDS folder or a table.
+
+A cohort is a table and opens no image. Its rows are subject-sessions (where a session holds several
+BOLD runs, a row per run) with the columns
+
+- ``dataset, subject_id, session_id`` and ``task, dir, run, chunk``, which together name a row,
+- ``site, age, sex, diagnosis``, as :mod:`augment.conditions` understands them,
+- ``<image>_path`` for every image, absolute,
+- and whatever else the participants file says, as text.
+
+A value that is missing is ``""``, and NaN for age.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from augment import bids, files, labels
+from augment import split as splitting
+from augment.conditions import CATEGORIES
+from augment.errors import InputError
+
+if TYPE_CHECKING:
+    import torchio as tio
+
+    from augment.validate import Problem
+
+KEY = ("dataset", "subject_id", "session_id", *bids.RUN)
+COLUMNS = (*KEY[:3], *labels.LABELS, *bids.RUN)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Cohort:
+    """Labelled images of subjects; see the module for the columns.
+
+    Args:
+        table: At least ``subject_id`` and one ``<image>_path`` column; the rest may be absent.
+        name: What reports call it; by default the names of its datasets.
+    """
+
+    table: pd.DataFrame
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        given = self.table
+        paths = [column for column in given.columns if str(column).endswith("_path")]
+        if "subject_id" not in given.columns or not paths:
+            raise InputError(
+                f"a cohort needs subject_id and an <image>_path column; got {list(given.columns)}"
+            )
+        others = [c for c in given.columns if c not in COLUMNS and c not in paths]
+        columns = {}
+        for column in (*COLUMNS, *paths, *others):
+            if column == "age":
+                ages = given["age"] if "age" in given.columns else np.nan
+                columns[column] = pd.Series(ages, index=given.index, dtype=float)
+            elif column in given.columns:
+                columns[column] = _as_text(given[column])
+            else:
+                value = self.name if column == "dataset" else ""
+                columns[column] = pd.Series(value, index=given.index, dtype=str)
+        table = pd.DataFrame(columns).reset_index(drop=True)
+        if (table["subject_id"] == "").any():
+            row = int((table["subject_id"] == "").argmax()) + 1
+            raise InputError(f"row {row} has no subject_id; every row needs one")
+        for label, allowed in CATEGORIES.items():
+            strange = set(table[label].unique()) - {"", *allowed}
+            if strange:
+                raise InputError(
+                    f"{label} {min(strange)!r} is not allowed in a cohort; "
+                    f"allowed are {', '.join(allowed)} and nothing"
+                )
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "name", self.name or " + ".join(table["dataset"].unique()))
+
+    @classmethod
+    def from_bids(
+        cls,
+        root: str | Path,
+        images: Sequence[str] | None = None,
+        codings: labels.Codings | None = None,
+        columns: labels.Columns | None = None,
+        **entities: str | Collection[str],
+    ) -> Cohort:
+        """Read a BIDS dataset, raw or derivative.
+
+        Labels come from ``participants.tsv`` (with a ``session_id`` column if they differ by
+        session) and, before that, from each subject's ``sessions.tsv``; what codes mean from the
+        Levels in ``participants.json``. A derivative that lies in the ``derivatives`` folder of a
+        raw dataset takes that dataset's name, and its label files where it has none.
+
+        Args:
+            root: The dataset's folder.
+            images: Of ``md, fmri, dmri, bold, t1w, dwi``; by default those of the first four that
+                occur. :mod:`augment.bids` says which file is which.
+            codings: Spellings of labels by label, such as ``{"sex": {"0": "F"}}``.
+            columns: Where a label is, if not under a name in ``labels.ALIASES``, such as
+                ``{"diagnosis": "group"}``.
+            **entities: Only files with this entity, such as ``space="MNI152NLin6Asym"``; several
+                labels are alternatives, and ``""`` means that the name lacks the entity.
+        """
+        root = Path(root).resolve()
+        found, names = bids.find(root, images, entities)
+        rows = pd.DataFrame(
+            bids.join(found, names),
+            columns=["subject_id", "session_id", *bids.RUN, *(f"{name}_path" for name in names)],
+        )
+        above = root.parent.parent
+        is_nested = root.parent.name == "derivatives" and any(
+            (above / name).is_file() for name in ("dataset_description.json", "participants.tsv")
+        )
+        source = above if is_nested else root
+        home = root if (root / "participants.tsv").is_file() else source
+        table = labels.attach(rows, home, codings or {}, columns or {})
+        description = source / "dataset_description.json"
+        title = bids.read_json(description).get("Name") if description.is_file() else None
+        table["dataset"] = " ".join(str(title or source.name).split())
+        return cls(table)
+
+    @classmethod
+    def from_table(
+        cls,
+        path: str | Path,
+        images: Mapping[str, str],
+        codings: labels.Codings | None = None,
+        columns: labels.Columns | None = None,
+    ) -> Cohort:
+        """Read a CSV or TSV with a row per subject-session.
+
+        Args:
+            path: The table. Paths in it are relative to its folder.
+            images: Image name to the column of its paths, such as ``{"md": "md_path"}``.
+            codings: As in :meth:`from_bids`.
+            columns: As in :meth:`from_bids`; ``subject_id`` and ``session_id`` may be named, too.
+        """
+        path = Path(path).resolve()
+        raw = bids.read_table(path)
+        columns = columns or {}
+        absent = [c for c in (*images.values(), *columns.values()) if c not in raw.columns]
+        if absent:
+            raise InputError(f"{path} has no column {absent[0]!r}; it has {', '.join(raw.columns)}")
+        table = labels.canonical(raw, codings or {}, columns, {})
+        if "subject_id" not in table.columns:
+            raise InputError(
+                f"{path} has no column {' or '.join(labels.ALIASES['subject_id'])}; "
+                f"it has {', '.join(raw.columns)}; name it with columns={{'subject_id': ...}}"
+            )
+        taken = [c for c in table.columns if c.endswith("_path") or c in images.values()]
+        table = table.drop(columns=taken)
+        for image, column in images.items():
+            table[f"{image}_path"] = [
+                os.path.normpath(path.parent / place) if place else "" for place in raw[column]
+            ]
+        return cls(table if "dataset" in table.columns else table.assign(dataset=path.stem))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Cohort:
+        """Read what :meth:`save` wrote."""
+        header = bids.read_table(path).columns
+        paths = [column for column in header if column.endswith("_path")]
+        if not paths:
+            raise InputError(f"{path} is no saved cohort; it has only {', '.join(header)}")
+        return cls.from_table(path, {column.removesuffix("_path"): column for column in paths})
+
+    def save(self, path: str | Path) -> None:
+        """Write a TSV in which image paths are relative to its folder."""
+        folder = Path(path).resolve().parent
+        table = self.table.copy()
+        for image in self.images:
+            column = f"{image}_path"
+            table[column] = [os.path.relpath(p, folder) if p else "" for p in table[column]]
+        files.write_table(Path(path), table.replace("", "n/a"))
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the images, such as ``("md", "t1w")``."""
+        paths = (c for c in self.table.columns if c.endswith("_path"))
+        return tuple(column.removesuffix("_path") for column in paths)
+
+    @property
+    def subject_keys(self) -> list[tuple[str, str]]:
+        """Every subject once, as (dataset, subject_id)."""
+        people = self.table[["dataset", "subject_id"]].drop_duplicates()
+        return list(people.itertuples(index=False, name=None))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __repr__(self) -> str:
+        sessions = len(self.table.drop_duplicates(list(KEY[:3])))
+        return (
+            f"Cohort {self.name!r}: {len(self.subject_keys)} subjects, {sessions} sessions, "
+            f"{len(self)} rows, images {', '.join(self.images)}"
+        )
+
+    def where(self, mask: Any = None, **values: Any) -> Cohort:
+        """Keep some rows: those of a mask, and those with the given values.
+
+        ``cohort.where(cohort.table["age"] > 60, diagnosis=("NC", "AD"), site="A")``
+        """
+        keep = np.ones(len(self), bool) if mask is None else np.asarray(mask, bool)
+        for column, value in values.items():
+            self._check_columns([column])
+            allowed = [value] if np.isscalar(value) else list(value)
+            keep = keep & self.table[column].isin(allowed).to_numpy()
+        return Cohort(self.table[keep], self.name)
+
+    def summary(self) -> pd.DataFrame:
+        """Count subjects and sessions, with the range of age, by dataset, site, diagnosis, sex."""
+        sessions = self.table.drop_duplicates(list(KEY[:3]))
+        groups = sessions.groupby(["dataset", "site", "diagnosis", "sex"])
+        return groups.agg(
+            subjects=("subject_id", "nunique"),
+            sessions=("subject_id", "size"),
+            age_min=("age", "min"),
+            age_max=("age", "max"),
+        ).reset_index()
+
+    def validate(self, *, progress: bool = False) -> list[Problem]:
+        """Look into every image and report every problem at once; see :mod:`augment.validate`."""
+        from augment.validate import validate
+
+        return validate(self, progress=progress)
+
+    def subjects(self) -> list[tio.Subject]:
+        """A TorchIO subject per row; images are read when they are first used.
+
+        An image that a row lacks has no key. Labels that are missing are ``""`` (NaN for age), so
+        that PyTorch can collate them.
+        """
+        import torchio as tio
+
+        self._refuse_duplicates()
+        paths = [p for image in self.images for p in self.table[f"{image}_path"] if p]
+        absent = [path for path in paths if not Path(path).is_file()]
+        if absent:
+            raise InputError(
+                f"{len(absent)} of {len(paths)} image files are absent, the first is {absent[0]}; "
+                "Cohort.validate() lists them all"
+            )
+        subjects = []
+        for row in self.table.to_dict("records"):
+            given = {image: row[f"{image}_path"] for image in self.images if row[f"{image}_path"]}
+            if not given:
+                raise InputError(f"sub-{row['subject_id']} has no image; drop the row")
+            scans = {
+                image: tio.ScalarImage(path, verify_path=False) for image, path in given.items()
+            }
+            labels = {column: row[column] for column in COLUMNS}
+            subjects.append(tio.Subject(**scans, **labels, synthetic=False, synthetic_id=""))
+        return subjects
+
+    def dataset(self, transform: Any = None) -> tio.SubjectsDataset:
+        """The subjects as a PyTorch dataset; use it with ``tio.SubjectsLoader``."""
+        import torchio as tio
+
+        return tio.SubjectsDataset(self.subjects(), transform=transform)
+
+    def split(
+        self,
+        fractions: Sequence[float] = (0.7, 0.15, 0.15),
+        *,
+        stratify: Sequence[str] = ("sex", "diagnosis"),
+        seed: int = 0,
+        separate_sites: bool = False,
+    ) -> Split:
+        """Part the subjects into train, val and test.
+
+        A subject, (dataset, subject_id), stays in one part with all its sessions. The split
+        does not depend on the order of rows.
+
+        Args:
+            fractions: Shares of the subjects in train, val and test, rounded by largest remainder;
+                a share above zero gets at least one subject.
+            stratify: Columns whose values, as they stand in a subject's last session, are spread
+                evenly: no combination of values is a whole subject or more away from its share.
+            seed: Another seed gives another split.
+            separate_sites: Keep each site in one part, and sites that share a subject together; the
+                fractions and strata are then met as well as whole sites allow.
+        """
+        self._refuse_duplicates()
+        self._check_columns(stratify)
+        shares = np.asarray(fractions, float)
+        if shares.shape != (3,) or not (shares >= 0).all() or abs(shares.sum() - 1) > 1e-6:
+            raise InputError(
+                f"fractions {fractions} do not fit; three numbers from 0 to 1 that sum to "
+                "1 are needed, such as (0.7, 0.15, 0.15)"
+            )
+        table = self.table
+        ranks = {
+            s: i for i, s in enumerate(sorted(set(table["session_id"]), key=splitting.natural))
+        }
+        table = table.assign(session_id=table["session_id"].map(ranks)).sort_values(list(KEY))
+        subjects = table.groupby(["dataset", "subject_id"]).ngroup()
+        last = table[~subjects.duplicated(keep="last")]
+        strata = np.zeros(len(last), int)
+        if stratify:
+            strata = last.groupby(list(stratify), dropna=False).ngroup().to_numpy()
+        rng = np.random.default_rng(seed)
+        if separate_sites:
+            if (table["site"] == "").any():
+                raise InputError("some rows have no site; fill it in or leave separate_sites out")
+            sites = table.groupby(["dataset", "site"]).ngroup().to_numpy()
+            groups = splitting.tied_sites(subjects.to_numpy(), sites)
+            parts = splitting.by_site(groups, strata, shares, rng)
+        else:
+            parts = splitting.by_subject(strata, shares, rng)
+        part_of_row = parts[subjects.sort_index().to_numpy()]
+        return Split(*(self.where(part_of_row == part) for part in range(3)))
+
+    def _check_columns(self, names: Collection[str]) -> None:
+        for name in names:
+            if name not in self.table.columns:
+                raise InputError(
+                    f"the cohort has no column {name!r}; it has {', '.join(self.table.columns)}"
+                )
+
+    def _refuse_duplicates(self) -> None:
+        repeated = self.table[self.table.duplicated(list(KEY))]
+        if len(repeated):
+            key = ", ".join(f"{k} {v!r}" for k, v in repeated.iloc[0][list(KEY)].items() if v)
+            raise InputError(f"{len(repeated)} rows occur twice, such as {key}; keep one of each")
+
+
+class Split(NamedTuple):
+    """Three cohorts that share no subject."""
+
+    train: Cohort
+    val: Cohort
+    test: Cohort
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``train.tsv``, ``val.tsv`` and ``test.tsv``."""
+        for name, part in self._asdict().items():
+            part.save(Path(folder) / f"{name}.tsv")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Split:
+        """Read what :meth:`save` wrote; a subject in two parts is refused."""
+        split = cls(*(Cohort.load(Path(folder) / f"{name}.tsv") for name in cls._fields))
+        seen: set[tuple[str, str]] = set()
+        for name, part in split._asdict().items():
+            shared = seen.intersection(part.subject_keys)
+            if shared:
+                raise InputError(
+                    f"sub-{min(shared)[1]} is in {name}.tsv and in another part of {folder}; "
+                    "a subject belongs in one part: split anew"
+                )
+            seen.update(part.subject_keys)
+        return split
+
+
+def _as_text(values: pd.Series) -> pd.Series:
+    return values.astype(object).where(values.notna(), "").astype(str).replace("n/a", "")

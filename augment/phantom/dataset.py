@@ -1,0 +1,194 @@
+"""Write a phantom cohort as a BIDS derivative, the known truth beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from augment import bids, files
+from augment.errors import InputError
+from augment.grid import SPACE, Grid
+from augment.phantom import md, paired, task
+from augment.phantom.anatomy import Anatomy
+from augment.phantom.population import SITES, person
+
+KINDS = {"md": 4.0, "task": 6.0, "paired": 6.0}
+"""Kinds of phantom, and the voxel side in mm that each has by default."""
+
+COLUMNS = {
+    "age": {"Description": "Age in years", "Units": "year"},
+    "sex": {"Description": "Sex", "Levels": {"F": "female", "M": "male"}},
+    "site": {"Description": "Where the subject was scanned", "Levels": {
+        "A": "lifespan study of the community, 18 to 88 years, no diagnosis",
+        "B": "memory clinic, 55 to 90 years",
+    }},
+    "diagnosis": {"Description": "Clinical stage", "Levels": {
+        "NC": "normal cognition", "MCI": "mild cognitive impairment", "AD": "dementia",
+    }},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PhantomConfig:
+    """What decides every byte of a phantom cohort."""
+
+    kind: str
+    subjects: int
+    seed: int
+    spacing: float
+    site: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"kind {self.kind!r} is not known; allowed are {', '.join(KINDS)}")
+        if self.subjects < 1:
+            raise InputError(f"{self.subjects} subjects can't be made; ask for 1 or more")
+        if not 1 <= self.spacing <= 12:
+            raise InputError(f"spacing {self.spacing:g} mm is not possible; allowed is 1 to 12 mm")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed {self.seed} is not possible; allowed is 0 to {2**32 - 1}")
+        if not self.site or set(self.site) - set(SITES) or len(set(self.site)) < len(self.site):
+            raise InputError(
+                f"site {self.site!r} is not known; allowed are {', '.join(SITES)} or both, as AB"
+            )
+
+    def people(self) -> Iterator[tuple[str, int]]:
+        """Site and index of each subject; sites take turns."""
+        for k in range(self.subjects):
+            yield self.site[k % len(self.site)], k // len(self.site)
+
+
+def make_phantom(
+    out: str | Path,
+    kind: str,
+    *,
+    subjects: int,
+    seed: int = 0,
+    spacing: float | None = None,
+    site: str = "B",
+    progress: bool = False,
+) -> Path:
+    """Make a labelled cohort whose truth is known, as a BIDS derivative.
+
+    The same arguments give the same bytes, and subject k is the same in a cohort of any size. An
+    unfinished cohort is taken up again; a finished one is left as it is.
+
+    Args:
+        out: Folder to make.
+        kind: ``md`` (mean diffusivity), ``task`` (seven tasks, 14 runs a subject) or ``paired``
+            (fMRI and dMRI segments).
+        subjects: How many.
+        seed: Decides who they are. Cohorts of different seeds share no subject.
+        spacing: Voxel side in mm; 4 for ``md`` and 6 for the others by default.
+        site: ``A`` (community, 18 to 88 years, no diagnosis), ``B`` (memory clinic, 55 to 90
+            years, NC/MCI/AD, another scanner) or ``AB`` for both in turn.
+        progress: Show a progress bar.
+
+    Returns:
+        The folder.
+    """
+    from joblib import Parallel, delayed
+    from rich.progress import track
+    from threadpoolctl import threadpool_limits
+
+    config = PhantomConfig(
+        kind, subjects, seed, KINDS.get(kind, 0) if spacing is None else spacing, site
+    )
+    folder = Path(out)
+    if _is_complete(folder, config):
+        return folder
+    files.write_json(folder / "truth.json", {"config": asdict(config), "complete": False})
+    bids.describe(folder, name=f"phantom-{kind}-seed{seed}", derivative=True)
+    anatomy = Anatomy(Grid.mni(config.spacing))
+    scanner = paired.PairedScanner(anatomy) if kind == "paired" else None
+    score = paired.IdealScore(anatomy)
+
+    def make(site: str, index: int) -> tuple[dict[str, Any], Any]:
+        who, rng = person(seed, site, index)
+        maps = anatomy.draw(who.shape, rng)
+        truth, images = who.truth() | anatomy.volumes(maps), None
+        if scanner is not None:
+            images = scanner.draw(who, maps, rng)
+            paired.write_subject(folder, images[0], anatomy, who)
+        elif kind == "task":
+            truth |= task.write_subject(folder, anatomy, who, maps, rng)
+        else:
+            volume = md.mean_diffusivity(anatomy, who, maps, rng)
+            name = f"sub-{who.subject_id}_space-{SPACE}_param-md_dwimap.nii.gz"
+            place = folder / f"sub-{who.subject_id}" / "dwi"
+            files.write_nifti(place / name, volume, anatomy.grid.affine)
+        return truth, images
+
+    # The work is NumPy's and zlib's, which let threads run side by side; BLAS must not add its own.
+    with threadpool_limits(1):
+        results = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
+            delayed(make)(*who) for who in config.people()
+        )
+        truths = []
+        for truth, images in track(results, f"Phantom {kind}", subjects, disable=not progress):
+            truths.append(truth)
+            if images is not None:
+                score.add(*images)
+    _write_tables(folder, config, truths)
+    content: dict[str, Any] = {"config": asdict(config), "complete": True}
+    if kind == "paired":
+        content["prediction_from_the_other_modality"] = score.result()
+    content["subjects"] = {truth.pop("subject_id"): truth for truth in truths}
+    files.write_json(folder / "truth.json", content)
+    return folder
+
+
+def _is_complete(folder: Path, config: PhantomConfig) -> bool:
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder for the phantom")
+    record = folder / "truth.json"
+    if not record.exists():
+        # Temporary files of a write that was cut short are no reason to refuse.
+        if any(not entry.name.endswith(".tmp") for entry in folder.iterdir()):
+            raise InputError(
+                f"{folder} holds other files; name an empty or new folder for the phantom"
+            )
+        return False
+    truth = json.loads(record.read_text())
+    if truth["config"] != asdict(config):
+        raise InputError(
+            f"{folder} holds a phantom made with {truth['config']}; "
+            "name another folder, or delete that one first"
+        )
+    return bool(truth["complete"])
+
+
+def _write_tables(folder: Path, config: PhantomConfig, truths: list[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    rows = [
+        {
+            "participant_id": f"sub-{truth['subject_id']}",
+            "site": truth["site"],
+            "age": truth["age"],
+            "sex": truth["sex"],
+            "diagnosis": truth["diagnosis"],
+        }
+        for truth in truths
+    ]
+    files.write_table(folder / "participants.tsv", pd.DataFrame(rows))
+    files.write_json(folder / "participants.json", COLUMNS)
+    common = {"SkullStripped": True, "SpatialReference": SPACE}
+    if config.kind == "md":
+        name = f"space-{SPACE}_param-md_dwimap.json"
+        files.write_json(folder / name, {"Units": "1e-3 mm^2/s", **common})
+    elif config.kind == "task":
+        for name in task.TASKS:
+            files.write_json(
+                folder / f"task-{name}_space-{SPACE}_desc-preproc_bold.json",
+                {"RepetitionTime": task.TR, "TaskName": name, **common},
+            )
+    else:
+        segments = {"Segments": paired.SEGMENTS, "Range": [0, paired.RANGE], **common}
+        files.write_json(folder / f"task-rest_space-{SPACE}_desc-segments_bold.json", segments)
+        files.write_json(folder / f"space-{SPACE}_desc-segments_dwi.json", segments)

@@ -1,0 +1,130 @@
+"""Which part of a split each subject goes to: whole subjects, even strata, sites apart on request.
+
+Given ``n`` subjects in strata of size ``n_s`` and parts of size ``m_p``, an even spread would put
+``n_s m_p / n`` subjects of a stratum in a part. These are seldom whole numbers, but there is always
+a table of whole numbers, each less than one away, with the same sums over strata and over parts
+(Bacharach, Matrix rounding problems, 1966). It is found as a vertex of a transport polytope.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from augment.errors import InputError
+
+TRIES = 32
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key in which ``ses-10`` comes after ``ses-2``, and case does not matter."""
+    pieces = re.findall(r"\d+|\D+", text.casefold())
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces]
+
+
+def by_subject(strata: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The part of each subject.
+
+    Args:
+        strata: Stratum of each subject, 0 to S - 1.
+        fractions: Share of each part, summing to one.
+        rng: Decides who goes where.
+    """
+    sizes = _sizes(len(strata), fractions, "subjects")
+    counts = _spread(np.bincount(strata), sizes, rng)
+    parts = np.empty(len(strata), int)
+    for stratum, count in enumerate(counts):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
+        parts[members] = np.repeat(np.arange(len(sizes)), count)
+    return parts
+
+
+def by_site(
+    sites: np.ndarray, strata: np.ndarray, fractions: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """The part of each subject where sites stay whole: the best of some random greedy fillings.
+
+    Args:
+        sites: Group of sites that each subject belongs to, 0 to G - 1.
+        strata: As in :func:`by_subject`.
+        fractions: As in :func:`by_subject`.
+        rng: As in :func:`by_subject`.
+    """
+    wanted = fractions > 0
+    groups = sites.max(initial=-1) + 1
+    _sizes(groups, fractions, "separate sites (those that share a subject count as one)")
+    by_stratum = np.zeros((groups, strata.max() + 1))
+    np.add.at(by_stratum, (sites, strata), 1)
+    counts = np.column_stack([by_stratum.sum(axis=1), by_stratum])
+    target = fractions[:, None] * counts.sum(axis=0)
+    best, best_cost = np.zeros(groups, int), np.inf
+    for _ in range(TRIES):
+        filled, parts = np.zeros_like(target), np.zeros(groups, int)
+        for done, group in enumerate(rng.permutation(groups)):
+            empty = wanted & (filled[:, 0] == 0)
+            must_fill = groups - done <= empty.sum()
+            gain = ((filled + counts[group] - target) ** 2 - (filled - target) ** 2).sum(axis=1)
+            gain[~(empty if must_fill else wanted)] = np.inf
+            parts[group] = gain.argmin()
+            filled[parts[group]] += counts[group]
+        cost = ((filled - target) ** 2).sum()
+        if cost < best_cost:
+            best, best_cost = parts, cost
+    return best[sites]
+
+
+def tied_sites(subjects: np.ndarray, sites: np.ndarray) -> np.ndarray:
+    """The group of each subject: sites that share a subject are one group.
+
+    Args:
+        subjects: Subject of each row, 0 to N - 1.
+        sites: Site of each row, 0 to S - 1.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = subjects.max(initial=-1) + 1
+    total = count + sites.max(initial=-1) + 1
+    links = coo_array((np.ones(len(sites)), (subjects, count + sites)), shape=(total, total))
+    groups = connected_components(links, directed=False)[1][:count]
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def _sizes(count: int, fractions: np.ndarray, what: str) -> np.ndarray:
+    """Whole sizes by largest remainder, at least one where the fraction is above zero."""
+    wanted = fractions > 0
+    if count < wanted.sum():
+        raise InputError(
+            f"{count} {what} cannot fill {wanted.sum()} parts; bring more or set a fraction to 0"
+        )
+    ideal = np.round(count * fractions, 9)
+    sizes = np.floor(ideal).astype(int)
+    for part in np.argsort(sizes - ideal, kind="stable")[: count - sizes.sum()]:
+        sizes[part] += 1
+    while (wanted & (sizes == 0)).any():
+        sizes[sizes.argmax()] -= 1
+        sizes[(wanted & (sizes == 0)).argmax()] += 1
+    return sizes
+
+
+def _spread(strata: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Whole numbers near ``strata[s] * sizes[p] / n`` with the same sums, (strata, parts)."""
+    from scipy import optimize, sparse
+
+    ideal = np.round(np.outer(strata, sizes) / sizes.sum(), 9)
+    floor = np.floor(ideal)
+    rest = ideal - floor
+    # A little chance decides between tables that are equally good.
+    cost = -rest + 0.01 * rng.random(rest.shape)
+    ones = [sparse.csr_array(np.ones((1, n))) for n in rest.shape]
+    sums = sparse.vstack(
+        [
+            sparse.kron(sparse.eye_array(len(strata)), ones[1]),
+            sparse.kron(ones[0], sparse.eye_array(len(sizes))),
+        ]
+    )
+    limits = np.concatenate([strata - floor.sum(axis=1), sizes - floor.sum(axis=0)])
+    bounds = np.stack([np.zeros(rest.size), (rest > 0).ravel().astype(float)], axis=1)
+    found = optimize.linprog(cost.ravel(), A_eq=sums, b_eq=limits, bounds=bounds, method="highs-ds")
+    return (floor + np.round(found.x.reshape(rest.shape))).astype(int)

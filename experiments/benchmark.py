@@ -1,0 +1,76 @@
+"""Benchmarks: what neuromix claims about its speed, measured on the machine at hand."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from augment import files
+from augment.cohort import Cohort
+from augment.phantom import make_phantom
+from augment.report import rich_table
+
+
+def foundation(subjects: int, indexed: int, out: Path | None) -> list[dict[str, Any]]:
+    """Time the phantoms, the BIDS index and the imports.
+
+    Args:
+        subjects: Phantom subjects of each kind; a tenth of them for task, which has 14 runs each.
+        indexed: Subjects of the BIDS tree of empty files.
+        out: JSON file for the figures.
+    """
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind in ("md", "task", "paired"):
+            few, many = 1, max(2, subjects // 10 if kind == "task" else subjects)
+            start = _seconds(make_phantom, folder / f"{kind}1", kind, subjects=few)
+            whole = _seconds(make_phantom, folder / f"{kind}2", kind, subjects=many)
+            # The difference of two runs leaves the reading of the template out.
+            rows.append(_row(f"phantom {kind}, a subject", (whole - start) / (many - few)))
+            rows.append(_row(f"phantom {kind}, start", start))
+        tree = folder / "tree"
+        for k in range(indexed):
+            place = tree / f"sub-{k:06d}" / "dwi"
+            place.mkdir(parents=True)
+            (place / f"sub-{k:06d}_param-md_dwimap.nii").touch()
+        rows.append(_row(f"Cohort.from_bids, {indexed} subjects", _seconds(Cohort.from_bids, tree)))
+    for label, code in (
+        ("import augment", "import augment"),
+        ("neuromix --help", "from experiments.cli import main; main(['--help'])"),
+    ):
+        command = [sys.executable, "-c", code]
+        times = [
+            _seconds(subprocess.run, command, check=False, capture_output=True) for _ in range(5)
+        ]
+        rows.append(_row(label, float(np.median(times))))
+    Console().print(rich_table(pd.DataFrame(rows), title=machine()))
+    if out is not None:
+        files.write_json(out, {"machine": machine(), "rows": rows})
+    return rows
+
+
+def machine() -> str:
+    """The machine in words."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def _seconds(work: Callable[..., Any], *args: Any, **options: Any) -> float:
+    begun = time.perf_counter()
+    work(*args, **options)
+    return time.perf_counter() - begun
+
+
+def _row(what: str, seconds: float) -> dict[str, Any]:
+    return {"what": what, "seconds": round(seconds, 3)}

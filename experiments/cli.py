@@ -1,0 +1,220 @@
+"""The command ``neuromix``: a function for each subcommand; imports wait until they are needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from augment.errors import InputError
+
+
+def demo(out: Path = Path("runs")) -> None:
+    """Make a phantom cohort, split it, and show what is there on one page.
+
+    Args:
+        out: Folder of the run folders; this run makes a new one in it.
+    """
+    from experiments.demo import run
+
+    run(out)
+
+
+def phantom(
+    out: Path,
+    /,
+    kind: Literal["md", "task", "paired"],
+    subjects: int,
+    seed: int = 0,
+    spacing: float | None = None,
+    site: Literal["A", "B", "AB"] = "B",
+) -> None:
+    """Make a labelled cohort whose truth is known, as a BIDS dataset.
+
+    Args:
+        out: Folder to make.
+        kind: Mean diffusivity, task fMRI (14 runs a subject), or paired fMRI and dMRI segments.
+        subjects: How many.
+        seed: Decides who they are; cohorts of different seeds share nobody.
+        spacing: Voxel side in mm. Default: 4 for md, 6 for the others.
+        site: A is a community study (18-88 years), B a memory clinic (NC/MCI/AD), AB both in turn.
+    """
+    from augment.phantom import make_phantom
+
+    folder = make_phantom(
+        out, kind, subjects=subjects, seed=seed, spacing=spacing, site=site, progress=True
+    )
+    print(f"{subjects} subjects in {folder}, the truth in {folder / 'truth.json'}")
+
+
+def cohort(
+    data: Path,
+    /,
+    images: tuple[str, ...] = (),
+    out: Path | None = None,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    stratify: tuple[str, ...] = ("sex", "diagnosis"),
+    seed: int = 0,
+    separate_sites: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Show and check a cohort; with --out, split it by subject into train, val and test.
+
+    Ends with exit code 2 if the check finds a problem; the split is written all the same.
+
+    Args:
+        data: BIDS folder, or a CSV or TSV with a column NAME_path for each image.
+        images: Names of the images, for example md bold. Default: all that are there.
+        out: Folder for train.tsv, val.tsv and test.tsv.
+        fractions: Shares of train, val and test.
+        stratify: Labels that the parts have in equal shares.
+        seed: Decides who goes where.
+        separate_sites: Keep each site in one part.
+    """
+    from rich.console import Console
+
+    from augment.report import rich_table
+    from experiments.data import load_cohort
+
+    console = Console()
+    subjects = load_cohort(data, images)
+    console.print(rich_table(subjects.summary(), title=f"{subjects!r}"))
+    if out is not None:
+        parts = subjects.split(
+            fractions, stratify=stratify, seed=seed, separate_sites=separate_sites
+        )
+        parts.save(out)
+        counts = ", ".join(f"{name} {len(part)}" for name, part in parts._asdict().items())
+        console.print(f"Rows by part: {counts}; written to {out}")
+    problems = subjects.validate(progress=True)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise InputError(f"{len(problems)} problem(s) in {data}, listed above: mend or drop them")
+    console.print("Every image was read: no problem found.")
+
+
+def prepare(
+    data: Path,
+    out: Path,
+    /,
+    what: Literal["md", "bold", "segments"],
+    spacing: float = 4.0,
+    window: float | None = None,
+    overlap: float = 0.0,
+    segments: int = 8,
+    b_max: float = 1500.0,
+) -> None:
+    """Bring raw data to what the samplers eat: one grid in MNI space, known units.
+
+    Args:
+        data: BIDS folder, raw or derivative.
+        out: Folder for the BIDS derivative.
+        what: md fits DWI to mean diffusivity, bold resamples runs, segments makes PDS segments.
+        spacing: Voxel side of the grid in mm.
+        window: Seconds of a window that BOLD runs are cut into. Default: whole runs.
+        overlap: Seconds that neighbouring windows share.
+        segments: Segments along the gradient or time axis.
+        b_max: Largest b-value in s/mm² that enters the tensor fit.
+    """
+    from augment.prepare import prepare as run
+
+    run(
+        data,
+        out,
+        what=what,
+        spacing=spacing,
+        window=window,
+        overlap=overlap,
+        segments=segments,
+        b_max=b_max,
+        progress=True,
+    )
+
+
+def calibration(
+    out: Path,
+    /,
+    targets: tuple[str, ...] = ("sex", "dementia", "diagnosis"),
+    sizes: tuple[int, ...] = (100, 400, 2000),
+    seeds: int = 3,
+    subjects: int = 3000,
+    steps: int = 500,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Learning curves of a compact CNN on the md phantom: is it as hard as real data?
+
+    Run it again to go on where it stopped.
+
+    Args:
+        out: Run folder.
+        targets: Labels to tell.
+        sizes: Training subjects that have the label.
+        seeds: Draws of the training subjects and of the network, for each size.
+        subjects: Size of the phantom; a seventh of it is the test set.
+        steps: Optimiser steps of each fit.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    from experiments.calibration import Calibration, run
+
+    run(Calibration(out, targets, sizes, seeds, subjects, steps), dry_run=dry_run)
+
+
+def foundation(subjects: int = 20, indexed: int = 100_000, out: Path | None = None) -> None:
+    """Time the phantom, the BIDS index and the imports on this machine.
+
+    Args:
+        subjects: Phantom subjects to time, of each kind (a tenth of it for task).
+        indexed: Subjects of the empty BIDS tree to index.
+        out: JSON file for the figures. Default: only print them.
+    """
+    from experiments.benchmark import foundation as run
+
+    run(subjects, indexed, out)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "phantom": phantom,
+    "cohort": cohort,
+    "prepare": prepare,
+}
+GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
+    "experiment": {"calibration": calibration},
+    "benchmark": {"foundation": foundation},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; bad input ends with one line on standard error and exit code 2."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if args and args[0] in GROUPS:
+            group = GROUPS[args[0]]
+            tyro.extras.subcommand_cli_from_dict(group, prog=f"neuromix {args[0]}", args=args[1:])
+        else:
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS | {name: _group(name) for name in GROUPS},
+                prog="neuromix",
+                description="Diffusion-made brain MRI as augmentation, and whether it helped.",
+                args=args,
+            )
+    except (InputError, OSError) as error:
+        print(f"neuromix: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("neuromix: stopped; what was finished is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _group(name: str) -> Callable[[], None]:
+    """A stand-in, so that the help of ``neuromix`` lists the group; ``main`` handles the rest."""
+
+    def show() -> None:
+        main([name, "--help"])
+
+    show.__doc__ = f"One of: {', '.join(GROUPS[name])} (see `neuromix {name} --help`)."
+    return show
