@@ -20,7 +20,7 @@ B_VALUE = 1.0
 DIRECTIONS = 12
 SIGNAL = {"gm": 1.0, "wm": 0.8, "csf": 1.7}
 """Signal without diffusion weighting: proton density and T2."""
-DIFFUSIVITY = {"gm": 0.79, "deep": 0.71, "wm": 0.69, "csf": 3.0}
+DIFFUSIVITY = {"gm": 0.74, "deep": 0.68, "wm": 0.68, "csf": 3.0}
 
 
 @functools.cache

@@ -83,13 +83,13 @@ def person(seed: int, site: str, index: int) -> tuple[Person, np.random.Generato
     shared, own_v, own_h, own_c = rng.standard_normal(4)
     shape = Shape(
         size=float(0.965 + 0.014 * male + 0.022 * rng.standard_normal()),
-        sex_warp=float(0.14 * male),
+        sex_warp=float(0.115 * male),
         petalia=float(1 + 0.3 * rng.standard_normal()),
         ventricles=float(
             np.clip(1.5 + ageing + 1.1 * severity + 0.3 * male + 1.5 * shared + 0.7 * own_v, -3, 11)
         ),
         hippocampi=float(0.2 * ageing + 0.75 * severity + 0.55 * shared + 0.3 * own_h - 0.3),
-        atrophy=float(np.clip(0.08 + 0.035 * ageing + 0.035 * severity + 0.03 * own_c, 0, 0.45)),
+        atrophy=float(np.clip(0.03 + 0.025 * ageing + 0.03 * severity + 0.025 * own_c, 0, 0.4)),
     )
     return (
         Person(

@@ -1,0 +1,32 @@
+"""Tiny phantoms, made once a session."""
+
+from pathlib import Path
+
+import pytest
+
+from augment.grid import Grid
+from augment.phantom import make_phantom
+from augment.phantom.anatomy import Anatomy
+
+
+@pytest.fixture(scope="session")
+def md_phantom(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("phantoms") / "md"
+    return make_phantom(out, "md", subjects=12, seed=3, spacing=8.0)
+
+
+@pytest.fixture(scope="session")
+def paired_phantom(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("phantoms") / "paired"
+    return make_phantom(out, "paired", subjects=6, seed=3, spacing=8.0)
+
+
+@pytest.fixture(scope="session")
+def task_phantom(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("phantoms") / "task"
+    return make_phantom(out, "task", subjects=2, seed=3, spacing=8.0)
+
+
+@pytest.fixture(scope="session")
+def anatomy() -> Anatomy:
+    return Anatomy(Grid.mni(6.0))

@@ -1,0 +1,54 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from augment import files
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    files.write_bytes(path, b"old")
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as temporary:
+        temporary.write_bytes(b"ne")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_bytes(tmp_path / "a.bin", b"x" * 100)
+    assert not any(tmp_path.iterdir())
+
+
+def test_json_takes_arrays_and_numbers_of_numpy(tmp_path):
+    files.write_json(tmp_path / "a.json", {"a": np.arange(2), "b": np.float32(0.5)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [0, 1], "b": 0.5}
+
+
+def test_tables_write_missing_values_as_bids_does(tmp_path):
+    files.write_table(tmp_path / "a.tsv", pd.DataFrame({"a": ["x", None]}))
+    assert (tmp_path / "a.tsv").read_text() == "a\nx\nn/a\n"
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_keeps_data_affine_space_and_tr(tmp_path, suffix):
+    data = np.random.default_rng(0).random((4, 5, 6, 3), dtype=np.float32)
+    affine = np.array([[2, 0.1, 0, -5], [-0.1, 2, 0, 7], [0, 0, 3, 1], [0, 0, 0, 1.0]])
+    path = tmp_path / f"a{suffix}"
+    files.write_nifti(path, data, affine, tr=0.72)
+    image = nib.load(path)
+    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), data)
+    np.testing.assert_allclose(image.affine, affine, atol=1e-6)
+    assert image.header["sform_code"] == 4
+    assert image.header.get_zooms()[3] == pytest.approx(0.72)
+    first = path.read_bytes()
+    files.write_nifti(path, data, affine, tr=0.72)
+    assert path.read_bytes() == first
