@@ -106,22 +106,27 @@ def prepare(
     overlap: float = 0.0,
     segments: int = 8,
     b_max: float = 1500.0,
+    raw: Path | None = None,
 ) -> None:
     """Bring raw data to what the samplers eat: one grid in MNI space, known units.
 
+    A scan that fails is named at the end and the others are kept; the exit code is then 2. Run it
+    again to go on where it stopped.
+
     Args:
-        data: BIDS folder, raw or derivative.
+        data: BIDS folder, raw or derivative, or HCP's tree of task runs.
         out: Folder for the BIDS derivative.
         what: md fits DWI to mean diffusivity, bold resamples runs, segments makes PDS segments.
         spacing: Voxel side of the grid in mm.
         window: Seconds of a window that BOLD runs are cut into. Default: whole runs.
-        overlap: Seconds that neighbouring windows share.
+        overlap: Share of a window that the next one repeats, 0 to below 1.
         segments: Segments along the gradient or time axis.
         b_max: Largest b-value in s/mm² that enters the tensor fit.
+        raw: Raw dataset behind a derivative, for its events and labels.
     """
     from augment.prepare import prepare as run
 
-    run(
+    result = run(
         data,
         out,
         what=what,
@@ -130,8 +135,11 @@ def prepare(
         overlap=overlap,
         segments=segments,
         b_max=b_max,
-        progress=True,
+        raw=raw,
     )
+    print(result)
+    if result.failures:
+        raise InputError(f"{len(result.failures)} scan(s) failed, listed above; mend and run again")
 
 
 def calibration(

@@ -91,7 +91,7 @@ def test_a_truncated_image_is_named(md_phantom, tmp_path, capsys):
         (np.ones((8, 8), np.float32), None, "2D"),
         (np.full((8, 8, 8), np.nan, np.float32), None, "NaN"),
         (
-            np.ones((8, 8, 8), np.float32),
+            np.random.default_rng(0).random((8, 8, 8), dtype=np.float32),
             np.array([[2, 1, 0, 0], [-1, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]]),
             "oblique",
         ),

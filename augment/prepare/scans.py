@@ -1,0 +1,135 @@
+"""What there is to prepare: the scans of a BIDS or HCP folder, with the files that go with them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from augment import bids
+from augment.errors import InputError
+
+KINDS = {"md": ("md", "dwi"), "bold": ("bold",), "segments": ("bold", "dwi")}
+"""What can be prepared, and from which images (:mod:`augment.bids`)."""
+
+HCP_SPACE = "MNI152NLin6Asym"
+HCP_RUN = re.compile(r"tfMRI_([A-Za-z0-9]+)_(LR|RL|AP|PA)")
+
+Entities = Mapping[str, str | Collection[str]]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One image to prepare.
+
+    Args:
+        kind: ``md``, ``dwi`` or ``bold``.
+        image: The NIfTI file.
+        entities: Of its name.
+        sidecar: What the JSON files say of it.
+        companions: Files beside it, as far as there are any: ``mask``, ``bval``, ``bvec``,
+            ``events`` (a TSV, or HCP's folder of EV files).
+    """
+
+    kind: str
+    image: Path
+    entities: dict[str, str]
+    sidecar: dict[str, Any] = field(default_factory=dict)
+    companions: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def is_in_mni(self) -> bool:
+        """Whether the image has been brought to MNI152 space already."""
+        return self.entities.get("space", "").startswith("MNI152")
+
+
+def find_scans(
+    root: Path, what: str, raw: Path, entities: Entities
+) -> tuple[list[Scan], dict[str, str]]:
+    """List the scans of a dataset.
+
+    Args:
+        root: A BIDS dataset, raw or derivative, or HCP's ``<subject>/MNINonLinear/Results`` tree.
+        what: ``md``, ``bold`` or ``segments``.
+        raw: The raw dataset behind a derivative, where events are looked for, too.
+        entities: Only files with these, as in :func:`augment.bids.find`.
+
+    Returns:
+        Scans, and for subjects whose files are ambiguous the reason.
+    """
+    hcp = _hcp_scans(root) if "bold" in KINDS[what] else []
+    if hcp:
+        return hcp, {}
+    present = {file.image for file in bids.index(root)}
+    kinds = [kind for kind in KINDS[what] if kind in present]
+    found, _ = bids.find(root, kinds or KINDS[what][-1:], entities)
+    known = {file.path: file for file in found}
+    # Either of MD and DWI makes one map; BOLD and DWI make a file each.
+    groups = [tuple(kinds)] if what == "md" else [(kind,) for kind in kinds]
+    scans, failures = [], {}
+    for subject, members in itertools.groupby(found, key=lambda file: file.entities["sub"]):
+        files = list(members)
+        try:
+            for group in groups:
+                rows = bids.join([file for file in files if file.image in group], group)
+                chosen = [next(path for path in row[2 + len(bids.RUN) :] if path) for row in rows]
+                scans += [_scan(known[path], root, raw) for path in chosen]
+        except InputError as error:
+            failures[f"sub-{subject}"] = str(error)
+    return scans, failures
+
+
+def _scan(file: bids.ImageFile, root: Path, raw: Path) -> Scan:
+    image = Path(file.path)
+    companions = {}
+    if file.image == "bold":
+        companions["events"] = _inherited(image, [root, raw], "events.tsv")
+    elif file.image == "dwi":
+        companions["bval"] = _inherited(image, [root], "dwi.bval")
+        companions["bvec"] = _inherited(image, [root], "dwi.bvec")
+    companions["mask"] = _mask(image, file.entities)
+    there = {name: path for name, path in companions.items() if path}
+    return Scan(file.image, image, file.entities, bids.metadata(image), there)
+
+
+def _mask(image: Path, entities: Mapping[str, str]) -> Path | None:
+    """The brain mask that fMRIPrep and QSIPrep write beside an image."""
+    shared = {k: v for k, v in entities.items() if k not in ("desc", "model", "param")}
+    names = [bids.build_name({**shared, "desc": "brain"}, "mask", ext) for ext in bids.EXTENSIONS]
+    return next((image.parent / name for name in names if (image.parent / name).is_file()), None)
+
+
+def _inherited(image: Path, roots: list[Path], ending: str) -> Path | None:
+    """The file that speaks of an image by BIDS's inheritance principle.
+
+    It ends in ``ending`` and has no entity that the image lacks; of several, the nearest and then
+    the most specific is meant.
+    """
+    *pairs, _ = image.name.split("_")
+    inside = image.parent.relative_to(roots[0])
+    for root in roots:
+        for folder in (inside, *inside.parents):
+            for count in range(len(pairs), -1, -1):
+                for chosen in itertools.combinations(pairs, count):
+                    path = root / folder / "_".join([*chosen, ending])
+                    if path.is_file():
+                        return path
+    return None
+
+
+def _hcp_scans(root: Path) -> list[Scan]:
+    """Task runs of HCP's minimally preprocessed tree, which is no BIDS but in MNI152 space."""
+    scans = []
+    for folder in sorted(root.glob("[!.]*/MNINonLinear/Results/tfMRI_*")):
+        subject, image = folder.parents[2].name, folder / f"{folder.name}.nii.gz"
+        match = HCP_RUN.fullmatch(folder.name)
+        if not (match and subject.isalnum() and image.is_file()):
+            continue
+        entities = {"sub": subject, "task": match[1], "dir": match[2], "space": HCP_SPACE}
+        events = folder / "EVs"
+        companions = {"events": events} if events.is_dir() else {}
+        scans.append(Scan("bold", image, entities, companions=companions))
+    return scans

@@ -1,0 +1,330 @@
+import json
+import shutil
+import warnings
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from augment import Cohort, InputError
+from augment.grid import Grid, template_on
+from augment.prepare import expand, prepare, restore, space
+
+GRID = Grid.mni(8.0)
+MNI = "space-MNI152NLin6Asym"
+TR = 2.0
+FRAMES = 12
+BVALS = np.r_[0.0, np.full(12, 1000.0)]
+QUIET = {"jobs": 1, "progress": False, "spacing": 8.0}
+
+
+def make_vectors():
+    spread = np.random.default_rng(0).normal(size=(12, 3))
+    return np.concatenate([np.zeros((1, 3)), spread / np.linalg.norm(spread, axis=1)[:, None]])
+
+
+def save(path, data, affine=GRID.affine, tr=None, code=1):
+    image = nib.Nifti1Image(data.astype(np.float32), affine)
+    image.set_sform(affine, code=code)
+    image.set_qform(affine, code=code)
+    if tr is not None:
+        image.header.set_zooms((*image.header.get_zooms()[:3], tr))
+        image.header.set_xyzt_units("mm", "sec")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+
+
+def make_images():
+    """MD in 1e-3 mm²/s, a diffusion scan and a BOLD run of the template's brain on the grid."""
+    maps = template_on(GRID)
+    brain = maps["brain"] > 0.5
+    md = np.where(brain, np.clip(3 - 2.2 * maps["gm"] - 2.3 * maps["wm"], 0.7, 3), 0)
+    dwi = 1000 * brain[..., None] * np.exp(-BVALS * md[..., None] / 1000)
+    rng = np.random.default_rng(1)
+    bold = 600 * (brain * np.exp(-md))[..., None] * (1 + 0.01 * rng.normal(size=FRAMES))
+    return md, dwi, bold
+
+
+def write_dwi(folder, stem, dwi, bvecs):
+    save(folder / f"{stem}_dwi.nii.gz", dwi)
+    np.savetxt(folder / f"{stem}_dwi.bval", BVALS[None], fmt="%g")
+    np.savetxt(folder / f"{stem}_dwi.bvec", bvecs.T)
+
+
+@pytest.fixture(scope="module")
+def template_dataset(tmp_path_factory):
+    """Three subjects in MNI space, of which the last is broken in every image."""
+    root = tmp_path_factory.mktemp("bids") / "raw"
+    root.mkdir()
+    (root / "dataset_description.json").write_text('{"Name": "Toy study", "BIDSVersion": "1.10.0"}')
+    (root / "participants.tsv").write_text(
+        "participant_id\tage\tsex\nsub-01\t30\tF\nsub-02\t71\tM\nsub-03\t50\tF\n"
+    )
+    (root / "participants.json").write_text('{"age": {"Units": "year"}}')
+    (root / "task-motor_bold.json").write_text(json.dumps({"RepetitionTime": TR}))
+    (root / "task-motor_events.tsv").write_text(
+        "onset\tduration\ttrial_type\n1\t3\tleft\n7\t4\tright\n14\t2\tleft\n"
+    )
+    _, dwi, bold = make_images()
+    for subject in ("01", "02", "03"):
+        folder = root / f"sub-{subject}" / "ses-a"
+        stem = f"sub-{subject}_ses-a"
+        (root / f"sub-{subject}" / f"sub-{subject}_sessions.tsv").parent.mkdir()
+        (root / f"sub-{subject}" / f"sub-{subject}_sessions.tsv").write_text(
+            "session_id\tdiagnosis\nses-a\tMCI\n"
+        )
+        write_dwi(folder / "dwi", f"{stem}_{MNI}", dwi, make_vectors())
+        save(folder / "func" / f"{stem}_task-motor_{MNI}_bold.nii.gz", bold, tr=TR)
+    for image in (root / "sub-03").rglob("*.nii.gz"):
+        image.write_bytes(image.read_bytes()[:-2000])
+    return root
+
+
+@pytest.fixture
+def dataset(template_dataset, tmp_path):
+    """A copy of the dataset that a test may change."""
+    return shutil.copytree(template_dataset, tmp_path / "raw")
+
+
+def sidecar(image):
+    return json.loads(image.with_name(image.name.replace(".nii.gz", ".json")).read_text())
+
+
+def only(folder, pattern):
+    (path,) = folder.rglob(pattern)
+    return path
+
+
+def test_md_from_dwi_with_one_broken_subject(dataset, tmp_path):
+    out = tmp_path / "out"
+    result = prepare(dataset, out, what="md", **QUIET)
+    assert (result.written, result.kept) == (2, 0)
+    assert list(result.failures) == [f"sub-03_ses-a_{MNI}_dwi.nii.gz"]
+    assert "truncated" in str(result).splitlines()[1]
+    cohort = Cohort.from_bids(out)
+    assert cohort.images == ("md",)
+    assert cohort.table["subject_id"].tolist() == ["01", "02"]
+    assert cohort.table["sex"].tolist() == ["F", "M"]
+    assert cohort.table["diagnosis"].tolist() == ["MCI", "MCI"]
+    assert set(cohort.table["dataset"]) == {"Toy study"}  # still the subjects of that study
+    path = out / "sub-01/ses-a/dwi/sub-01_ses-a_space-MNI152NLin2009aSym_param-md_dwimap.nii.gz"
+    image = nib.load(path)
+    data, expected = image.get_fdata(), make_images()[0]
+    assert (data > 0).sum() > 0.8 * (expected > 0).sum()  # the median filter takes some of the rim
+    np.testing.assert_allclose(data[data > 0], expected[data > 0], atol=1e-3)
+    assert Grid(image.shape, image.affine) == GRID
+    told = sidecar(path)
+    assert told["Units"] == "1e-3 mm^2/s"
+    assert told["SkullStripped"] is True
+    assert f"sub-01/ses-a/dwi/sub-01_ses-a_{MNI}_dwi.bval" in told["Sources"]
+    np.testing.assert_allclose(restore(data, told["Record"]["space"]), data, atol=1e-6)
+
+
+def test_native_scans_are_registered(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(space, "ITERATIONS", (10, 3))
+    shift = np.eye(4)
+    shift[:3, 3] = (7, -9, 5)
+    bold = make_images()[2]
+    (native := dataset / "sub-01" / "ses-a").rename(tmp_path / "away")
+    (dataset / "sub-02").rename(tmp_path / "sub-02")
+    (dataset / "sub-03").rename(tmp_path / "sub-03")
+    save(native / "func" / "sub-01_ses-a_task-motor_bold.nii.gz", bold, shift @ GRID.affine, tr=TR)
+    mask = native / "func" / "sub-01_ses-a_task-motor_desc-brain_mask.nii.gz"
+    save(mask, bold[..., 0] > 0, shift @ GRID.affine)
+    prepare(dataset, tmp_path / "out", what="bold", **QUIET)
+    image = only(tmp_path / "out", "*_desc-prepared_bold.nii.gz")
+    told = sidecar(image)
+    assert told["SkullStripped"] is True
+    assert told["Overlap"] > 0.9
+    found = np.array(told["Record"]["space"]["transform"])
+    centre = [0, -17, 5, 1]
+    assert np.linalg.norm(((found - shift) @ centre)[:3]) < 2
+
+
+def test_bold_is_cut_into_windows_with_their_events(dataset, tmp_path):
+    out = tmp_path / "out"
+    prepare(dataset, out, what="bold", window=10.0, **QUIET)
+    images = sorted((out / "sub-01").rglob("*_bold.nii.gz"))
+    stem = "sub-01_ses-a_task-motor_space-MNI152NLin2009aSym"
+    assert [i.name for i in images] == [
+        f"{stem}_chunk-0{k}_desc-prepared_bold.nii.gz" for k in (1, 2, 3)
+    ]
+    assert [sidecar(i)["FirstFrame"] for i in images] == [0, 5, 7]
+    second = nib.load(images[1])
+    assert second.shape == (*GRID.shape, 5)
+    assert second.header.get_zooms()[3] == TR == sidecar(images[1])["RepetitionTime"]
+    np.testing.assert_allclose(second.get_fdata(), make_images()[2][..., 5:10], rtol=1e-5)
+    events = only(out / "sub-01", "*_chunk-02_events.tsv").read_text()
+    assert events == "onset\tduration\ttrial_type\n0.0\t1.0\tright\n4.0\t2.0\tleft\n"
+    assert Cohort.from_bids(out).table["chunk"].tolist() == ["01", "02", "03"] * 2
+    # Fewer windows leave none of the old ones behind.
+    prepare(dataset, out, what="bold", **QUIET)
+    assert [i.name for i in (out / "sub-01").rglob("*_bold.nii.gz")] == [
+        f"{stem}_desc-prepared_bold.nii.gz"
+    ]
+    assert len(list((out / "sub-01").rglob("*_events.tsv"))) == 1
+
+
+def test_segments_of_both_modalities(dataset, tmp_path):
+    out = tmp_path / "out"
+    result = prepare(dataset, out, what="segments", segments=4, **QUIET)
+    assert (result.written, len(result.failures)) == (4, 2)
+    cohort = Cohort.from_bids(out)
+    assert cohort.images == ("fmri", "dmri")
+    assert len(cohort) == 2
+    _, dwi, bold = make_images()
+    fmri, dmri = (nib.load(cohort.table[f"{m}_path"][0]) for m in ("fmri", "dmri"))
+    assert fmri.shape == dmri.shape == (*GRID.shape, 4)
+    told = sidecar(only(out / "sub-01", "*_bold.nii.gz"))
+    assert told["RepetitionTime"] == TR * FRAMES / 4
+    back = expand(fmri.get_fdata(), told["Record"]["segments"])
+    expected = bold[..., :3].mean(-1)
+    np.testing.assert_allclose(back[..., 0], expected, rtol=1e-4, atol=1e-3)
+    told = sidecar(only(out / "sub-01", "*_dwi.nii.gz"))
+    assert told["Record"]["segments"]["b0"] == [0]
+    brain = dwi[..., 0] > 0
+    attenuation = dwi[..., 1] / np.maximum(dwi[..., 0], 1)
+    np.testing.assert_allclose(dmri.get_fdata()[brain][:, 2], attenuation[brain], rtol=1e-4)
+
+
+def test_what_is_there_is_kept_until_settings_or_sources_change(dataset, tmp_path):
+    out = tmp_path / "out"
+    prepare(dataset, out, what="md", **QUIET)
+    first = only(out / "sub-01", "*_dwimap.nii.gz")
+    before = first.stat().st_mtime_ns
+    result = prepare(dataset, out, what="md", **QUIET)
+    assert (result.written, result.kept) == (0, 2)
+    assert first.stat().st_mtime_ns == before
+    only(out / "sub-02", "*_dwimap.json").unlink()  # as if it had been interrupted there
+    assert prepare(dataset, out, what="md", **QUIET).written == 1
+    bval = only(dataset / "sub-01", "*.bval")
+    bval.write_text(bval.read_text().replace("1000", "500"))
+    assert prepare(dataset, out, what="md", **QUIET).written == 1
+    assert prepare(dataset, out, what="md", b_max=1200, **QUIET).written == 2
+
+
+def test_processes_give_the_same_as_one(dataset, tmp_path):
+    one, two = (tmp_path / name for name in ("one", "two"))
+    prepare(dataset, one, what="md", **QUIET)
+    result = prepare(dataset, two, what="md", **{**QUIET, "jobs": 2})
+    assert (result.written, len(result.failures)) == (2, 1)
+    for path in one.rglob("*.nii.gz"):
+        assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1e-3, "mm²/s"), (1e3, "µm²/s")])
+def test_md_maps_in_other_units_are_converted_with_a_warning(tmp_path, factor, unit):
+    md = make_images()[0]
+    save(
+        tmp_path / "raw/sub-1/dwi" / f"sub-1_{MNI}_model-tensor_param-md_dwimap.nii.gz", md * factor
+    )
+    with pytest.warns(UserWarning, match=f"converted from {unit}"):
+        prepare(tmp_path / "raw", tmp_path / "out", what="md", **QUIET)
+    np.testing.assert_allclose(
+        nib.load(only(tmp_path / "out", "*.nii.gz")).get_fdata(), md, rtol=1e-5
+    )
+
+
+def test_a_preprocessed_derivative_finds_its_events_labels_and_masks(dataset, tmp_path):
+    derivative = dataset / "derivatives" / "fmriprep"
+    _, _, bold = make_images()
+    brain = bold[..., 0] > 0
+    name = "sub-01_ses-a_task-motor_{}_desc-{}.nii.gz"
+    func = derivative / "sub-01" / "ses-a" / "func"
+    for where in (MNI, "space-T1w"):
+        save(func / name.format(where, "preproc_bold"), bold + 50, tr=TR)
+    save(func / name.format(MNI, "brain_mask"), brain)
+    result = prepare(derivative, tmp_path / "out", what="bold", **QUIET)
+    assert (result.written, result.failures) == (1, {})  # the one in MNI space
+    image = only(tmp_path / "out", "*_bold.nii.gz")
+    assert sidecar(image)["SkullStripped"] is True
+    assert not nib.load(image).get_fdata()[~brain].any()
+    assert len(only(tmp_path / "out", "*_events.tsv").read_text().splitlines()) == 4
+    assert Cohort.from_bids(tmp_path / "out").table["sex"].tolist() == ["F"]
+
+
+def test_an_hcp_tree(tmp_path):
+    run = tmp_path / "hcp/100307/MNINonLinear/Results/tfMRI_MOTOR_LR"
+    save(run / "tfMRI_MOTOR_LR.nii.gz", make_images()[2], tr=0.72)
+    (run / "EVs").mkdir()
+    (run / "EVs" / "lh.txt").write_text("1.5\t3\t1\n")
+    (run / "EVs" / "Sync.txt").write_text("10.0\n")
+    prepare(tmp_path / "hcp", tmp_path / "out", what="bold", **QUIET)
+    stem = tmp_path / "out/sub-100307/func/sub-100307_task-MOTOR_dir-LR"
+    assert nib.load(f"{stem}_space-MNI152NLin2009aSym_desc-prepared_bold.nii.gz").header["pixdim"][
+        4
+    ] == np.float32(0.72)
+    lines = stem.with_name(stem.name + "_events.tsv").read_text().splitlines()
+    assert lines == ["onset\tduration\ttrial_type", "1.5\t3.0\tlh"]
+
+
+def break_scan(dataset, how):
+    func = dataset / "sub-01/ses-a/func"
+    image = only(func, "*_bold.nii.gz")
+    bold = make_images()[2]
+    if how == "no events":
+        (dataset / "task-motor_events.tsv").unlink()
+    elif how == "late event":
+        (dataset / "task-motor_events.tsv").write_text("onset\tduration\ttrial_type\n90\t1\ta\n")
+    elif how == "TR":
+        save(image, bold, tr=1.0)
+    elif how == "3D":
+        save(image, bold[..., 0])
+    elif how == "NaN":
+        save(image, bold * np.nan, tr=TR)
+    elif how == "no orientation":
+        save(image, bold, tr=TR, code=0)
+    elif how == "two files":
+        shutil.copy(image, func / image.name.replace(MNI, f"{MNI}_desc-other"))
+    elif how == "mask":
+        save(func / image.name.replace("_bold", "_desc-brain_mask"), bold[:-1, ..., 0])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no events", "no events.tsv"),
+        ("late event", "begins at 90 s, after the run's end at 24 s"),
+        ("TR", "1 s in the header and 2 s in the sidecar"),
+        ("3D", "4 dimensions are needed"),
+        ("NaN", "nothing but zeros or NaN"),
+        ("no orientation", "left and right cannot be told"),
+        ("two files", "choose with desc="),
+        ("mask", "must lie on the image's own grid"),
+    ],
+)
+def test_a_bad_scan_is_a_line_and_no_more(dataset, tmp_path, how, message):
+    break_scan(dataset, how)
+    everyone = how in ("no events", "late event")
+    if everyone:
+        with pytest.raises(InputError, match=message) as error:
+            prepare(dataset, tmp_path / "out", what="bold", **QUIET)
+        assert "\n" not in str(error.value)
+    else:
+        result = prepare(dataset, tmp_path / "out", what="bold", **QUIET)
+        assert result.written == 1
+        (reason,) = [line for name, line in result.failures.items() if "sub-01" in name]
+        assert message in reason
+        assert "\n" not in reason
+
+
+def test_bad_calls_are_refused_at_once(dataset, tmp_path):
+    with pytest.raises(InputError, match="allowed are md, bold, segments"):
+        prepare(dataset, tmp_path / "out", what="fa")
+    with pytest.raises(InputError, match="is the data itself"):
+        prepare(dataset, dataset, what="md")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="has no dwi image"):
+        prepare(tmp_path / "empty", tmp_path / "out", what="md")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        prepare(dataset, tmp_path / "file" / "out", what="md", **QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_that_changes_nothing_warns(dataset, tmp_path):
+    with pytest.warns(UserWarning, match="window changes nothing for md"):
+        prepare(dataset, tmp_path / "out", what="md", window=10, **QUIET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(dataset, tmp_path / "out", what="md", **QUIET)
