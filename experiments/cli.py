@@ -209,8 +209,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 description="Diffusion-made brain MRI as augmentation, and whether it helped.",
                 args=args,
             )
-    except (InputError, OSError) as error:
+    except InputError as error:
         print(f"neuromix: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        advice = "check the path, your rights to it and the room on the disk"
+        print(f"neuromix: {error.strerror}: {error.filename}; {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("neuromix: stopped; what was finished is kept", file=sys.stderr)

@@ -313,6 +313,13 @@ def test_bad_calls_are_refused_at_once(dataset, tmp_path):
         prepare(dataset, tmp_path / "out", what="fa")
     with pytest.raises(InputError, match="is the data itself"):
         prepare(dataset, dataset, what="md")
+    with pytest.raises(InputError, match="an overlap of 1 cannot be"):
+        prepare(dataset, tmp_path / "out", what="bold", window=10, overlap=1)
+    shutil.rmtree(dataset / "sub-01" / "ses-a" / "dwi")
+    bold_only = dataset / "bold"
+    shutil.move(dataset / "sub-01", bold_only / "sub-01")
+    with pytest.raises(InputError, match="has no md or dwi image to make md of; it has 1 bold"):
+        prepare(bold_only, tmp_path / "out", what="md")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="has no dwi image"):
         prepare(tmp_path / "empty", tmp_path / "out", what="md")

@@ -42,6 +42,10 @@ class Settings:
             raise InputError(f"a spacing of {self.spacing:g} mm cannot be; it must be above 0")
         if self.window is not None and not self.window > 0:
             raise InputError(f"a window of {self.window:g} s cannot be; it must be above 0")
+        if not 0 <= self.overlap < 1:
+            raise InputError(f"an overlap of {self.overlap:g} cannot be; allowed is 0 to below 1")
+        if self.segments < 1:
+            raise InputError(f"{self.segments} segments cannot be; at least 1 is needed")
         for option in fields(self):
             if option.name not in self.used and getattr(self, option.name) != option.default:
                 warnings.warn(f"{option.name} changes nothing for {self.what}", stacklevel=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,8 +64,13 @@ def find_scans(
     hcp = _hcp_scans(root) if "bold" in KINDS[what] else []
     if hcp:
         return hcp, {}
-    present = {file.image for file in bids.index(root)}
+    present = Counter(file.image for file in bids.index(root))
     kinds = [kind for kind in KINDS[what] if kind in present]
+    if present and not kinds:
+        has = ", ".join(f"{count} {kind}" for kind, count in present.items())
+        raise InputError(
+            f"{root} has no {' or '.join(KINDS[what])} image to make {what} of; it has {has}"
+        )
     found, _ = bids.find(root, kinds or KINDS[what][-1:], entities)
     known = {file.path: file for file in found}
     # Either of MD and DWI makes one map; BOLD and DWI make a file each.
