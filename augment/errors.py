@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the line and ends with exit code 2.
     """
+
+
+class TrainingError(RuntimeError):
+    """A training that went wrong by itself: says at which step, and what can still be used."""

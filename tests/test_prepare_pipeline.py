@@ -249,7 +249,9 @@ def test_an_hcp_tree(tmp_path):
     (run / "EVs").mkdir()
     (run / "EVs" / "lh.txt").write_text("1.5\t3\t1\n")
     (run / "EVs" / "Sync.txt").write_text("10.0\n")
-    prepare(tmp_path / "hcp", tmp_path / "out", what="bold", **QUIET)
+    with pytest.raises(InputError, match="1 HCP runs, but none with"):
+        prepare(tmp_path / "hcp", tmp_path / "out", what="bold", entities={"task": "WM"})
+    prepare(tmp_path / "hcp", tmp_path / "out", what="bold", entities={"dir": "LR"}, **QUIET)
     stem = tmp_path / "out/sub-100307/func/sub-100307_task-MOTOR_dir-LR"
     assert nib.load(f"{stem}_space-MNI152NLin2009aSym_desc-prepared_bold.nii.gz").header["pixdim"][
         4

@@ -61,9 +61,11 @@ def find_scans(
     Returns:
         Scans, and for subjects whose files are ambiguous the reason.
     """
-    hcp = _hcp_scans(root) if "bold" in KINDS[what] else []
-    if hcp:
-        return hcp, {}
+    if "bold" in KINDS[what] and (hcp := _hcp_scans(root)):
+        chosen = [scan for scan in hcp if _has(scan.entities, entities)]
+        if not chosen:
+            raise InputError(f"{root} has {len(hcp)} HCP runs, but none with {dict(entities)}")
+        return chosen, {}
     present = Counter(file.image for file in bids.index(root))
     kinds = [kind for kind in KINDS[what] if kind in present]
     if present and not kinds:
@@ -81,8 +83,8 @@ def find_scans(
         try:
             for group in groups:
                 rows = bids.join([file for file in files if file.image in group], group)
-                chosen = [next(path for path in row[2 + len(bids.RUN) :] if path) for row in rows]
-                scans += [_scan(known[path], root, raw) for path in chosen]
+                paths = [next(path for path in row[2 + len(bids.RUN) :] if path) for row in rows]
+                scans += [_scan(known[path], root, raw) for path in paths]
         except InputError as error:
             failures[f"sub-{subject}"] = str(error)
     return scans, failures
@@ -124,6 +126,11 @@ def _inherited(image: Path, roots: list[Path], ending: str) -> Path | None:
                     if path.is_file():
                         return path
     return None
+
+
+def _has(own: Mapping[str, str], wanted: Entities) -> bool:
+    allowed = {k: [label] if isinstance(label, str) else label for k, label in wanted.items()}
+    return all(own.get(key, "") in labels for key, labels in allowed.items())
 
 
 def _hcp_scans(root: Path) -> list[Scan]:

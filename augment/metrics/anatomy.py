@@ -1,0 +1,209 @@
+"""What volumes look like inside the brain: intensities, tissues, slices, sharpness.
+
+All functions take volumes (N, X, Y, Z) in 1e-3 mm²/s and a mask (X, Y, Z) that all volumes share,
+since they live in one space. Those that return one value per volume leave it to the caller to
+average, to bootstrap and to compare with real volumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from scipy import fft, ndimage
+
+from augment.errors import InputError
+from augment.grid import Grid, template_on
+
+INTENSITIES = np.linspace(-1.0, 5.0, 1201, dtype=np.float32)
+"""Edges of the histogram in 1e-3 mm²/s. Free water is at 3; values outside count as the ends."""
+
+CHUNK = 32
+"""Volumes that are worked on at once, so that memory does not grow with their number."""
+
+
+def brain_mask(volumes: np.ndarray) -> np.ndarray:
+    """Where at least half of the volumes (N, X, Y, Z) are positive: a mask (X, Y, Z).
+
+    Meant for real maps, which are zero outside the brain.
+    """
+    mask = np.asarray((volumes > 0).mean(axis=0) >= 0.5)
+    if not mask.any() or mask.all():
+        raise InputError(
+            f"{'no' if not mask.any() else 'every'} voxel is positive in half of the volumes, so "
+            "they show no brain on a background of zeros; mask the volumes or pass mask="
+        )
+    return mask
+
+
+def tissue_masks(grid: Grid, threshold: float = 0.7) -> dict[str, np.ndarray]:
+    """Where the template is grey matter, white matter or CSF: masks (X, Y, Z) on a grid.
+
+    A voxel belongs to a tissue that fills more than ``threshold`` of it, so that borders, where
+    tissues mix and anatomy differs, stay out.
+    """
+    maps = template_on(grid)
+    csf = maps["brain"] - maps["gm"] - maps["wm"]
+    return {
+        name: tissue > threshold
+        for name, tissue in {"gm": maps["gm"], "wm": maps["wm"], "csf": csf}.items()
+    }
+
+
+def tissue_md(volumes: np.ndarray, tissues: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Mean of each volume in each tissue, in the volumes' unit.
+
+    Args:
+        volumes: (N, X, Y, Z).
+        tissues: Name to mask (X, Y, Z), for example of :func:`tissue_masks`.
+
+    Returns:
+        Name to means (N,).
+    """
+    for name, mask in tissues.items():
+        if not mask.any():
+            raise InputError(
+                f"the mask of tissue {name!r} is empty on a grid of {mask.shape}; "
+                "lower the threshold or leave the tissue out"
+            )
+    return {name: volumes[:, mask].mean(axis=1) for name, mask in tissues.items()}
+
+
+def intensity_cdf(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Share of each volume's voxels in the mask that lie below each of ``INTENSITIES[1:]``.
+
+    Returns:
+        (N, 1200). The mean over volumes is the distribution function of all their voxels.
+    """
+    low, high = INTENSITIES[0], INTENSITIES[-1]
+    inside = max(1, int(mask.sum()))
+    shares = [
+        np.histogram(np.clip(volume[mask], low, high), len(INTENSITIES) - 1, (low, high))[0]
+        for volume in volumes
+    ]
+    return np.cumsum(shares, axis=1).astype(np.float32) / np.float32(inside)
+
+
+def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
+    """1-Wasserstein distance between two sets of distribution functions (N, 1200), (M, 1200).
+
+    W = integral of |F_x(v) - F_y(v)| dv, where F is the mean over the set; in 1e-3 mm²/s.
+    """
+    step = float(INTENSITIES[1] - INTENSITIES[0])
+    return float(np.abs(x.mean(axis=0) - y.mean(axis=0)).sum() * step)
+
+
+def histogram_distance(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
+    """How far intensities in the brain must move to turn one set's histogram into the other's.
+
+    The 1-Wasserstein distance of all voxels of ``x`` (N, X, Y, Z) in the mask from those of ``y``
+    (M, X, Y, Z), in 1e-3 mm²/s, on bins of 0.005.
+    """
+    return wasserstein(intensity_cdf(x, mask), intensity_cdf(y, mask))
+
+
+def continuity(volumes: np.ndarray, mask: np.ndarray, axis: int = 2) -> dict[str, np.ndarray]:
+    """Change between neighbouring slices relative to change within slices.
+
+    With D_a the mean over neighbours along axis a of |v(i+1) - v(i)| and H_a the mean of the
+    second difference squared, (v(i+1) - 2 v(i) + v(i-1))², which holds the highest frequencies:
+
+        difference = D_axis / mean of the other two D,   high_frequency = the same of H.
+
+    Neighbours count where all of them lie in the mask. Slices that fit together as in nature have
+    the value of real volumes; slices that are made one by one and jitter have more.
+
+    Args:
+        volumes: (N, X, Y, Z).
+        mask: (X, Y, Z).
+        axis: The axis along which volumes are cut into slices: 0, 1 or 2.
+
+    Returns:
+        ``difference`` and ``high_frequency``, each (N,).
+    """
+    within = [a for a in range(3) if a != axis]
+    first = np.empty((3, len(volumes)))
+    second = np.empty((3, len(volumes)))
+    for start in range(0, len(volumes), CHUNK):
+        part = slice(start, start + CHUNK)
+        for a in range(3):
+            turned = np.moveaxis(volumes[part], a + 1, 1)
+            inside = np.moveaxis(mask, a, 0)
+            two = inside[1:] & inside[:-1]
+            three = two[1:] & two[:-1]
+            step = np.diff(turned, axis=1)
+            first[a, part] = np.abs(step[:, two]).mean(axis=1)
+            second[a, part] = (np.diff(step, axis=1)[:, three] ** 2).mean(axis=1)
+    tiny = 1e-12  # a constant volume has no change at all
+    return {
+        "difference": first[axis] / np.maximum(first[within].mean(axis=0), tiny),
+        "high_frequency": second[axis] / np.maximum(second[within].mean(axis=0), tiny),
+    }
+
+
+def spectrum(volumes: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Power in the brain by spatial frequency, averaged over directions.
+
+    The volume, less its mean in the brain, is faded out over three voxels towards the edge of the
+    mask, so that the edge itself does not fill all frequencies. Then |FFT|² is averaged over shells
+    of equal |frequency|.
+
+    Args:
+        volumes: (N, X, Y, Z).
+        mask: (X, Y, Z).
+
+    Returns:
+        Frequencies (K,) in cycles per voxel, above 0 up to 1/2, and power (N, K).
+    """
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+    window = (np.sin(np.pi / 2 * np.minimum(depth / 3, 1)) ** 2).astype(np.float32)
+    window /= window.sum()
+    shells = min(mask.shape) // 2
+    x, y, z = mask.shape
+    frequency = np.sqrt(
+        fft.fftfreq(x)[:, None, None] ** 2 + fft.fftfreq(y)[:, None] ** 2 + fft.rfftfreq(z) ** 2
+    )
+    shell = np.ceil(frequency * 2 * shells - 1e-9).astype(int).ravel()  # 0 is the mean
+    # rfft leaves out the mirrored half: inner planes stand for two.
+    twice = np.full(z // 2 + 1, 2.0)
+    twice[0] = 1
+    if z % 2 == 0:
+        twice[-1] = 1
+    weight = np.broadcast_to(twice, frequency.shape).ravel()
+    count = np.bincount(shell, weight)[1 : shells + 1]
+    power = np.empty((len(volumes), shells))
+    for n, volume in enumerate(volumes):
+        centred = (volume - (volume * window).sum()) * window
+        amplitude = np.abs(fft.rfftn(centred)).ravel()
+        power[n] = np.bincount(shell, weight * amplitude**2)[1 : shells + 1] / count
+    return np.arange(1, shells + 1) / (2 * shells), power
+
+
+def sharpness(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Log power of each volume in the finest details, (N,): frequencies above 1/3 per voxel.
+
+    The difference between two sets is the log-ratio of their power: below zero for blur, above zero
+    for noise, and log(s²) for intensities that are s times too large.
+    """
+    frequency, power = spectrum(volumes, mask)
+    fine = power[:, frequency > 1 / 3].mean(axis=1)
+    return np.log(np.maximum(fine, 1e-30))  # a constant volume has no power
+
+
+def graininess(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Noise of each volume where tissue is uniform, (N,) in the volumes' unit.
+
+    The lower quartile in the brain of |v - mean of its six neighbours|: the quietest places, which
+    hold no border between tissues. Sees noise too weak to show beside anatomy in
+    :func:`sharpness`, and volumes that are smoother than a scanner's.
+    """
+    inner = ndimage.binary_erosion(mask)  # voxels with all six neighbours in the brain
+    if not inner.any():
+        raise InputError(
+            "no voxel of the mask has its six neighbours in it; give a mask of a brain"
+        )
+    result = np.empty(len(volumes))
+    for n, volume in enumerate(volumes):
+        around = sum(np.roll(volume, step, axis) for axis in range(3) for step in (-1, 1))
+        result[n] = np.quantile(np.abs(volume - around / 6)[inner], 0.25)
+    return result

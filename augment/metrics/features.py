@@ -1,0 +1,348 @@
+"""Sets of volumes compared as clouds of points: one point of F features for each volume.
+
+Features come from any callable ``(N, X, Y, Z) -> (N, F)``: :func:`pca_features`, which needs no
+training, or a layer of a network trained on other subjects of the cohort. None of these distances
+means much by itself, since each depends on features and sample sizes; :func:`beside_real` and
+:func:`real_real_null` give what real volumes score against fresh real volumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from augment.errors import InputError
+from augment.metrics.anatomy import brain_mask
+
+Features = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class PCAFeatures:
+    """Whitened principal components of volumes in the brain; made by :func:`pca_features`.
+
+    Args:
+        mask: (X, Y, Z).
+        mean: Of the fitted volumes in the mask, (V,).
+        weights: Components over their standard deviation, (V, F).
+    """
+
+    mask: np.ndarray
+    mean: np.ndarray
+    weights: np.ndarray
+
+    def __call__(self, volumes: np.ndarray) -> np.ndarray:
+        """Features (N, F) of volumes (N, X, Y, Z)."""
+        features: np.ndarray = (volumes[:, self.mask] - self.mean) @ self.weights
+        return features
+
+
+def pca_features(
+    other: np.ndarray, mask: np.ndarray | None = None, components: int = 32
+) -> PCAFeatures:
+    """Fit a feature map to real volumes: their largest principal components, each of variance one.
+
+    Fit it to real subjects that are neither compared later nor the sampler's. Volumes vary more
+    along components fitted to them than new volumes do (2.5 times as much along the 32nd of 400
+    phantom subjects), so that with components of the training subjects the training subjects
+    themselves fail a comparison with held-out ones, and with them every good sampler.
+
+    Args:
+        other: Real volumes (N, X, Y, Z).
+        mask: Voxels to use, (X, Y, Z); by default :func:`brain_mask` of ``other``.
+        components: How many features to keep; at most a quarter of the volumes are.
+    """
+    mask = brain_mask(other) if mask is None else mask
+    keep = min(components, len(other) // 4)
+    if keep < 1:
+        raise InputError(f"{len(other)} volumes are too few to fit features to; four are needed")
+    inside = other[:, mask].astype(np.float32)
+    mean = inside.mean(axis=0)
+    inside -= mean
+    # Volumes are fewer than voxels: the small Gram matrix has the same spectrum as the covariance.
+    power, vectors = np.linalg.eigh((inside @ inside.T).astype(np.float64))
+    power, vectors = power[::-1][:keep], vectors[:, ::-1][:, :keep]
+    if power[-1] <= 1e-6 * power[0]:
+        raise InputError(
+            f"{len(other)} volumes differ in fewer than {keep} ways; "
+            "remove duplicates or ask for fewer components"
+        )
+    scale = np.sqrt(len(other) - 1) / power
+    return PCAFeatures(mask, mean, inside.T @ (vectors * scale).astype(np.float32))
+
+
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """|x_i - y_j|² of points (N, F) and (M, F), as (N, M) in float32 matrix products."""
+    centre = y.mean(axis=0)  # keeps the terms small that cancel
+    x, y = (x - centre).astype(np.float32), (y - centre).astype(np.float32)
+    result = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * (x @ y.T)
+    return np.maximum(result, 0)
+
+
+def median_bandwidth(real: np.ndarray) -> float:
+    """The median distance between real points (N, F): the width of the kernel of :func:`mmd2`.
+
+    Take other real volumes than those compared, so that the width is fixed before looking.
+    """
+    upper = np.triu_indices(len(real), 1)
+    return float(np.sqrt(np.median(squared_distances(real, real)[upper])))
+
+
+def mmd2(x: np.ndarray, y: np.ndarray, *, bandwidth: float) -> float:
+    """Squared maximum mean discrepancy, unbiased.
+
+        MMD² = mean over i≠j of k(x_i, x_j) + mean over i≠j of k(y_i, y_j) - 2 mean of k(x_i, y_j),
+        k(a, b) = exp(-|a - b|² / (2 bandwidth²))
+
+    Zero on average, and so negative half of the time, when both sets have one distribution; above
+    zero in the limit for any two that differ (Gretton et al., JMLR 13, 2012).
+
+    Args:
+        x: Points (N, F).
+        y: Points (M, F).
+        bandwidth: Of the Gaussian kernel, see :func:`median_bandwidth`.
+    """
+    chosen = _first(len(x), len(y))
+    return float(_mmd2(_kernel(np.concatenate([x, y]), bandwidth), chosen, 1 - chosen)[0])
+
+
+def mmd_test(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    *,
+    bandwidth: float,
+    permutations: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Can MMD² tell synthetic from real points? A permutation test.
+
+    Under the null hypothesis the two sets are exchangeable, so dealing all points anew into sets of
+    the same sizes gives the null distribution at just these sizes.
+
+    Args:
+        real: Points (N, F).
+        synthetic: Points (M, F).
+        bandwidth: Of the kernel, chosen without these points.
+        permutations: How often points are dealt anew.
+        seed: Decides how.
+
+    Returns:
+        ``value``, the null's 95th percentile ``null_p95``, ``p_value`` = (1 + nulls at or above
+        the value) / (1 + permutations), and ``interval``, the value's 95 % interval (bootstrap
+        over points, as many draws as permutations).
+    """
+    rng = np.random.default_rng(seed)
+    n, m = len(real), len(synthetic)
+    kernel = _kernel(np.concatenate([real, synthetic]), bandwidth)
+    chosen = _first(n, m)
+    value = float(_mmd2(kernel, chosen, 1 - chosen)[0])
+    dealt = rng.permuted(np.repeat(chosen, permutations, axis=1), axis=0)
+    null = _mmd2(kernel, dealt, 1 - dealt)
+    drawn = np.zeros((n + m, permutations), dtype=np.float32)
+    drawn[:n] = rng.multinomial(n, np.full(n, 1 / n), permutations).T
+    other = np.zeros_like(drawn)
+    other[n:] = rng.multinomial(m, np.full(m, 1 / m), permutations).T
+    return {
+        "value": value,
+        "interval": np.quantile(_mmd2(kernel, drawn, other), (0.025, 0.975)).tolist(),
+        "null_p95": float(np.quantile(null, 0.95)),
+        "p_value": float((1 + (null >= value).sum()) / (1 + permutations)),
+    }
+
+
+def real_real_null(
+    real: np.ndarray,
+    *,
+    bandwidth: float,
+    splits: int = 1000,
+    size: int | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """MMD² between two disjoint random sets of real points, over many splits.
+
+    Args:
+        real: Points (N, F).
+        bandwidth: Of the kernel.
+        splits: How many.
+        size: Points in each set; half of ``real`` by default.
+        seed: Decides who goes where.
+
+    Returns:
+        (splits,). Synthetic points beside ``size`` real ones should stay below its 95th percentile.
+    """
+    size = len(real) // 2 if size is None else size
+    if not 2 <= size <= len(real) // 2:
+        raise InputError(
+            f"{len(real)} real points cannot be split into two sets of {size}; "
+            f"allowed are 2 to {len(real) // 2}"
+        )
+    side = np.zeros((len(real), splits), dtype=np.int8)
+    side[:size], side[size : 2 * size] = 1, 2
+    side = np.random.default_rng(seed).permuted(side, axis=0)
+    return _mmd2(
+        _kernel(real, bandwidth), (side == 1).astype(np.float32), (side == 2).astype(np.float32)
+    )
+
+
+def frechet(x: np.ndarray, y: np.ndarray) -> float:
+    """Fréchet distance between Gaussians fitted to two sets of points (as in FID).
+
+        d² = |m_x - m_y|² + tr(S_x + S_y - 2 (S_x^½ S_y S_x^½)^½)
+
+    Covariances S are shrunk (Ledoit-Wolf), because sets are often smaller than they have features.
+    Biased upward in small sets: compare only with real sets of the same sizes.
+
+    Args:
+        x: Points (N, F).
+        y: Points (M, F).
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    cov_x, cov_y = ledoit_wolf(x.astype(np.float64))[0], ledoit_wolf(y.astype(np.float64))[0]
+    power, vectors = np.linalg.eigh(cov_x)
+    root = (vectors * np.sqrt(np.maximum(power, 0))) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_y @ root), 0)).sum()
+    apart = ((x.mean(axis=0, dtype=np.float64) - y.mean(axis=0, dtype=np.float64)) ** 2).sum()
+    return float(apart + np.trace(cov_x) + np.trace(cov_y) - 2 * cross)
+
+
+def prdc(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict[str, float]:
+    """Precision, recall, density and coverage, from balls that reach to the k-th neighbour.
+
+    With B(r) the ball around a real point that reaches to its k-th nearest other real point:
+
+    - ``precision``: share of synthetic points in at least one real ball (do they look real?),
+    - ``density``: mean number of real balls that a synthetic point is in, over k (about 1),
+    - ``recall``: share of real points in at least one ball around a synthetic point (is all of the
+      real variety there?),
+    - ``coverage``: share of real balls that hold at least one synthetic point.
+
+    Kynkäänniemi et al. (NeurIPS 2019) and Naeem et al. (ICML 2020).
+
+    Args:
+        real: Points (N, F).
+        synthetic: Points (M, F).
+        k: Neighbours; fewer than there are points in either set.
+    """
+    if k >= min(len(real), len(synthetic)):
+        raise InputError(
+            f"{len(real)} real and {len(synthetic)} synthetic points have no {k}-th neighbours; "
+            "add volumes or lower k"
+        )
+    # The nearest point is the point itself, so index k is the k-th other one.
+    reach_real = np.partition(squared_distances(real, real), k, axis=1)[:, k]
+    reach_synthetic = np.partition(squared_distances(synthetic, synthetic), k, axis=1)[:, k]
+    across = squared_distances(real, synthetic)
+    in_real = across < reach_real[:, None]
+    return {
+        "precision": float(in_real.any(axis=0).mean()),
+        "recall": float((across < reach_synthetic).any(axis=1).mean()),
+        "density": float(in_real.sum(axis=0).mean() / k),
+        "coverage": float(in_real.any(axis=1).mean()),
+    }
+
+
+def nearest_distance(
+    synthetic: np.ndarray, train: np.ndarray, heldout: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Are synthetic volumes closer to training subjects than new real subjects are?
+
+    For each synthetic volume s and each held-out subject h
+
+        ratio(s) = min over t of |s - t| / min over h of |s - h|,
+        real_ratio(h) = min over t of |h - t| / min over h'≠h of |h - h'|.
+
+    The held-out set in the denominator cancels blur and noise, which change all distances, and the
+    real ratios hold what the sizes of the two sets do. Copies have ratios near 0.
+
+    Args:
+        synthetic: (N, V): voxels in the brain, or features.
+        train: (T, V), the volumes that the sampler was fitted to.
+        heldout: (H, V), real volumes that it was not.
+
+    Returns:
+        ``distance`` (N,), root mean square over V of the difference to the nearest training volume;
+        ``ratio`` (N,); ``real_ratio`` (H,); ``near_copy`` (N,) and ``real_near_copy`` (H,), whether
+        the ratio is below the 1st percentile of real ratios, as about 1 % of honest samples are
+        (and some 5 % of blurred ones, since less noise spreads the ratios).
+    """
+    tiny = 1e-6
+    to_train = np.sqrt(squared_distances(synthetic, train).min(axis=1))
+    to_heldout = np.sqrt(squared_distances(synthetic, heldout).min(axis=1))
+    among = squared_distances(heldout, heldout)
+    np.fill_diagonal(among, np.inf)
+    held_to_train = np.sqrt(squared_distances(heldout, train).min(axis=1))
+    ratio = to_train / np.maximum(to_heldout, tiny)
+    real_ratio = held_to_train / np.maximum(np.sqrt(among.min(axis=1)), tiny)
+    close = np.quantile(real_ratio, 0.01)
+    return {
+        "distance": to_train / np.sqrt(train.shape[1]),
+        "ratio": ratio,
+        "real_ratio": real_ratio,
+        "near_copy": ratio < close,
+        "real_near_copy": real_ratio < close,
+    }
+
+
+def beside_real(
+    metric: Callable[[np.ndarray, np.ndarray], float | list[float]],
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    *,
+    splits: int = 50,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A metric that depends on sample size, of synthetic and of real sets of one size.
+
+    Each split draws two disjoint sets A and B of n real points and a set S of n synthetic ones,
+    n = min(half of the real points, all synthetic points).
+
+    Args:
+        metric: Takes two sets (n, F), the first one real, and returns one number or K.
+        real: (N, F).
+        synthetic: (M, F).
+        splits: How many.
+        seed: Decides the sets.
+
+    Returns:
+        metric(A, S) and metric(A, B), each (splits,) or (splits, K).
+    """
+    rng = np.random.default_rng(seed)
+    n = min(len(real) // 2, len(synthetic))
+    values, references = [], []
+    for _ in range(splits):
+        order = rng.permutation(len(real))
+        a, b = real[order[:n]], real[order[n : 2 * n]]
+        values.append(metric(a, synthetic[rng.permutation(len(synthetic))[:n]]))
+        references.append(metric(a, b))
+    return np.array(values), np.array(references)
+
+
+def _first(n: int, m: int) -> np.ndarray:
+    """One column that chooses the first n of n + m points."""
+    return np.repeat([1, 0], [n, m]).astype(np.float32)[:, None]
+
+
+def _kernel(points: np.ndarray, bandwidth: float) -> np.ndarray:
+    """Gaussian kernel between all points, (N, N), zero on the diagonal."""
+    kernel = np.exp(-squared_distances(points, points) / (2 * bandwidth**2))
+    np.fill_diagonal(kernel, 0)
+    return kernel
+
+
+def _mmd2(kernel: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """MMD² for each pair of columns that say how often each point is in x and in y, (N, P).
+
+    A point drawn twice makes no pair with itself: the kernel's diagonal is zero, and neither the
+    numerator nor the number of pairs counts it.
+    """
+    kernel_x, kernel_y = kernel @ x, kernel @ y
+    pairs_x = x.sum(axis=0) ** 2 - (x**2).sum(axis=0)
+    pairs_y = y.sum(axis=0) ** 2 - (y**2).sum(axis=0)
+    among_x = (x * kernel_x).sum(axis=0) / pairs_x
+    among_y = (y * kernel_y).sum(axis=0) / pairs_y
+    across = (x * kernel_y).sum(axis=0) / (x.sum(axis=0) * y.sum(axis=0))
+    return (among_x + among_y - 2 * across).astype(np.float64)

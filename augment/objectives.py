@@ -1,0 +1,134 @@
+"""Objectives: what a network is trained to do. The training loop knows nothing more of it.
+
+Flow matching (Lipman et al. 2023; rectified flow, Liu et al. 2023): on the straight path from a
+sample x to noise n,
+
+    x_t = (1 - t) x + t n,        minimise  || v(x_t, t, y) - (n - x) ||²,
+
+with t logit-normal, so that training dwells where the path is hard (Esser et al. 2024).
+
+Noise prediction (Ho et al. 2020) with a variance-preserving schedule,
+
+    x_t = sqrt(a_t) x + sqrt(1 - a_t) n,    minimise  w_t || e(x_t, t, y) - n ||²,
+
+with w_t = min(snr_t, 5) / snr_t (min-SNR, Hang et al. 2023).
+
+Every random number comes from the generator of its own sample, so that a loss depends neither on
+the batch nor on the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from augment.nn.labels import drop_labels
+
+Batch = Mapping[str, Any]
+Generators = Sequence[torch.Generator]
+
+
+class Objective(Protocol):
+    """What :func:`augment.train.train` needs to know."""
+
+    networks: dict[str, nn.Module]
+    """Networks to train by name; each has an optimiser of its own, stepped in this order."""
+
+    def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
+        """The mean loss of one network over a batch."""
+        ...
+
+
+class _Denoising:
+    """A network that sees noisy latents, a time and labels.
+
+    Args:
+        network: ``network(latents (B, C, ...), time (B,), labels)`` with a ``label_space``.
+        label_dropout: Share of samples whose labels are dropped, all at once.
+        mask: Where latents mean something, broadcast to (B, C, ...); everywhere by default.
+    """
+
+    def __init__(
+        self, network: nn.Module, label_dropout: float = 0.1, mask: Tensor | None = None
+    ) -> None:
+        self.space: Any = network.label_space
+        self.networks = {"network": network}
+        self.label_dropout = label_dropout
+        self.mask = mask
+
+    def _predict(
+        self, noisy: Tensor, time: Tensor, labels: Mapping[str, Tensor], generators: Generators
+    ) -> Tensor:
+        draws = torch.stack([torch.rand((), generator=g) for g in generators]).to(noisy.device)
+        kept = drop_labels(self.space, labels, draws < self.label_dropout)
+        prediction: Tensor = self.networks["network"](noisy, time, kept)
+        return prediction
+
+    def _mean(self, errors: Tensor) -> Tensor:
+        if self.mask is None:
+            return errors.mean()
+        mask = self.mask.to(errors.device).expand_as(errors)
+        return (errors * mask).sum() / mask.sum()
+
+
+class FlowMatching(_Denoising):
+    """Velocity of the straight path from data to noise, t logit-normal."""
+
+    def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
+        """Mean squared error of the velocity over a batch ``{"latents", "labels"}``."""
+        clean = batch["latents"]
+        time = torch.stack([torch.randn((), generator=g) for g in generators]).sigmoid()
+        time = time.to(clean)
+        noise = noise_like(clean, generators)
+        t = time.reshape(-1, *[1] * (clean.ndim - 1))
+        noisy = (1 - t) * clean + t * noise
+        velocity = self._predict(noisy, 1000 * time, batch["labels"], generators)
+        return self._mean((velocity.float() - (noise - clean)) ** 2)
+
+
+class NoisePrediction(_Denoising):
+    """The noise itself, under a diffusers DDPM-like schedule, weighted by min-SNR.
+
+    Args:
+        network: As above.
+        alphas: Cumulative products of the schedule, (T,), such as
+            ``DDPMScheduler(...).alphas_cumprod``.
+        label_dropout: As above.
+        mask: As above.
+        most: Signal-to-noise ratio at which the weight begins to fall.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        alphas: Tensor,
+        label_dropout: float = 0.1,
+        mask: Tensor | None = None,
+        most: float = 5.0,
+    ) -> None:
+        super().__init__(network, label_dropout, mask)
+        self.alphas = alphas
+        self.most = most
+
+    def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
+        """Weighted mean squared error of the noise over a batch ``{"latents", "labels"}``."""
+        clean = batch["latents"]
+        steps = len(self.alphas)
+        drawn = [torch.randint(steps, (), generator=g) for g in generators]
+        index = torch.stack(drawn)
+        alpha = self.alphas[index].to(clean).reshape(-1, *[1] * (clean.ndim - 1))
+        noise = noise_like(clean, generators)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        predicted = self._predict(noisy, index.to(clean.device), batch["labels"], generators)
+        snr = alpha / (1 - alpha)
+        weight = snr.clamp_max(self.most) / snr
+        return self._mean(weight * (predicted.float() - noise) ** 2)
+
+
+def noise_like(samples: Tensor, generators: Generators) -> Tensor:
+    """Standard normal noise (B, ...), each sample's from its own generator, drawn on the CPU."""
+    shape = samples.shape[1:]
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(samples)
