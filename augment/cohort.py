@@ -227,7 +227,7 @@ class Cohort:
         """Look into every image and report every problem at once; see :mod:`augment.validate`."""
         from augment.validate import validate
 
-        return validate(self, progress=progress)
+        return validate(self.table, self.images, progress=progress)
 
     def subjects(self) -> list[tio.Subject]:
         """A TorchIO subject per row; images are read when they are first used.

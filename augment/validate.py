@@ -27,8 +27,6 @@ from augment.grid import Grid, resample, template_on
 if TYPE_CHECKING:
     import pandas as pd
 
-    from augment.cohort import Cohort
-
 DIMENSIONS = {"md": 3, "t1w": 3, "bold": 4, "fmri": 4, "dmri": 4, "dwi": 4}
 SAME_FRAMES = ("fmri", "dmri")  # a run may last longer than another, segments are as many
 
@@ -92,13 +90,16 @@ class _Look:
         self.findings.append(Finding(what, advice))
 
 
-def validate(cohort: Cohort, *, progress: bool = False) -> list[Problem]:
+def validate(
+    table: pd.DataFrame, images: Sequence[str], *, progress: bool = False
+) -> list[Problem]:
     """Find every problem of a cohort.
 
     Missing labels and absent images of a row are none.
 
     Args:
-        cohort: What to look at.
+        table: Rows of a cohort, with a column ``NAME_path`` for each image.
+        images: Which images to look into.
         progress: Show a progress bar.
 
     Returns:
@@ -108,9 +109,8 @@ def validate(cohort: Cohort, *, progress: bool = False) -> list[Problem]:
     from nibabel.imageglobals import logger
     from rich.progress import track
 
-    table = cohort.table
     places: dict[str, tuple[str, int]] = {}  # path -> image, first row
-    for image in cohort.images:
+    for image in images:
         for row, path in enumerate(table[f"{image}_path"]):
             if path:
                 places.setdefault(path, (image, row))
@@ -125,10 +125,10 @@ def validate(cohort: Cohort, *, progress: bool = False) -> list[Problem]:
         seen = dict(zip(places, bar, strict=True))
     finally:
         logger.setLevel(level)
-    for image in cohort.images:
+    for image in images:
         _report_mixed(image, [seen[p] for p, (name, _) in places.items() if name == image])
 
-    problems = [*_repeated_rows(table), *_shared_files(table, cohort.images)]
+    problems = [*_repeated_rows(table), *_shared_files(table, tuple(images))]
     subjects, sessions = list(table["subject_id"]), list(table["session_id"])
     for path, (image, row) in sorted(places.items(), key=lambda place: place[1][1]):
         for finding in seen[path].findings:
