@@ -10,6 +10,7 @@ _HOMES = {
     "LabelSpace": "augment.conditions",
     "Problem": "augment.validate",
     "Split": "augment.cohort",
+    "TiledMDSampler": "augment.samplers.tiled_md",
     "make_phantom": "augment.phantom",
 }
 
