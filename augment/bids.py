@@ -18,6 +18,7 @@ t1w      suffix ``T1w``
 
 from __future__ import annotations
 
+import csv
 import functools
 import itertools
 import json
@@ -40,6 +41,7 @@ DEFAULTS = ("md", "bold", "fmri", "dmri")
 RUN = ("task", "dir", "run", "chunk")
 EXTENSIONS = (".nii", ".nii.gz")
 NOT_AVAILABLE = ("", "n/a")
+BACKSLASH = "a backslash is no separator here, write /"
 
 ENTITIES = (
     "sub", "ses", "sample", "task", "tracksys", "acq", "nuc", "voi", "ce", "trc", "stain", "rec",
@@ -256,6 +258,11 @@ def _one(candidates: list[ImageFile]) -> str:
     return candidates[0].path
 
 
+def has_backslash(path: str | Path) -> bool:
+    """Whether a path looks like one of Windows on a system where that is none."""
+    return os.sep == "/" and "\\" in str(path)
+
+
 def metadata(path: str | Path) -> dict[str, Any]:
     """What the JSON sidecars say of an image, by the inheritance principle.
 
@@ -292,7 +299,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a CSV or TSV as text, so that the subject ``001`` stays ``001``.
 
-    Missing values (empty or ``n/a``) become ``""``.
+    Missing values (empty or ``n/a``) become ``""``. Blanks around headers and cells, rows without
+    any value and the empty cells that spreadsheets leave at the end of a row are dropped.
     """
     import pandas as pd
 
@@ -301,23 +309,42 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if path.suffix.lower() not in separators:
         raise InputError(f"{path} is no table; its name must end in .csv or .tsv")
     try:
-        table = pd.read_csv(
-            path,
-            sep=separators[path.suffix.lower()],
-            dtype=str,
-            keep_default_na=False,
-            index_col=False,
-            encoding="utf-8-sig",
-        )
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, delimiter=separators[path.suffix.lower()], strict=True)
+            lines = [(reader.line_num, _cells(row)) for row in reader]
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); name a table that you may read"
         ) from None
-    except ValueError as error:  # of the parser or the encoding
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read as a table ({reason}); mend it") from None
-    # Lines that are shorter than the header leave NaN behind.
-    return table.fillna("").replace(NOT_AVAILABLE[1], "")
+    except (ValueError, csv.Error) as error:  # of the encoding or the quotes
+        raise InputError(f"{path} cannot be read as a table ({error}); mend it") from None
+    lines = [(number, cells) for number, cells in lines if cells]
+    if not lines:
+        raise InputError(f"{path} is empty; its first line must name the columns")
+    header = lines[0][1]
+    if path.suffix.lower() == ".csv" and len(header) == 1 and ";" in header[0]:
+        raise InputError(f"{path} is separated by ;: save it with commas")
+    for name, count in Counter(header).items():
+        if count > 1 and name:
+            raise InputError(f"{path} has {count} columns named {name!r}; rename all but one")
+    rows = []
+    for number, cells in lines[1:]:
+        if len(cells) > len(header):
+            raise InputError(
+                f"{path}, line {number}: {len(cells)} fields, but the header has {len(header)}; "
+                "put a field that holds the separator in double quotes"
+            )
+        rows.append(cells + [""] * (len(header) - len(cells)))
+    table = pd.DataFrame(rows, columns=header, dtype=str).replace(NOT_AVAILABLE[1], "")
+    return table.drop(columns="", errors="ignore")  # pandas and R leave their row numbers unnamed
+
+
+def _cells(row: Sequence[str]) -> list[str]:
+    """The cells of a row without the blanks around them and without empty ones at the end."""
+    cells = [cell.strip() for cell in row]
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
 
 
 def describe(root: str | Path, *, name: str, derivative: bool) -> None:

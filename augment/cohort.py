@@ -107,6 +107,7 @@ class Cohort:
                 labels are alternatives, and ``""`` means that the name lacks the entity.
         """
         root = Path(root).resolve()
+        images = [images] if isinstance(images, str) else images
         found, names = bids.find(root, images, entities)
         rows = pd.DataFrame(
             bids.join(found, names),
@@ -166,8 +167,15 @@ class Cohort:
         header = bids.read_table(path).columns
         paths = [column for column in header if column.endswith("_path")]
         if not paths:
-            raise InputError(f"{path} is no saved cohort; it has only {', '.join(header)}")
-        return cls.from_table(path, {column.removesuffix("_path"): column for column in paths})
+            raise InputError(
+                f"{path} has no column of image paths; it has {', '.join(header)}; add one such as "
+                "md_path, or name it with Cohort.from_table(path, images={'md': 'its column'})"
+            )
+        # What was saved has settled which column tells a label, others may stand beside it.
+        is_saved = set(COLUMNS) <= set(header)
+        columns = {name: name for name in labels.ALIASES} if is_saved else {}
+        images = {column.removesuffix("_path"): column for column in paths}
+        return cls.from_table(path, images, columns=columns)
 
     def save(self, path: str | Path) -> None:
         """Write a TSV in which image paths are relative to its folder."""
@@ -241,9 +249,10 @@ class Cohort:
         paths = [p for image in self.images for p in self.table[f"{image}_path"] if p]
         absent = [path for path in paths if not Path(path).is_file()]
         if absent:
+            hint = f" ({bids.BACKSLASH})" if bids.has_backslash(absent[0]) else ""
             raise InputError(
-                f"{len(absent)} of {len(paths)} image files are absent, the first is {absent[0]}; "
-                "Cohort.validate() lists them all"
+                f"{len(absent)} of {len(paths)} image files are absent, the first is "
+                f"{absent[0]}{hint}; Cohort.validate() lists them all"
             )
         subjects = []
         for row in self.table.to_dict("records"):
@@ -286,7 +295,10 @@ class Cohort:
                 fractions and strata are then met as well as whole sites allow.
         """
         self._refuse_duplicates()
+        stratify = [stratify] if isinstance(stratify, str) else stratify
         self._check_columns(stratify)
+        if seed < 0:
+            raise InputError(f"seed {seed} is negative; give 0 or more")
         shares = np.asarray(fractions, float)
         if shares.shape != (3,) or not (shares >= 0).all() or abs(shares.sum() - 1) > 1e-6:
             raise InputError(
@@ -345,15 +357,19 @@ class Split(NamedTuple):
     def load(cls, folder: str | Path) -> Split:
         """Read what :meth:`save` wrote; a subject in two parts is refused."""
         split = cls(*(Cohort.load(Path(folder) / f"{name}.tsv") for name in cls._fields))
+        parts = split._asdict()
+        # A table without the column dataset is named like its file, which tells no people apart.
+        unnamed = any(set(part.table["dataset"]) == {name} for name, part in parts.items())
         seen: set[tuple[str, str]] = set()
-        for name, part in split._asdict().items():
-            shared = seen.intersection(part.subject_keys)
+        for name, part in parts.items():
+            people = {("" if unnamed else dataset, who) for dataset, who in part.subject_keys}
+            shared = seen & people
             if shared:
                 raise InputError(
                     f"sub-{min(shared)[1]} is in {name}.tsv and in another part of {folder}; "
                     "a subject belongs in one part: split anew"
                 )
-            seen.update(part.subject_keys)
+            seen |= people
         return split
 
 

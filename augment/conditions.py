@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from augment.errors import InputError
@@ -43,14 +44,23 @@ def parse_label(name: str, value: Any, codings: Mapping[str, str] | None = None)
     Args:
         name: ``sex``, ``diagnosis`` or any other label (which is kept as it is).
         value: What the table says.
-        codings: More spellings, for example ``{"0": "F"}``; they win over the built-in ones.
+        codings: More spellings, for example ``{"0": "F"}`` or ``{"0": "female"}``; they win over
+            the built-in ones.
 
     Returns:
         The label, or ``None`` if it is missing.
     """
     text = _text(value)
-    if codings and text in {_text(key) for key in codings}:
-        return next(target for key, target in codings.items() if _text(key) == text)
+    for code, target in (codings or {}).items():
+        if _text(code) == text:
+            try:
+                return parse_label(name, target)
+            except InputError:
+                raise InputError(
+                    f"codings={{{name!r}: {{{code!r}: {target!r}}}}} means nothing known; allowed "
+                    f"are {', '.join(CATEGORIES[name])} and n/a: write {code!r}: "
+                    f"{CATEGORIES[name][0]!r}"
+                ) from None
     if text.lower() in MISSING:
         return None
     if name not in CODINGS:
@@ -65,10 +75,10 @@ def parse_label(name: str, value: Any, codings: Mapping[str, str] | None = None)
 
 
 def _text(value: Any) -> str:
-    if value is None:
+    if _missing(value):
         return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    if isinstance(value, Real) and not isinstance(value, Integral) and float(value).is_integer():
+        return str(int(float(value)))
     return str(value).strip()
 
 
@@ -101,11 +111,16 @@ class LabelSpace:
                 raise InputError(
                     f"no subject has the label {name!r}; choose labels that the cohort has"
                 )
-            if all(isinstance(value, (int, float)) for value in values):
+            if name not in CATEGORIES and all(isinstance(value, Real) for value in values):
                 ranges[name] = (float(min(values)), float(max(values)))
             else:
                 found = set(map(str, values))
                 order = CATEGORIES.get(name, tuple(sorted(found)))
+                if strange := found.difference(order):
+                    raise InputError(
+                        f"{name} {min(strange)!r} is not known; allowed are {', '.join(order)}; "
+                        "translate it with parse_label"
+                    )
                 categories[name] = tuple(value for value in order if value in found)
         return cls(categories, ranges)
 
@@ -132,10 +147,13 @@ class LabelSpace:
             if _missing(value):
                 codes[name] = math.nan
                 continue
-            number = float(value)  # type: ignore[arg-type]
+            try:
+                number = float(value)  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                number = math.nan
             if not low <= number <= high:
                 raise InputError(
-                    f"{name} {number:g} is outside the space; allowed is {low:g} to {high:g}"
+                    f"{name} {value!r} is outside the space; allowed is {low:g} to {high:g}"
                 )
             codes[name] = (number - low) / (high - low) if high > low else 0.0
         return codes
@@ -157,4 +175,7 @@ class LabelSpace:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    # pandas.NA is known by its type's name, since this module does without pandas.
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return math.isnan(value) if isinstance(value, Real) else value == ""

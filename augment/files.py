@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names no file by itself
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,8 +47,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file; arrays and NumPy numbers are accepted."""
-    text = json.dumps(content, indent=2, default=_plain, allow_nan=True)
+    """Write a JSON file; arrays and NumPy numbers are accepted, NaN and infinity become null."""
+    text = json.dumps(_plain(content), indent=2, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
 
 
@@ -81,10 +85,13 @@ def write_nifti(
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return value.as_posix()
-    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+    """The same content in what JSON knows; what it does not know is left to ``json`` to refuse."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.as_posix() if isinstance(value, Path) else value

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from augment.errors import InputError
+
 SPACE = "MNI152NLin2009aSym"
 FIELD_OF_VIEW = (160.0, 192.0, 160.0)
 CENTRE = (0.0, -17.0, 5.0)
@@ -35,6 +37,8 @@ class Grid:
     @classmethod
     def mni(cls, spacing: float) -> Grid:
         """The standard field of view at a spacing in mm, axes along right, anterior, superior."""
+        if not 0 < spacing < np.inf:
+            raise InputError(f"a spacing of {spacing} mm makes no grid; give more than 0")
         sides = [int(np.ceil(side / spacing / 8) * 8) for side in FIELD_OF_VIEW]
         affine = np.diag([spacing, spacing, spacing, 1.0])
         affine[:3, 3] = np.array(CENTRE) - spacing * (np.array(sides) - 1) / 2

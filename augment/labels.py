@@ -29,10 +29,11 @@ ALIASES = {
     # Age in years at the scan. A column of the age at baseline alone must be named by the user.
     "age": ("age", "age_at_scan"),
     "sex": ("sex", "gender", "gender_text"),
-    # ADNI's DX is per visit and so goes before DX_bl, the diagnosis at baseline.
+    # ADNI's DX is per visit and so goes before DX_bl, the diagnosis at baseline (BASELINE).
     "diagnosis": ("diagnosis", "dx", "dx_bl"),
 }
-"""Columns that are taken for ours, in any case; the first that a table has wins."""
+"""Columns that are taken for ours, in any case; of two in one table the user must choose."""
+BASELINE = "dx_bl"
 
 OLDEST = 130.0
 
@@ -53,21 +54,18 @@ def canonical(
     """
     _check_names("codings", codings, LABELS)
     _check_names("columns", columns, ALIASES)
-    lower = {column.strip().lower(): column for column in reversed(table.columns)}
     sources = {}
     for target, aliases in ALIASES.items():
         if target in columns:
             source = columns[target] if columns[target] in table.columns else None
-        elif target in table.columns:
-            source = target
         else:
-            source = next((lower[alias] for alias in aliases if alias in lower), None)
+            source = _source(target, [c for c in table.columns if c.strip().lower() in aliases])
         if source is not None:
             sources[target] = source
     taken = {*ALIASES, *sources.values()}
     result = table.drop(columns=[column for column in table.columns if column in taken])
     for target, source in sources.items():
-        spellings = {str(code).strip(): value for code, value in codings.get(target, {}).items()}
+        spellings = {_code(code): value for code, value in codings.get(target, {}).items()}
         values: dict[str, str | float] = {}
         for text in table[source].unique():  # each value is understood once
             if target == "age":
@@ -80,6 +78,23 @@ def canonical(
     return result
 
 
+def _source(target: str, found: list[str]) -> str | None:
+    """The one column that tells a label, of those with a fitting name."""
+    if len(found) > 1:
+        found = [column for column in found if column.strip().lower() != BASELINE]
+    if len(found) > 1:
+        raise InputError(
+            f"columns {' and '.join(map(repr, found))} all tell {target}; say which one counts "
+            f"with columns={{{target!r}: {found[0]!r}}}"
+        )
+    return found[0] if found else None
+
+
+def _code(value: object) -> str:
+    """A code as it is compared: spreadsheets write 1.0 for 1."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", str(value).strip())
+
+
 def _check_names(argument: str, given: Collection[str], allowed: Collection[str]) -> None:
     for name in given:
         if name not in allowed:
@@ -87,7 +102,7 @@ def _check_names(argument: str, given: Collection[str], allowed: Collection[str]
 
 
 def _label(name: str, text: str, codings: Mapping[str, str], levels: Mapping[str, str]) -> str:
-    code = re.sub(r"\.0+$", "", text.strip()) if text[:1].isdigit() else text.strip()
+    code = _code(text)
     if name in CATEGORIES and code in levels and code not in codings:
         try:
             return parse_label(name, levels[code]) or ""
@@ -99,7 +114,7 @@ def _label(name: str, text: str, codings: Mapping[str, str], levels: Mapping[str
 
 
 def _age(text: str, codings: Mapping[str, str]) -> float:
-    value = codings.get(text.strip(), text.strip())
+    value = codings.get(_code(text), text.strip())
     if str(value).lower() in MISSING:
         return math.nan
     try:

@@ -348,7 +348,8 @@ class _Training:
                 for k in range(len(average.shadow_params))
             ]
             average.optimization_step = state["ema_steps"][name]
-        self.best = state["best"]
+        if state["best"]["step"]:  # without one the loss is infinite, which JSON cannot hold
+            self.best = state["best"]
         self._trim_log(state["step"])
         return int(state["step"])
 

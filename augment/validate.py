@@ -67,6 +67,8 @@ class Problem:
     advice: str
 
     def __str__(self) -> str:
+        if not self.subject:  # it is about the cohort as a whole
+            return f"{self.what}; {self.advice}"
         where = f"sub-{self.subject}" + (f" ses-{self.session}" if self.session else "")
         file = f" ({self.path})" if self.path else ""
         return f"{where} {self.image}".rstrip() + f"{file}: {self.what}; {self.advice}"
@@ -95,7 +97,7 @@ def validate(
 ) -> list[Problem]:
     """Find every problem of a cohort.
 
-    Missing labels and absent images of a row are none.
+    A missing label is none, nor is an image that a row lacks if the row has another.
 
     Args:
         table: Rows of a cohort, with a column ``NAME_path`` for each image.
@@ -128,12 +130,38 @@ def validate(
     for image in images:
         _report_mixed(image, [seen[p] for p, (name, _) in places.items() if name == image])
 
-    problems = [*_repeated_rows(table), *_shared_files(table, tuple(images))]
+    problems = [
+        *_empty_rows(table),
+        *_repeated_rows(table),
+        *_contradictions(table),
+        *_shared_files(table, tuple(images)),
+    ]
     subjects, sessions = list(table["subject_id"]), list(table["session_id"])
     for path, (image, row) in sorted(places.items(), key=lambda place: place[1][1]):
         for finding in seen[path].findings:
             problems.append(Problem(subjects[row], sessions[row], image, path, *finding))
     return problems
+
+
+def _empty_rows(table: pd.DataFrame) -> Iterator[Problem]:
+    if not len(table):
+        yield Problem("", "", "", "", "the cohort has no rows", "bring subjects with images")
+    paths = [column for column in table.columns if column.endswith("_path")]
+    bare = table[(table[paths] == "").all(axis=1)]
+    for subject, session in zip(bare["subject_id"], bare["session_id"], strict=True):
+        yield Problem(subject, session, "", "", "no image", "name one or drop the row")
+
+
+def _contradictions(table: pd.DataFrame) -> Iterator[Problem]:
+    sexes: dict[tuple[str, str], dict[str, None]] = {}
+    people = zip(table["dataset"], table["subject_id"], table["sex"], strict=True)
+    for dataset, subject, sex in people:
+        if sex:
+            sexes.setdefault((dataset, subject), {})[sex] = None
+    for (_, subject), told in sexes.items():
+        if len(told) > 1:
+            what = f"sex is {' in one row and '.join(told)} in another"
+            yield Problem(subject, "", "", "", what, "mend the one that is wrong")
 
 
 def _repeated_rows(table: pd.DataFrame) -> Iterator[Problem]:
@@ -207,7 +235,8 @@ def _examine(path: Path, image: str, look: _Look) -> None:
     import nibabel as nib
 
     if not path.is_file():
-        look.report("the file is absent", "restore it or drop the row")
+        advice = bids.BACKSLASH if bids.has_backslash(path) else "restore it or drop the row"
+        look.report("the file is absent", advice)
         return
     size = path.stat().st_size
     if size == 0:

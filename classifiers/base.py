@@ -1,7 +1,8 @@
 """VolumeClassifier: a 3D network with the manners of a scikit-learn estimator.
 
 ``fit`` takes a list of subjects and reads the label ``target`` off them; subjects without that
-label are left out. Volumes are loaded once and kept as float16, 0.15 MB each at 4 mm.
+label are left out. Volumes are in memory as float32, 0.3 MB each at 4 mm. TorchIO subjects keep an
+image once it was read, so a second fit on the same subjects reads nothing again.
 """
 
 from __future__ import annotations
@@ -66,23 +67,34 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         self.device = device
 
     def fit(
-        self, subjects: Sequence[tio.Subject], y: Sequence[str] | None = None
+        self, subjects: Sequence[tio.Subject], y: Sequence[str | None] | None = None
     ) -> VolumeClassifier:
         """Train on subjects; ``y`` replaces the labels that they carry."""
-        labels = np.array(self.labels(subjects) if y is None else list(y), dtype=object)
-        known = np.array([label is not None for label in labels], dtype=bool)
-        volumes = self._volumes([s for s, k in zip(subjects, known, strict=True) if k])
+        if self.network not in NETWORKS:
+            raise InputError(f"network {self.network!r} is not known; allowed are {list(NETWORKS)}")
+        if min(self.steps, self.batch_size) < 1:
+            raise InputError(
+                f"{self.steps} steps of {self.batch_size} volumes came; both must be 1 or more"
+            )
+        pairs = _labelled(subjects, self.labels(subjects) if y is None else y)
+        found = {label for _, label in pairs}
         order = CATEGORIES.get(self.target, ())
-        found = set(labels[known])
-        classes = [c for c in order if c in found] or sorted(found)
+        classes = [c for c in order if c in found] if found <= set(order) else sorted(found)
         if len(classes) < 2:
             raise InputError(
-                f"{len(labels)} subjects have {len(classes)} class of {self.target} ({classes}); "
-                "a classifier needs two: add subjects of another class or choose another target"
+                f"{len(pairs)} of {len(subjects)} subjects have the label {self.target}, with "
+                f"{len(classes)} class ({classes}); a classifier needs two: add subjects of "
+                "another class or choose another target"
             )
+        volumes = self._load([subject for subject, _ in pairs])
         self.classes_ = np.array(classes)
-        self.scale_ = _scale(volumes)
-        codes = np.array([classes.index(label) for label in labels[known]], dtype=np.int64)
+        self.shape_ = volumes.shape[1:]
+        self.scale_ = float(volumes.mean()), float(volumes.std())
+        if not self.scale_[1] > 0:
+            raise InputError(
+                f"all images {self.image!r} are constant; look at them, or prepare anew"
+            )
+        codes = np.array([classes.index(label) for _, label in pairs], dtype=np.int64)
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -99,8 +111,6 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
                 lr=self.learning_rate,
                 max_epochs=1,  # one pass of as many batches as there are steps
                 batch_size=self.batch_size,
-                dataset=_Volumes,
-                dataset__scale=self.scale_,
                 iterator_train__sampler=RandomSampler(
                     range(len(codes)), num_samples=self.steps * self.batch_size
                 ),
@@ -118,58 +128,86 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
                 device=device,
                 verbose=0,
             )
-            self.net_.fit(volumes, codes)
+            self.net_.fit(self._standardise(volumes), codes)
         return self
 
     def predict_proba(self, subjects: Sequence[tio.Subject]) -> np.ndarray:
         """Probability of each of ``classes_``, (subjects, classes)."""
         check_is_fitted(self, "net_")
-        probabilities: np.ndarray = self.net_.predict_proba(self._volumes(subjects))
+        volumes = self._load(subjects)
+        if volumes.shape[1:] != self.shape_:
+            raise InputError(
+                f"images of shape {volumes.shape[1:]} came, and the classifier was trained on "
+                f"{self.shape_}; bring them to one grid with `neuromix prepare`"
+            )
+        probabilities: np.ndarray = self.net_.predict_proba(self._standardise(volumes))
         return probabilities
 
     def predict(self, subjects: Sequence[tio.Subject]) -> np.ndarray:
         """The most probable class of each subject."""
-        return self.classes_[self.predict_proba(subjects).argmax(1)]
+        best = self.predict_proba(subjects).argmax(1)
+        return self.classes_[best]
 
-    def score(self, subjects: Sequence[tio.Subject], y: Sequence[str] | None = None) -> float:
+    def score(
+        self, subjects: Sequence[tio.Subject], y: Sequence[str | None] | None = None
+    ) -> float:
         """Balanced accuracy over the subjects that have the label."""
-        labels = self.labels(subjects) if y is None else list(y)
-        pairs = [(s, label) for s, label in zip(subjects, labels, strict=True) if label is not None]
-        predicted = self.predict([s for s, _ in pairs])
+        pairs = _labelled(subjects, self.labels(subjects) if y is None else y)
+        if not pairs:
+            raise InputError(f"none of {len(subjects)} subjects has the label {self.target}")
+        predicted = self.predict([subject for subject, _ in pairs])
         return float(balanced_accuracy_score([label for _, label in pairs], predicted))
 
     def labels(self, subjects: Sequence[tio.Subject]) -> list[str | None]:
         """The target of each subject; ``None`` where it has none."""
+        key = "diagnosis" if self.target == "dementia" else self.target
+        for subject in subjects:
+            if key not in subject:
+                raise InputError(f"subjects have no {key!r}; they have {sorted(subject)}")
+            if isinstance(subject[key], float):
+                raise InputError(f"{key} is a number; a classifier needs a label with classes")
         if self.target == "dementia":
-            return [DEMENTIA.get(subject["diagnosis"]) for subject in subjects]
-        return [subject[self.target] or None for subject in subjects]
+            return [DEMENTIA.get(subject[key]) for subject in subjects]
+        return [subject[key] or None for subject in subjects]
 
-    def _volumes(self, subjects: Sequence[tio.Subject]) -> np.ndarray:
-        volumes = [subject[self.image].data.numpy().astype(np.float16) for subject in subjects]
+    def _load(self, subjects: Sequence[tio.Subject]) -> np.ndarray:
+        """Images (subjects, channels, X, Y, Z) as they are, in float32."""
+        if not subjects:
+            raise InputError("no subjects came; a classifier needs some")
+        volumes = []
+        for subject in subjects:
+            if self.image not in subject:
+                names = sorted(subject.get_images_dict(intensity_only=False))
+                raise InputError(f"a subject has no image {self.image!r}; it has {names}")
+            volumes.append(subject[self.image].data.float().numpy())
+            if not np.isfinite(volumes[-1]).all():
+                raise InputError(
+                    f"{subject[self.image].path or 'an image'} holds NaN or Inf; mend it or drop "
+                    "the subject (Cohort.validate lists all such images)"
+                )
         shapes = sorted({volume.shape for volume in volumes})
         if len(shapes) != 1:
             raise InputError(
-                f"the images {self.image!r} have shapes {shapes or 'none at all'}; a network needs "
-                "one shape: bring them to one grid with `neuromix prepare`"
+                f"the images {self.image!r} have shapes {shapes}; a network needs one shape: bring "
+                "them to one grid with `neuromix prepare`"
             )
         return np.stack(volumes)
 
+    def _standardise(self, volumes: np.ndarray) -> torch.Tensor:
+        """The same memory, with the training set's mean and deviation taken out."""
+        mean, deviation = self.scale_
+        return torch.from_numpy(volumes).sub_(mean).div_(deviation)
 
-class _Volumes(torch.utils.data.Dataset[tuple[torch.Tensor, Any]]):
-    """Volumes in memory, standardised by the training set's mean and deviation."""
 
-    def __init__(
-        self, X: np.ndarray, y: np.ndarray | None = None, scale: tuple[float, float] = (0.0, 1.0)
-    ) -> None:
-        self.volumes, self.codes, self.scale = X, y, scale
-
-    def __len__(self) -> int:
-        return len(self.volumes)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
-        mean, deviation = self.scale
-        volume = torch.from_numpy(self.volumes[index].astype(np.float32))
-        return (volume - mean) / deviation, 0 if self.codes is None else self.codes[index]
+def _labelled(
+    subjects: Sequence[tio.Subject], labels: Sequence[str | None]
+) -> list[tuple[tio.Subject, str]]:
+    """Subjects with their labels, without those that have none."""
+    return [
+        (subject, str(label))
+        for subject, label in zip(subjects, labels, strict=True)
+        if isinstance(label, str) and label
+    ]
 
 
 class _Shift:
@@ -184,8 +222,3 @@ class _Shift:
             (torch.roll(volume, move, dims=(1, 2, 3)), code)
             for (volume, code), move in zip(batch, moves, strict=True)
         ])  # fmt: skip
-
-
-def _scale(volumes: np.ndarray) -> tuple[float, float]:
-    sample = volumes[:: max(1, len(volumes) // 32)].astype(np.float32)
-    return float(sample.mean()), float(sample.std()) or 1.0

@@ -22,13 +22,15 @@ from sklearn.metrics import balanced_accuracy_score
 
 from augment import files
 from augment.cohort import Cohort
+from augment.errors import InputError
 from augment.phantom import make_phantom
 from augment.report import report_page, rich_table, to_png
 from classifiers.base import VolumeClassifier
 
-SECONDS_PER_STEP = 0.07
+TARGETS = ("sex", "dementia", "diagnosis")
+SECONDS_PER_STEP = 0.1
 """On two cores of a small server; the dry run's estimate."""
-SECONDS_PER_SUBJECT = 0.25
+SECONDS_PER_SUBJECT = 0.15
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ class Calibration:
     seeds: int
     subjects: int
     steps: int
+
+    def __post_init__(self) -> None:
+        unknown = set(self.targets) - set(TARGETS)
+        if unknown or not self.targets:
+            raise InputError(f"targets {sorted(unknown)} came; allowed are {', '.join(TARGETS)}")
+        if not self.sizes or min(self.seeds, self.steps, *self.sizes) < 1:
+            raise InputError("sizes, seeds and steps must each be 1 or more")
+        if self.subjects < 14:
+            raise InputError(f"{self.subjects} subjects can't be split; ask for 14 or more")
 
 
 def run(config: Calibration, *, dry_run: bool = False) -> list[dict[str, Any]]:
@@ -60,10 +71,11 @@ def run(config: Calibration, *, dry_run: bool = False) -> list[dict[str, Any]]:
     data = make_phantom(config.out / "phantom", "md", subjects=config.subjects, progress=True)
     parts = Cohort.from_bids(data).split((6 / 7, 0.0, 1 / 7), seed=0)
     train, test = parts.train.subjects(), parts.test.subjects()
-    rows = _finished(config)
-    done = {(row["target"], row["size"], row["seed"]) for row in rows}
+    record = config.out / "metrics.jsonl"
+    rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    done = {(row["target"], row["size"], row["seed"], row["steps"]) for row in rows}
     for target, size, seed in track(cells, "Fits", console=console):
-        if (target, size, seed) in done:
+        if (target, size, seed, config.steps) in done:
             continue
         classifier = VolumeClassifier(target, steps=config.steps, seed=seed)
         pool = [s for s, y in zip(train, classifier.labels(train), strict=True) if y]
@@ -84,9 +96,11 @@ def run(config: Calibration, *, dry_run: bool = False) -> list[dict[str, Any]]:
             "seconds": time.perf_counter() - begun,
         })  # fmt: skip
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        files.write_bytes(config.out / "metrics.jsonl", lines.encode())
-    wanted = set(cells)
-    rows = [row for row in rows if (row["target"], row["size"], row["seed"]) in wanted]
+        files.write_bytes(record, lines.encode())
+    wanted = {(*cell, config.steps) for cell in cells}
+    rows = [
+        row for row in rows if (row["target"], row["size"], row["seed"], row["steps"]) in wanted
+    ]
     table = summarise(rows)
     files.write_json(
         config.out / "results.json",
@@ -140,24 +154,16 @@ def verdict(table: pd.DataFrame) -> str:
     """The curves in a sentence."""
     parts = []
     for target, curve in table.groupby("target", sort=False):
-        first, last = curve.iloc[0], curve.iloc[-1]
-        parts.append(
-            f"{target} {first['balanced accuracy']:.2f} with {first['training subjects']} "
-            f"subjects and {last['balanced accuracy']:.2f} with {last['training subjects']}"
-        )
-    return f"Balanced accuracy on phantom site B: {'; '.join(parts)}."
+        points = [
+            f"{row['balanced accuracy']:.2f} with {row['training subjects']}"
+            for _, row in curve.iterrows()
+        ]
+        parts.append(f"{target} {', '.join(points)}")
+    return f"Balanced accuracy on phantom site B by training subjects: {'; '.join(parts)}."
 
 
 def _score(truth: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean([balanced_accuracy_score(truth, row) for row in predicted]))
-
-
-def _finished(config: Calibration) -> list[dict[str, Any]]:
-    record = config.out / "metrics.jsonl"
-    if not record.exists():
-        return []
-    rows = [json.loads(line) for line in record.read_text().splitlines()]
-    return [row for row in rows if row["steps"] == config.steps]
 
 
 def _curves(table: pd.DataFrame) -> bytes:

@@ -54,6 +54,8 @@ def cohort(
     data: Path,
     /,
     images: tuple[str, ...] = (),
+    columns: dict[str, str] | None = None,
+    codings: tuple[str, ...] = (),
     out: Path | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     stratify: tuple[str, ...] = ("sex", "diagnosis"),
@@ -62,11 +64,14 @@ def cohort(
 ) -> None:
     """Show and check a cohort; with --out, split it by subject into train, val and test.
 
-    Ends with exit code 2 if the check finds a problem; the split is written all the same.
+    Every problem is listed, and the exit code is then 2. The split is written all the same, unless
+    a subject-session occurs twice.
 
     Args:
         data: BIDS folder, or a CSV or TSV with a column NAME_path for each image.
         images: Names of the images, for example md bold. Default: all that are there.
+        columns: Columns of the table with other names, as: --columns subject_id RID diagnosis DXGRP
+        codings: What other codes mean, as: --codings sex:0=F sex:1=M
         out: Folder for train.tsv, val.tsv and test.tsv.
         fractions: Shares of train, val and test.
         stratify: Labels that the parts have in equal shares.
@@ -76,11 +81,14 @@ def cohort(
     from rich.console import Console
 
     from augment.report import rich_table
-    from experiments.data import load_cohort
+    from experiments.data import load_cohort, parse_codings
 
     console = Console()
-    subjects = load_cohort(data, images)
+    subjects = load_cohort(data, images, columns, parse_codings(codings))
     console.print(rich_table(subjects.summary(), title=f"{subjects!r}"))
+    problems = subjects.validate(progress=True)
+    for problem in problems:
+        print(problem, file=sys.stderr)
     if out is not None:
         parts = subjects.split(
             fractions, stratify=stratify, seed=seed, separate_sites=separate_sites
@@ -88,9 +96,6 @@ def cohort(
         parts.save(out)
         counts = ", ".join(f"{name} {len(part)}" for name, part in parts._asdict().items())
         console.print(f"Rows by part: {counts}; written to {out}")
-    problems = subjects.validate(progress=True)
-    for problem in problems:
-        print(problem, file=sys.stderr)
     if problems:
         raise InputError(f"{len(problems)} problem(s) in {data}, listed above: mend or drop them")
     console.print("Every image was read: no problem found.")

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from augment.cohort import Cohort
 from augment.errors import InputError
 
 
-def load_cohort(data: Path, images: Sequence[str] = ()) -> Cohort:
+def load_cohort(
+    data: Path,
+    images: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
+    codings: Mapping[str, Mapping[str, str]] | None = None,
+) -> Cohort:
     """A BIDS folder, or a table with a column ``NAME_path`` for each image.
 
     Args:
         data: Folder, CSV or TSV.
         images: Names of the images; those that are there by default.
+        columns: Label to the column that holds it, where that has another name.
+        codings: Label to code to meaning, where that is not built in.
     """
     if data.is_dir():
-        return Cohort.from_bids(data, images=tuple(images) or None)
+        return Cohort.from_bids(data, tuple(images) or None, codings=codings, columns=columns)
     if not data.exists():
         raise InputError(f"{data} does not exist; name a BIDS folder or a CSV or TSV table")
-    if images:
-        return Cohort.from_table(data, images={name: f"{name}_path" for name in images})
+    if images or columns or codings:
+        places = {name: f"{name}_path" for name in images or ("md",)}
+        return Cohort.from_table(data, places, codings=codings, columns=columns)
     return Cohort.load(data)
+
+
+def parse_codings(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``["sex:0=F", "sex:1=M"]`` as ``{"sex": {"0": "F", "1": "M"}}``."""
+    codings: dict[str, dict[str, str]] = {}
+    for text in texts:
+        label, colon, rest = text.partition(":")
+        code, equals, meaning = rest.partition("=")
+        if not (label and colon and equals):
+            raise InputError(f"coding {text!r} is not understood; write it as sex:0=F")
+        codings.setdefault(label, {})[code] = meaning
+    return codings

@@ -157,6 +157,27 @@ def test_a_table_that_cannot_be_read_is_one_line(tmp_path, name, content):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a,b\n1,2\n3,4,5\n", r"t\.csv, line 3: 3 fields, but the header has 2"),
+        ("a;b\n1;2\n", r"t\.csv is separated by ;: save it with commas"),
+        ("sex,age,sex\nF,1,M\n", "2 columns named 'sex'"),
+    ],
+)
+def test_a_table_of_another_shape_is_refused(tmp_path, recwarn, content, words):
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(InputError, match=words):
+        bids.read_table(tmp_path / "t.csv")
+    assert not recwarn
+
+
+def test_blanks_empty_rows_and_unnamed_columns_of_a_spreadsheet_are_dropped(tmp_path):
+    (tmp_path / "t.csv").write_text(",id , path,,\n0, 001, a b.nii ,,\n,,,,\n\n1,2\n,,\n")
+    table = bids.read_table(tmp_path / "t.csv")
+    assert table.to_dict("list") == {"id": ["001", "2"], "path": ["a b.nii", ""]}
+
+
 def test_a_description_makes_a_dataset(tmp_path):
     bids.describe(tmp_path, name="phantom", derivative=True)
     content = json.loads((tmp_path / "dataset_description.json").read_text())

@@ -5,7 +5,7 @@ from experiments.calibration import Calibration, run, summarise
 
 def test_it_resumes_and_reports(md_phantom, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.calibration.make_phantom", lambda *a, **k: md_phantom)
-    config = Calibration(tmp_path, ("sex",), (4, 8), 2, 12, 2)
+    config = Calibration(tmp_path, ("sex",), (4, 8), 2, 14, 2)
     rows = run(config)
     assert [(row["used"], row["seed"]) for row in rows] == [(4, 0), (4, 1), (8, 0), (8, 1)]
     results = json.loads((tmp_path / "results.json").read_text())
@@ -17,6 +17,10 @@ def test_it_resumes_and_reports(md_phantom, tmp_path, monkeypatch):
 
     monkeypatch.setattr("experiments.calibration.VolumeClassifier.fit", refuse)
     assert run(config) == rows
+    monkeypatch.undo()
+    monkeypatch.setattr("experiments.calibration.make_phantom", lambda *a, **k: md_phantom)
+    run(Calibration(tmp_path, ("sex",), (4,), 1, 14, 3))
+    assert run(config) == rows  # other settings took nothing away
 
 
 def test_the_interval_holds_the_score_and_chance_is_known():

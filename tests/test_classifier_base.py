@@ -5,6 +5,8 @@ import pytest
 import torch
 import torchio as tio
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import StratifiedGroupKFold, cross_validate
 
 from augment.errors import InputError
 from classifiers.base import VolumeClassifier
@@ -83,3 +85,57 @@ def test_the_network_takes_any_volume_and_trains_every_weight():
     assert logits.shape == (2, 3)
     logits.logsumexp(1).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_what_cannot_be_classified_is_refused(fitted):
+    few = subjects(4)
+    for change, message in (
+        ({"target": "smoker"}, "no 'smoker'; they have"),
+        ({"image": "t1w"}, r"no image 't1w'; it has \['md'\]"),
+        ({"network": "vgg"}, r"allowed are \['compact'\]"),
+        ({"steps": 0}, "1 or more"),
+    ):
+        with pytest.raises(InputError, match=message):
+            VolumeClassifier(**{"steps": 1} | change).fit(few)
+    with pytest.raises(InputError, match="no subjects came"):
+        fitted.predict([])
+    with pytest.raises(InputError, match="was trained on"):
+        fitted.predict(subjects(2, shape=(24, 24, 24)))
+    with pytest.raises(InputError, match="age is a number"):
+        VolumeClassifier("age", steps=1).fit(subjects(4, age=70.0))
+    with pytest.raises(NotFittedError):
+        VolumeClassifier().predict(few)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_with_nan_are_refused(value):
+    broken = subjects(4)
+    broken[1]["md"].data[0, 3, 3, 3] = value
+    with pytest.raises(InputError, match="NaN or Inf"):
+        VolumeClassifier("sex", steps=1, batch_size=4).fit(broken)
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e6])
+def test_the_unit_of_an_image_does_not_matter(factor):
+    train, test = subjects(16), subjects(10, seed=1)
+    for subject in train + test:
+        subject["md"].set_data(subject["md"].data * factor)
+    classifier = VolumeClassifier("sex", steps=30, batch_size=8, shift=0).fit(train)
+    assert classifier.score(test) >= 0.9
+
+
+def test_given_labels_replace_the_subjects_own():
+    some = subjects(8)
+    swapped = ["young" if s["sex"] == "F" else "old" for s in some[:-1]] + [None]
+    classifier = VolumeClassifier("sex", steps=2, batch_size=4).fit(some, swapped)
+    assert list(classifier.classes_) == ["old", "young"]
+
+
+def test_cross_validation_by_person():
+    some = subjects(12)
+    groups = [k // 2 for k in range(12)]
+    y = [s["sex"] for s in some]
+    classifier = VolumeClassifier("sex", steps=20, batch_size=4, shift=0)
+    scores = cross_validate(classifier, some, y, groups=groups, cv=StratifiedGroupKFold(2))
+    assert len(scores["test_score"]) == 2
+    assert np.isfinite(scores["test_score"]).all()

@@ -119,6 +119,35 @@ def test_a_table_with_a_missing_column(tmp_path, capsys):
     one_line(capsys, "md_path", "age")
 
 
+def test_other_columns_and_codes_are_said_on_the_command_line(md_phantom, tmp_path, capsys):
+    image = next(md_phantom.rglob("*.nii.gz"))
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"RID,sex,md_path\n1,0,{image}\n")
+    assert run("cohort", table, "--columns", "subject_id", "RID", "--codings", "sex:0=F") == 0
+    assert run("cohort", table, "--columns", "subject_id", "RID", "--codings", "sex 0 F") == 2
+    one_line(capsys, "write it as sex:0=F")
+
+
+def test_problems_are_listed_even_if_the_split_fails(md_phantom, tmp_path, capsys):
+    image = next(md_phantom.rglob("*.nii.gz"))
+    (tmp_path / "bad.nii.gz").write_bytes(b"no")
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"subject_id,md_path\n1,{image}\n1,{image}\n2,bad.nii.gz\n")
+    assert run("cohort", table, "--out", tmp_path / "split") == 2
+    err = capsys.readouterr().err
+    assert "bad.nii.gz" in err
+    assert "twice" in err
+
+
+@pytest.mark.parametrize(
+    "options", [["--seeds", 0], ["--steps", 0], ["--targets", "smoker"], ["--subjects", 3]]
+)
+def test_a_calibration_that_cannot_be_is_refused_before_it_begins(tmp_path, capsys, options):
+    assert run("experiment", "calibration", tmp_path / "run", *options) == 2
+    one_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_duplicate_subject(md_phantom, tmp_path, capsys):
     image = next(md_phantom.rglob("*.nii.gz"))
     table = tmp_path / "cohort.csv"

@@ -264,13 +264,22 @@ class TestTable:
         with pytest.raises(InputError, match="No such file"):
             Cohort.load(tmp_path / "cohort.tsv")
         write(tmp_path, {"cohort.tsv": ["participant_id age", "1 2"]})
-        with pytest.raises(InputError, match="no saved cohort; it has only participant_id, age"):
+        with pytest.raises(
+            InputError, match=r"it has participant_id, age; add .* md_path.*from_table"
+        ):
             Cohort.load(tmp_path / "cohort.tsv")
 
     def test_an_empty_cohort_is_saved_and_loaded(self, tmp_path):
         empty = many().where(site="nowhere")
         empty.save(tmp_path / "empty.tsv")
         assert len(Cohort.load(tmp_path / "empty.tsv")) == 0
+
+    def test_a_choice_between_columns_survives_saving(self, tmp_path):
+        (tmp_path / "t.csv").write_text("subject,sex,gender,md\n1,M,female,a.nii\n")
+        chosen = {"sex": "sex"}
+        cohort = Cohort.from_table(tmp_path / "t.csv", {"md": "md"}, columns=chosen)
+        cohort.save(tmp_path / "cohort.tsv")
+        assert column(Cohort.load(tmp_path / "cohort.tsv"), "sex") == ["M"]
 
     def test_where(self):
         cohort = many()
@@ -337,6 +346,11 @@ class TestSubjects:
         with pytest.raises(InputError, match=r"1 of 3 image files are absent.*b.nii"):
             cohort.subjects()
 
+    def test_a_path_of_windows_is_explained(self, cohort):
+        windows = Cohort(cohort.table.assign(md_path="maps\\a.nii"))
+        with pytest.raises(InputError, match="a backslash is no separator here"):
+            windows.subjects()
+
     def test_duplicates_can_be_made_but_not_used(self, cohort):
         twice = Cohort(pd.concat([cohort.table, cohort.table[:1]]))
         for use in (twice.subjects, twice.split):
@@ -396,6 +410,12 @@ class TestSplit:
     def test_strata_are_not_needed(self):
         assert [len(part.subject_keys) for part in many().split(stratify=())] == [42, 9, 9]
 
+    def test_one_name_is_taken_for_a_list_of_one(self, tmp_path):
+        one, listed = many().split(stratify="sex"), many().split(stratify=["sex"])
+        assert one.test.subject_keys == listed.test.subject_keys
+        write(tmp_path, {MD.format(1): None})
+        assert Cohort.from_bids(tmp_path, images="md").images == ("md",)
+
     def test_three_subjects_are_enough(self):
         assert [len(part.subject_keys) for part in many(3).split()] == [1, 1, 1]
 
@@ -407,6 +427,7 @@ class TestSplit:
             ({"fractions": (0.8, 0.3, 0.1)}, "sum to"),
             ({"fractions": (np.nan, 0.5, 0.5)}, "three numbers"),
             ({"stratify": ("group",)}, "no column 'group'"),
+            ({"seed": -1}, "seed -1 is negative"),
         ],
     )
     def test_what_does_not_fit_is_refused(self, options, reason):
@@ -432,4 +453,10 @@ class TestSplit:
         split.save(tmp_path)
         split.train.save(tmp_path / "val.tsv")
         with pytest.raises(InputError, match=r"is in val.tsv and in another part"):
+            Split.load(tmp_path)
+
+    def test_a_subject_in_two_parts_without_a_dataset_is_refused(self, tmp_path):
+        for name, subject in {"train": "1", "val": "2", "test": "1"}.items():
+            write(tmp_path, {f"{name}.tsv": ["subject_id md_path", f"{subject} a.nii"]})
+        with pytest.raises(InputError, match=r"sub-1 is in test.tsv and in another part"):
             Split.load(tmp_path)

@@ -1,5 +1,7 @@
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from augment.conditions import LabelSpace, parse_label
@@ -37,6 +39,13 @@ def test_codings_win_over_the_built_in_ones():
     assert parse_label("sex", "1", {"1": "F"}) == "F"
 
 
+def test_targets_of_codings_go_through_the_table():
+    assert parse_label("sex", np.float32(1), {"1": "female"}) == "F"
+    assert parse_label("sex", "9", {"9": "n/a"}) is None
+    with pytest.raises(InputError, match=r"codings={'sex': {'1': 'banana'}}.*allowed are F, M"):
+        parse_label("sex", 1, {"1": "banana"})
+
+
 @pytest.fixture
 def space() -> LabelSpace:
     rows = [
@@ -63,7 +72,7 @@ def test_codes_of_present_and_missing_labels(space):
 
 
 @pytest.mark.parametrize(
-    "labels", [{"sex": "X"}, {"age": 90}, {"hand": "left"}, {"diagnosis": "MCI"}]
+    "labels", [{"sex": "X"}, {"age": 90}, {"age": "old"}, {"hand": "left"}, {"diagnosis": "MCI"}]
 )
 def test_labels_outside_the_space_are_refused(space, labels):
     with pytest.raises(InputError, match="space"):
@@ -73,3 +82,23 @@ def test_labels_outside_the_space_are_refused(space, labels):
 def test_a_label_that_nobody_has_is_refused():
     with pytest.raises(InputError, match="no subject has the label 'age'"):
         LabelSpace.from_labels([{"sex": "F"}], ("age",))
+
+
+@pytest.mark.parametrize("sex", ["X", 1])
+def test_a_category_that_is_not_ours_makes_no_space(sex):
+    with pytest.raises(InputError, match=r"sex '[X1]' is not known; allowed are F, M"):
+        LabelSpace.from_labels([{"sex": sex}], ("sex",))
+
+
+def test_numbers_of_numpy_are_numbers():
+    ages = [np.int64(20), np.float32(60), 40]
+    space = LabelSpace.from_labels([{"age": age} for age in ages], ("age",))
+    assert space.ranges == {"age": (20.0, 60.0)}
+    assert space.encode({"age": np.float32(40)}) == {"age": 0.5}
+
+
+@pytest.mark.parametrize("missing", [None, "", math.nan, np.float16("nan"), pd.NA])
+def test_every_way_to_be_missing(space, missing):
+    assert space.encode({"sex": missing})["sex"] == 2
+    assert math.isnan(space.encode({"age": missing})["age"])
+    assert parse_label("sex", missing) is None

@@ -1,4 +1,5 @@
 import json
+import math
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +24,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a\.bin'"):
         files.write_bytes(tmp_path / "a.bin", b"x" * 100)
     assert not any(tmp_path.iterdir())
 
@@ -31,6 +32,13 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
 def test_json_takes_arrays_and_numbers_of_numpy(tmp_path):
     files.write_json(tmp_path / "a.json", {"a": np.arange(2), "b": np.float32(0.5)})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [0, 1], "b": 0.5}
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path):
+    content = {"a": [math.inf, {"b": (math.nan, 1.5)}], "c": np.array([np.nan, 2]), "d": "NaN"}
+    files.write_json(tmp_path / "a.json", {**content, "e": np.float32("nan")})
+    read = json.loads((tmp_path / "a.json").read_text())
+    assert read == {"a": [None, {"b": [None, 1.5]}], "c": [None, 2], "d": "NaN", "e": None}
 
 
 def test_tables_write_missing_values_as_bids_does(tmp_path):

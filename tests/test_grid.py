@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from augment.errors import InputError
 from augment.grid import Grid, resample, template, template_on
 
 
@@ -52,3 +53,9 @@ def test_grids_survive_json():
     grid = Grid.mni(5.0)
     assert Grid.from_dict(grid.to_dict()) == grid
     assert grid != Grid.mni(4.0)
+
+
+@pytest.mark.parametrize("spacing", [0, -4, float("nan"), float("inf")])
+def test_a_spacing_that_makes_no_grid_is_refused(spacing):
+    with pytest.raises(InputError, match="give more than 0"):
+        Grid.mni(spacing)

@@ -30,7 +30,14 @@ def test_columns_have_aliases_in_any_case(column, label):
     assert list(read(column, ["1"] if label != "diagnosis" else ["AD"]).columns) == [label]
 
 
-def test_the_first_alias_wins_and_the_other_column_is_kept():
+def test_two_columns_for_one_label_need_a_choice():
+    table = pd.DataFrame({"Gender": ["F"], "sex": ["M"]})
+    with pytest.raises(InputError, match=r"'Gender' and 'sex' all tell sex; .*columns="):
+        canonical(table, {}, {}, {})
+    assert list(canonical(table, {}, {"sex": "Gender"}, {})["sex"]) == ["F"]
+
+
+def test_the_diagnosis_of_the_visit_goes_before_that_at_baseline():
     table = pd.DataFrame({"DX_bl": ["CN"], "DX": ["Dementia"]})
     labels = canonical(table, {}, {}, {})
     assert labels.to_dict("list") == {"DX_bl": ["CN"], "diagnosis": ["AD"]}
@@ -67,6 +74,13 @@ def test_codings_win_over_levels():
     levels = {"sex": {"0": "male"}}
     labels = read("sex", ["0"], codings={"sex": {0: "F"}}, levels=levels)
     assert list(labels["sex"]) == ["F"]
+
+
+def test_targets_of_codings_are_understood_like_labels():
+    codings = {"sex": {"1.0": "female", 2: "man", "9": "n/a"}}
+    assert list(read("sex", ["1", "2.0", "9"], codings)["sex"]) == ["F", "M", ""]
+    with pytest.raises(InputError, match=r"codings=.*'banana'.*allowed are F, M"):
+        read("sex", ["1"], {"sex": {"1": "banana"}})
 
 
 def test_an_unknown_label_is_refused_with_the_allowed_ones():

@@ -8,7 +8,7 @@ import pytest
 from augment.cohort import Cohort
 from augment.errors import InputError
 from augment.grid import Grid, template_on
-from augment.phantom import make_phantom
+from augment.phantom import dataset, make_phantom
 from augment.phantom.md import dwi, gradients, mean_diffusivity
 from augment.phantom.population import person
 
@@ -51,18 +51,34 @@ def test_the_truth_is_beside_the_data(md_phantom):
     assert latent["ventricles_ml"] > 0
 
 
-def test_an_unfinished_cohort_is_taken_up_again(md_phantom, tmp_path, monkeypatch):
+def test_a_broken_off_cohort_has_its_labels_and_can_be_finished(md_phantom, tmp_path, monkeypatch):
     out = tmp_path / "md"
+    whole = dataset.md.mean_diffusivity
 
-    def stop(*args):
-        raise KeyboardInterrupt
+    def stop(anatomy, who, maps, rng):
+        if who.subject_id == "B0005":
+            raise KeyboardInterrupt
+        return whole(anatomy, who, maps, rng)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("augment.phantom.dataset._write_tables", stop)
+        patch.setattr(dataset.md, "mean_diffusivity", stop)
         make_phantom(out, "md", subjects=12, seed=3, spacing=8.0)
     assert not list(out.rglob("*.tmp"))
+    begun = Cohort.from_bids(out)
+    assert set(begun.table["sex"]) <= {"F", "M"}
     make_phantom(out, "md", subjects=12, seed=3, spacing=8.0)
     assert digest(out) == digest(md_phantom)
+
+
+def test_a_finished_cohort_is_left_alone_unless_an_image_is_gone(md_phantom, tmp_path):
+    out = make_phantom(tmp_path / "md", "md", subjects=2, seed=3, spacing=8.0)
+    image = next(out.rglob("*.nii.gz"))
+    made = image.stat().st_mtime_ns
+    make_phantom(out, "md", subjects=2, seed=3, spacing=8.0)
+    assert image.stat().st_mtime_ns == made
+    image.unlink()
+    make_phantom(out, "md", subjects=2, seed=3, spacing=8.0)
+    assert image.exists()
 
 
 @pytest.mark.parametrize(
@@ -88,6 +104,10 @@ def test_a_folder_with_other_content_is_left_alone(md_phantom, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
         make_phantom(tmp_path, "md", subjects=2)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "truth.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a phantom made with None"):
+        make_phantom(tmp_path / "other", "md", subjects=2)
     with pytest.raises(InputError, match="is a file"):
         make_phantom(tmp_path / "notes.txt", "md", subjects=2)
 
@@ -110,6 +130,13 @@ def test_the_fast_fit_is_the_tensor_fit(anatomy):
 def test_gradient_directions_weigh_every_axis_alike():
     moment = gradients().T @ gradients() / len(gradients())
     np.testing.assert_allclose(moment, np.eye(3) / 3, atol=1e-12)
+
+
+def test_one_pair_has_no_mean_to_be_compared_with(tmp_path):
+    out = make_phantom(tmp_path / "one", "paired", subjects=1, spacing=12.0)
+    assert (
+        json.loads((out / "truth.json").read_text())["prediction_from_the_other_modality"] is None
+    )
 
 
 def test_paired_modalities_share_something_but_not_all(paired_phantom):

@@ -20,6 +20,8 @@ def test_the_two_sites_see_different_people():
     assert {p.diagnosis for p in clinic} == {"NC", "MCI", "AD"}
     assert min(p.age for p in community) < 25
     assert min(p.age for p in clinic) >= 55
+    ratio = abs(community[0].shape.sex_warp / clinic[0].shape.sex_warp)
+    assert ratio > 1.1
     assert np.mean([p.gain for p in clinic]) > np.mean([p.gain for p in community]) + 0.02
 
 

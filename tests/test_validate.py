@@ -67,13 +67,18 @@ def test_a_good_image_has_no_problem(tmp_path):
     assert check(save(tmp_path / "c.nii.gz", bold()), image="bold") == []
 
 
-def test_a_row_without_image_has_no_problem():
-    assert check("") == []
+def test_an_image_may_be_absent_where_the_row_has_another(tmp_path):
+    path = str(save(tmp_path / "a.nii", md()))
+    table = pd.DataFrame({"subject_id": ["1"], "md_path": [path], "t1w_path": [""]})
+    assert Cohort(table).validate() == []
 
 
 class TestFiles:
     def test_absent(self, place):
         assert "the file is absent" in the_one(check(place))
+
+    def test_a_backslash_is_no_separator(self):
+        assert "a backslash is no separator here" in the_one(check("maps\\a.nii"))
 
     def test_empty(self, place):
         place.touch()
@@ -302,6 +307,18 @@ class TestRepetitionTime:
 
 
 class TestRows:
+    def test_no_image(self):
+        assert the_one(check("")) == "no image; name one or drop the row"
+
+    def test_no_rows(self):
+        assert str(check()[0]).startswith("the cohort has no rows; ")
+
+    def test_contradictory_sex(self, tmp_path):
+        path = str(save(tmp_path / "a.nii", md()))
+        sexes = {"sex": ["F", "", "M"], "session_id": ["a", "b", "c"]}
+        table = pd.DataFrame({"subject_id": "1", "md_path": path, **sexes})
+        assert "sex is F in one row and M in another" in the_one(Cohort(table).validate())
+
     def test_a_repeated_session(self, tmp_path):
         path = str(save(tmp_path / "a.nii", md()))
         table = pd.DataFrame(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,9 @@ from augment.phantom.population import SITES, person
 
 KINDS = {"md": 4.0, "task": 6.0, "paired": 6.0}
 """Kinds of phantom, and the voxel side in mm that each has by default."""
+
+IMAGES = {"md": 1, "task": 2 * len(task.TASKS), "paired": 2}
+"""Images of a subject."""
 
 COLUMNS = {
     "age": {"Description": "Age in years", "Units": "year"},
@@ -40,6 +42,8 @@ class PhantomConfig:
     seed: int
     spacing: float
     site: str
+    version: int = 1
+    """Of the population and the scanners; grows when equal arguments give other images."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -73,8 +77,9 @@ def make_phantom(
 ) -> Path:
     """Make a labelled cohort whose truth is known, as a BIDS derivative.
 
-    The same arguments give the same bytes, and subject k is the same in a cohort of any size. An
-    unfinished cohort is taken up again; a finished one is left as it is.
+    The same arguments give the same bytes, and subject k is the same in a cohort of any size. A
+    finished cohort is left as it is; an unfinished one is made again from the start. Its labels are
+    written first, so that what was finished can be used.
 
     Args:
         out: Folder to make.
@@ -102,9 +107,11 @@ def make_phantom(
         return folder
     files.write_json(folder / "truth.json", {"config": asdict(config), "complete": False})
     bids.describe(folder, name=f"phantom-{kind}-seed{seed}", derivative=True)
+    _write_tables(folder, config)
+    if progress:
+        print("Reading the template ...", flush=True)
     anatomy = Anatomy(Grid.mni(config.spacing))
     scanner = paired.PairedScanner(anatomy) if kind == "paired" else None
-    score = paired.IdealScore(anatomy)
 
     def make(site: str, index: int) -> tuple[dict[str, Any], Any]:
         who, rng = person(seed, site, index)
@@ -130,12 +137,11 @@ def make_phantom(
         truths = []
         for truth, images in track(results, f"Phantom {kind}", subjects, disable=not progress):
             truths.append(truth)
-            if images is not None:
-                score.add(*images)
-    _write_tables(folder, config, truths)
+            if scanner is not None:
+                scanner.score.add(*images)
     content: dict[str, Any] = {"config": asdict(config), "complete": True}
-    if kind == "paired":
-        content["prediction_from_the_other_modality"] = score.result()
+    if scanner is not None:
+        content["prediction_from_the_other_modality"] = scanner.score.result()
     content["subjects"] = {truth.pop("subject_id"): truth for truth in truths}
     files.write_json(folder / "truth.json", content)
     return folder
@@ -154,27 +160,30 @@ def _is_complete(folder: Path, config: PhantomConfig) -> bool:
                 f"{folder} holds other files; name an empty or new folder for the phantom"
             )
         return False
-    truth = json.loads(record.read_text())
-    if truth["config"] != asdict(config):
+    truth = bids.read_json(record)
+    if truth.get("config") != asdict(config):
         raise InputError(
-            f"{folder} holds a phantom made with {truth['config']}; "
+            f"{folder} holds a phantom made with {truth.get('config')}; "
             "name another folder, or delete that one first"
         )
-    return bool(truth["complete"])
+    images = sum(1 for _ in folder.glob("sub-*/*/*.nii.gz"))
+    return bool(truth["complete"]) and images == config.subjects * IMAGES[config.kind]
 
 
-def _write_tables(folder: Path, config: PhantomConfig, truths: list[dict[str, Any]]) -> None:
+def _write_tables(folder: Path, config: PhantomConfig) -> None:
+    """Write the labels, and the metadata that all images share."""
     import pandas as pd
 
+    people = [person(config.seed, *who)[0] for who in config.people()]
     rows = [
         {
-            "participant_id": f"sub-{truth['subject_id']}",
-            "site": truth["site"],
-            "age": truth["age"],
-            "sex": truth["sex"],
-            "diagnosis": truth["diagnosis"],
+            "participant_id": f"sub-{who.subject_id}",
+            "site": who.site,
+            "age": who.age,
+            "sex": who.sex,
+            "diagnosis": who.diagnosis,
         }
-        for truth in truths
+        for who in people
     ]
     files.write_table(folder / "participants.tsv", pd.DataFrame(rows))
     files.write_json(folder / "participants.json", COLUMNS)

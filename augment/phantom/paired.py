@@ -41,6 +41,7 @@ class PairedScanner:
         # Which regions the disease changes, and how much: a fact of the population.
         rng = np.random.default_rng(105)
         self.pattern = np.where(rng.random(len(self.regions)) < 0.2, 1.0, 0.0)
+        self.score = IdealScore(anatomy)
         self.courses = 1 + 0.3 * np.cos(np.linspace(0, np.pi, SEGMENTS))
 
     def draw(
@@ -114,13 +115,18 @@ class IdealScore:
             self._squares[name] += float((inside**2).mean())
             self._errors[name] += float(((inside - ideal[name][self._mask]) ** 2).mean())
 
-    def result(self) -> dict[str, dict[str, float]]:
-        """PSNR in dB by predicted modality; the mean volume's error is that on a new subject."""
+    def result(self) -> dict[str, dict[str, float]] | None:
+        """PSNR in dB by predicted modality; the mean volume's error is that on a new subject.
+
+        One subject has no mean volume to be compared with, and so no score.
+        """
         scores = {}
+        n = self._count
+        if n < 2:
+            return None
         for name in self._sum:
-            n = self._count
             around = self._squares[name] / n - float(((self._sum[name] / n) ** 2).mean())
-            mean_error = around * (n + 1) / max(n - 1, 1)
+            mean_error = around * (n + 1) / (n - 1)
             scores[name] = {
                 "range": RANGE,
                 "psnr_mean_volume": _psnr(mean_error),

@@ -26,13 +26,17 @@ class Site:
     """Calibration of the gradients: measured diffusivity over the true one."""
     snr: float
     """Signal to noise of grey matter without diffusion weighting, in 4 mm voxels."""
+    sex_effect: float
+    """Strength of the average difference between the sexes; populations differ in it."""
+    age_effect: float
+    """Pace of biological ageing: the community is healthier than a clinic's patients."""
 
 
 SITES = {
     # A lifespan study of the community, like Cam-CAN: adults of all ages, no diagnosis.
-    "A": Site((18, 88), {}, 1.0, 32.0),
+    "A": Site((18, 88), {}, 1.0, 32.0, 1.2, 0.8),
     # A memory clinic, like ADNI: older people with and without impairment, another scanner.
-    "B": Site((55, 90), {"NC": 0.4, "MCI": 0.3, "AD": 0.3}, 1.03, 24.0),
+    "B": Site((55, 90), {"NC": 0.4, "MCI": 0.3, "AD": 0.3}, 1.03, 24.0, 1.0, 1.0),
 }
 
 
@@ -71,14 +75,14 @@ def person(seed: int, site: str, index: int) -> tuple[Person, np.random.Generato
     where = SITES[site]
     rng = np.random.default_rng([seed, ord(site), index])
     sex = "FM"[rng.integers(2)]
-    male = 1.0 if sex == "M" else -1.0
+    male = where.sex_effect * (1.0 if sex == "M" else -1.0)
     age = float(np.round(rng.uniform(*where.ages), 1))
     diagnosis = None
     if where.diagnoses:
         diagnosis = str(rng.choice(list(where.diagnoses), p=list(where.diagnoses.values())))
     stage = {None: 0.0, "NC": 0.0, "MCI": 0.9, "AD": 1.9}[diagnosis]
     severity = stage + 0.5 * rng.standard_normal()
-    ageing = (age - 55) / 20 + 0.35 * rng.standard_normal()
+    ageing = where.age_effect * (age - 55) / 20 + 0.35 * rng.standard_normal()
     # Ventricles and hippocampi share part of their variation, as in people (r about -0.6).
     shared, own_v, own_h, own_c = rng.standard_normal(4)
     shape = Shape(
