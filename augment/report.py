@@ -108,7 +108,7 @@ def rich_table(table: pd.DataFrame, *, title: str = "") -> Table:
 
     result = Table(title=title, title_justify="left")
     for column in table.columns:
-        result.add_column(str(column))
+        result.add_column(str(column), overflow="fold")
     for row in table.map(_show).itertuples(index=False):
         result.add_row(*row)
     return result
