@@ -33,13 +33,13 @@ def foundation(subjects: int, indexed: int, out: Path | None) -> list[dict[str, 
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        first = _seconds(make_phantom, folder / "first", "md", subjects=1)
+        rows.append(_row("phantom md, the first subject, with reading the template", first))
         for kind in ("md", "task", "paired"):
-            few, many = 1, max(2, subjects // 10 if kind == "task" else subjects)
-            start = _seconds(make_phantom, folder / f"{kind}1", kind, subjects=few)
+            many = max(2, subjects // 10 if kind == "task" else subjects)
+            one = _seconds(make_phantom, folder / f"{kind}1", kind, subjects=1)
             whole = _seconds(make_phantom, folder / f"{kind}2", kind, subjects=many)
-            # The difference of two runs leaves the reading of the template out.
-            rows.append(_row(f"phantom {kind}, a subject", (whole - start) / (many - few)))
-            rows.append(_row(f"phantom {kind}, start", start))
+            rows.append(_row(f"phantom {kind}, a further subject", (whole - one) / (many - 1)))
         tree = folder / "tree"
         for k in range(indexed):
             place = tree / f"sub-{k:06d}" / "dwi"

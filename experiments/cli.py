@@ -230,7 +230,7 @@ def calibration(
     run(Calibration(out, targets, sizes, seeds, subjects, steps), dry_run=dry_run)
 
 
-def foundation(subjects: int = 20, indexed: int = 100_000, out: Path | None = None) -> None:
+def foundation(subjects: int = 80, indexed: int = 100_000, out: Path | None = None) -> None:
     """Time the phantom, the BIDS index and the imports on this machine.
 
     Args:

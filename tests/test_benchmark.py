@@ -12,7 +12,8 @@ def test_figures_are_named_kept_and_positive(tmp_path, monkeypatch):
     kept = json.loads((tmp_path / "figures.json").read_text())
     assert kept["rows"] == rows
     assert "cores" in kept["machine"]
-    assert made == [("md", 1), ("md", 20), ("task", 1), ("task", 2), ("paired", 1), ("paired", 20)]
+    pairs = [("md", 1), ("md", 20), ("task", 1), ("task", 2), ("paired", 1), ("paired", 20)]
+    assert made == [("md", 1), *pairs]
     seconds = {row["what"]: row["seconds"] for row in rows}
     assert seconds["Cohort.from_bids, 5 subjects"] > 0
     assert seconds["import augment"] > 0
