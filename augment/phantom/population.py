@@ -83,7 +83,7 @@ def person(seed: int, site: str, index: int) -> tuple[Person, np.random.Generato
     stage = {None: 0.0, "NC": 0.0, "MCI": 0.9, "AD": 1.9}[diagnosis]
     severity = stage + 0.5 * rng.standard_normal()
     ageing = where.age_effect * (age - 55) / 20 + 0.35 * rng.standard_normal()
-    # Ventricles and hippocampi share part of their variation, as in people (r about -0.6).
+    # Ventricles and hippocampi share part of their variation, as in people (r -0.49 at site B).
     shared, own_v, own_h, own_c = rng.standard_normal(4)
     shape = Shape(
         size=float(0.965 + 0.014 * male + 0.022 * rng.standard_normal()),
