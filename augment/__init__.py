@@ -5,13 +5,23 @@ from typing import Any
 
 _HOMES = {
     "Cohort": "augment.cohort",
+    "CompleteModality": "augment.transforms",
+    "FillMissing": "augment.transforms",
+    "GeneratorKFold": "augment.folds",
     "Grid": "augment.grid",
     "InputError": "augment.errors",
     "LabelSpace": "augment.conditions",
+    "LeakageError": "augment.errors",
     "Problem": "augment.validate",
+    "RandomSynthetic": "augment.transforms",
+    "SampleBank": "augment.bank",
     "Split": "augment.cohort",
+    "Synthetic": "augment.transforms",
+    "SyntheticSampler": "augment.mixing",
     "TiledMDSampler": "augment.samplers.tiled_md",
+    "TimeConsistent": "augment.transforms",
     "make_phantom": "augment.phantom",
+    "mix": "augment.mixing",
 }
 
 __all__ = sorted(_HOMES)

@@ -1,11 +1,28 @@
 """Errors that a user can act on."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """Bad input, told in one line: what came, what is allowed and what to do next.
 
     The command line prints the line and ends with exit code 2.
     """
+
+
+class LeakageError(InputError):
+    """Subjects that shall judge a model have had a part in its making.
+
+    Args:
+        message: The line for the user, which names them.
+        subjects: All of them, as (dataset, subject_id).
+    """
+
+    def __init__(self, message: str, subjects: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.subjects = tuple(subjects)
 
 
 class TrainingError(RuntimeError):

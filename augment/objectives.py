@@ -5,7 +5,9 @@ sample x to noise n,
 
     x_t = (1 - t) x + t n,        minimise  || v(x_t, t, y) - (n - x) ||²,
 
-with t logit-normal, so that training dwells where the path is hard (Esser et al. 2024).
+with t logit-normal, so that training dwells where the path is hard (Esser et al. 2024), but moved
+towards noise and spread wide: patterns that span a brain are many times as strong as the noise and
+are decided near t = 1, grain is decided near t = 0.
 
 Noise prediction (Ho et al. 2020) with a variance-preserving schedule,
 
@@ -26,6 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from augment.nn.labels import drop_labels
+
+SHIFT, SPREAD = 1.5, 1.5
+"""Mean and standard deviation of the logit of t."""
 
 Batch = Mapping[str, Any]
 Generators = Sequence[torch.Generator]
@@ -75,13 +80,13 @@ class _Denoising:
 
 
 class FlowMatching(_Denoising):
-    """Velocity of the straight path from data to noise, t logit-normal."""
+    """Velocity of the straight path from data to noise."""
 
     def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
         """Mean squared error of the velocity over a batch ``{"latents", "labels"}``."""
         clean = batch["latents"]
-        time = torch.stack([torch.randn((), generator=g) for g in generators]).sigmoid()
-        time = time.to(clean)
+        normal = torch.stack([torch.randn((), generator=g) for g in generators])
+        time = (SHIFT + SPREAD * normal).sigmoid().to(clean)
         noise = noise_like(clean, generators)
         t = time.reshape(-1, *[1] * (clean.ndim - 1))
         noisy = (1 - t) * clean + t * noise
@@ -126,6 +131,32 @@ class NoisePrediction(_Denoising):
         snr = alpha / (1 - alpha)
         weight = snr.clamp_max(self.most) / snr
         return self._mean(weight * (predicted.float() - noise) ** 2)
+
+
+class Autoencoding:
+    """Images through a narrow, noisy code and back (beta-VAE, Higgins et al. 2017).
+
+        mean (x' - x)² + kl mean KL( N(mu, sigma²) || N(0, 1) )
+
+    Squares: with absolute errors instead, 700 steps on slices of MD left held-out errors (root mean
+    square) 30 % larger, and a penalty on the errors of edges made them larger still.
+
+    Args:
+        network: ``network(images, generators)`` gives the images as it sees them, what it makes of
+            them, and mean and log-variance of the code, as :class:`SliceAutoencoder` does.
+        kl: Weight of the divergence of the code, a mean over its elements.
+    """
+
+    def __init__(self, network: nn.Module, kl: float = 1e-5) -> None:
+        self.networks = {"autoencoder": network}
+        self.kl = kl
+
+    def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
+        """Mean loss over a batch ``{"images"}`` of (B, 1, h, w)."""
+        seen, again, mean, logvar = self.networks[name](batch["images"], generators)
+        mean, logvar = mean.float(), logvar.float()
+        divergence = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        return ((again.float() - seen) ** 2).mean() + self.kl * divergence
 
 
 def noise_like(samples: Tensor, generators: Generators) -> Tensor:

@@ -176,11 +176,11 @@ class _Training:
         prepared = [accelerator.prepare(self.objective.networks[name]) for name in names]
         self.objective.networks.update(zip(names, prepared, strict=True))
         self.optimisers = {
-            name: torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay)
-            for name, network in self.objective.networks.items()
+            name: torch.optim.AdamW(self._trained(name), weight_decay=config.weight_decay)
+            for name in names
         }
         self.averages = {
-            name: EMAModel(self._bare(name).parameters(), decay=config.ema_decay) for name in names
+            name: EMAModel(self._trained(name), decay=config.ema_decay) for name in names
         }
         for average in self.averages.values():
             average.to(accelerator.device)
@@ -241,7 +241,7 @@ class _Training:
                 group["lr"] = learning_rate(config, step)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            self.averages[name].step(self._bare(name).parameters())
+            self.averages[name].step(self._trained(name))
         return losses, waited
 
     def _share(self, step: int, micro: int) -> tuple[Batch, list[int]]:
@@ -280,7 +280,7 @@ class _Training:
             generators = sample_generators(_mix(config.seed, 3), 0, numbers)
             with accelerator.autocast():
                 loss = self.objective.loss(name, batch, generators)
-            total += torch.stack([loss * len(numbers), torch.tensor(float(len(numbers)))])
+            total += len(numbers) * torch.stack([loss, torch.ones_like(loss)])
         network.train()
         total = accelerator.reduce(total, "sum")
         loss_value = float(total[0] / total[1])
@@ -361,7 +361,7 @@ class _Training:
             self._load_weights(load_file(self.folder / "best.safetensors"))
         else:
             for name, average in self.averages.items():
-                average.copy_to(self._bare(name).parameters())
+                average.copy_to(self._trained(name))
         return Trained(
             step=self.config.steps,
             best_step=self.best["step"] or self.config.steps,
@@ -374,26 +374,36 @@ class _Training:
         module: torch.nn.Module = self.accelerator.unwrap_model(self.objective.networks[name])
         return module
 
+    def _trained(self, name: str) -> list[torch.nn.Parameter]:
+        """Parameters that are optimised and averaged; those of a frozen base are not."""
+        return [p for p in self._bare(name).parameters() if p.requires_grad]
+
+    def _frozen(self, name: str) -> set[str]:
+        """Names of the others. They never change, so checkpoints do not hold them."""
+        return {k for k, p in self._bare(name).named_parameters() if not p.requires_grad}
+
     def _swap_in(self) -> None:
         for name, average in self.averages.items():
-            average.store(self._bare(name).parameters())
-            average.copy_to(self._bare(name).parameters())
+            average.store(self._trained(name))
+            average.copy_to(self._trained(name))
 
     def _swap_out(self) -> None:
         for name, average in self.averages.items():
-            average.restore(self._bare(name).parameters())
+            average.restore(self._trained(name))
 
     def _weights(self) -> dict[str, Tensor]:
-        return {
-            f"{name}/{key}": value.detach().cpu().contiguous()
-            for name in self.objective.networks
-            for key, value in self._bare(name).state_dict().items()
-        }
+        weights = {}
+        for name in self.objective.networks:
+            frozen = self._frozen(name)
+            for key, value in self._bare(name).state_dict().items():
+                if key not in frozen:
+                    weights[f"{name}/{key}"] = value.detach().cpu().contiguous()
+        return weights
 
     def _load_weights(self, weights: dict[str, Tensor]) -> None:
         for name in self.objective.networks:
             own = {k.split("/", 1)[1]: v for k, v in weights.items() if k.startswith(f"{name}/")}
-            self._bare(name).load_state_dict(own)
+            self._bare(name).load_state_dict(own, strict=not self._frozen(name))
 
     def _averaged(self) -> dict[str, Tensor]:
         return {

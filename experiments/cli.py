@@ -155,6 +155,11 @@ def train_md(
     preset: Literal["demo", "tiny", "base", "paper"] = "tiny",
     steps: int | None = None,
     batch_size: int | None = None,
+    objective: Literal["flow", "noise"] | None = None,
+    pretrained: str | None = None,
+    autoencoder: str | None = None,
+    channels: int | None = None,
+    lora_rank: int | None = None,
     seed: int = 0,
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
@@ -164,23 +169,42 @@ def train_md(
         data: Training subjects only: train.tsv of a split, or a BIDS folder.
         out: Folder for the sampler.
         validation: Subjects that choose the best step: val.tsv of the same split.
-        preset: demo (90 s on two cores), tiny (20 to 30 minutes), base (a GPU, hours) or paper.
-        steps: Optimiser steps. Default: the preset's.
-        batch_size: Subjects of a step. Default: the preset's.
+        preset: demo (90 s on two cores), tiny (20 to 30 minutes), base (a GPU, hours) or paper,
+            which fine-tunes facebook/DiT-XL-2-256. What follows changes a preset; None keeps it.
+        steps: Optimiser steps.
+        batch_size: Subjects of a step.
+        objective: flow (velocity, Euler's method) or noise (as published DiTs, DPM-Solver++).
+        pretrained: DiT to start from: a folder, or NAME or NAME@REVISION on the Hugging Face hub.
+        autoencoder: basis (closed form), kl (trained first), or a pretrained AutoencoderKL, named
+            as above.
+        channels: Latent channels of basis or kl.
+        lora_rank: Above 0, train low-rank updates of the pretrained DiT instead of all of it.
         seed: Decides the first weights, the order and the noise.
         dry_run: Say what would be done and how long it would take, and stop.
     """
     from experiments.sampling import train_md as run
 
-    run(data, out, validation, preset, steps, batch_size, seed, dry_run)
+    training = {"steps": steps, "batch_size": batch_size, "seed": seed}
+    model = {
+        "objective": objective,
+        "pretrained": pretrained,
+        "autoencoder": autoencoder,
+        "channels": channels,
+        "lora_rank": lora_rank,
+    }
+    run(data, out, validation, preset, training, model, dry_run)
 
 
 def generate(
     sampler: Path,
     out: Path,
     /,
-    count: int,
+    count: int | None = None,
     labels: dict[str, str] | None = None,
+    quota: Literal["grid", "like", "balance", "deconfound"] = "grid",
+    like: Path | None = None,
+    target: str = "diagnosis",
+    by: tuple[str, ...] = ("age", "sex", "site"),
     seed: int = 0,
     steps: int = 20,
     guidance: float = 1.0,
@@ -190,16 +214,39 @@ def generate(
     Args:
         sampler: Folder that `neuromix train` has filled.
         out: Folder for the dataset.
-        count: How many subjects.
-        labels: What all of them shall be, as: --labels sex F diagnosis AD. Other labels are drawn:
-            categories in turn, ages evenly over the training range.
+        count: How many subjects. balance and deconfound can do without: just enough.
+        labels: What all of them shall be, as: --labels sex F diagnosis AD. For quota grid.
+        quota: Where other labels come from. grid: categories in turn, ages evenly over the training
+            range. The others read --like. like: the labels of random subjects. balance: what makes
+            the classes of the target equal in real and synthetic together. deconfound: what makes
+            the target independent of other labels in real and synthetic together.
+        like: The real training subjects, a table or a BIDS folder.
+        target: Label that is balanced or deconfounded.
+        by: Labels that deconfound frees the target of.
         seed: Decides the draws; sample k is the same in a dataset of any size.
         steps: Of the sampler; 10 to 20 are enough.
         guidance: Above 1, labels show more than in nature; past about 3 it distorts.
     """
     from experiments.sampling import generate as run
 
-    run(sampler, out, count, labels or {}, seed, steps, guidance)
+    run(sampler, out, count, labels or {}, quota, like, target, by, seed, steps, guidance)
+
+
+def verify(bank: Path, /) -> None:
+    """Compare every file of a bank with its checksum; what does not fit is listed (exit code 2).
+
+    Args:
+        bank: Folder that `neuromix generate` has filled.
+    """
+    from augment.bank import SampleBank
+
+    samples = SampleBank(bank)
+    problems = samples.verify(progress=True)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise InputError(f"{len(problems)} problem(s) in {bank}, listed above: fill it again")
+    print(f"{samples!r}: every file is as it was written, digest {samples.digest()[:16]}")
 
 
 def calibration(
@@ -230,6 +277,76 @@ def calibration(
     run(Calibration(out, targets, sizes, seeds, subjects, steps), dry_run=dry_run)
 
 
+def fidelity(
+    out: Path,
+    /,
+    data: Path | None = None,
+    preset: Literal["demo", "tiny", "base", "paper"] = "tiny",
+    train: int = 400,
+    validation: int = 60,
+    judges: int = 800,
+    heldout: int = 800,
+    synthetic: int = 400,
+    sampling_seeds: int = 3,
+    steps: tuple[int, ...] = (5, 10, 20, 50, 250),
+    guidance: float = 1.0,
+    guidances: tuple[float, ...] = (),
+    baselines: tuple[str, ...] | None = None,
+    unet_samples: int = 100,
+    unet_batch: int = 4,
+    judge_steps: int = 1000,
+    seed: int = 0,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """The tiled MD sampler beside its baselines: do samples look, vary and read like real ones?
+
+    Run it again to go on where it stopped.
+
+    Args:
+        out: Run folder.
+        data: BIDS folder or table with md. Default: a phantom of memory clinic B is made.
+        preset: Of the sampler.
+        train: Training subjects. With DATA, these four sizes are proportions.
+        validation: Subjects that choose the best step.
+        judges: Subjects that classifiers and features are trained on.
+        heldout: Subjects that samples are compared with, and whose labels are asked for.
+        synthetic: Samples of each generator.
+        sampling_seeds: Draws of the sampler.
+        steps: Numbers of steps to compare. Give none to leave it out.
+        guidance: Of all samples but those of the next option.
+        guidances: Guidance scales to compare, such as 1 1.5 2 3.
+        baselines: Some of: "mean + noise", "training copies", "PCA Gaussian", "MONAI U-Net".
+            Default: all.
+        unet_samples: Samples of the U-Net, which is slow.
+        unet_batch: Volumes of its training steps; with fewer it gets more steps in the same time.
+        judge_steps: Optimiser steps of each classifier.
+        seed: Decides the phantom, the parts, the first weights and the noise.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    from experiments.fidelity import BASELINES, Fidelity, run
+
+    config = Fidelity(
+        out=out,
+        data=data,
+        preset=preset,
+        train=train,
+        validation=validation,
+        judges=judges,
+        heldout=heldout,
+        synthetic=synthetic,
+        sampling_seeds=sampling_seeds,
+        steps=steps,
+        guidance=guidance,
+        guidances=guidances,
+        baselines=BASELINES if baselines is None else baselines,
+        unet_samples=unet_samples,
+        unet_batch=unet_batch,
+        judge_steps=judge_steps,
+        seed=seed,
+    )
+    run(config, dry_run=dry_run)
+
+
 def foundation(subjects: int = 80, indexed: int = 100_000, out: Path | None = None) -> None:
     """Time the phantom, the BIDS index and the imports on this machine.
 
@@ -243,17 +360,64 @@ def foundation(subjects: int = 80, indexed: int = 100_000, out: Path | None = No
     run(subjects, indexed, out)
 
 
+def sampling(
+    preset: Literal["demo", "tiny", "base"] = "tiny",
+    spacing: float = 4.0,
+    repeats: int = 3,
+    measured: int = 2,
+    out: Path | None = None,
+) -> None:
+    """Time a finished MD volume: ours, diffusers' DiTPipeline and MONAI's 3D U-Net of equal size.
+
+    Weights are fresh, as they do not change the speed. Takes about ten minutes on two cores.
+
+    Args:
+        preset: Size of our sampler, and so of all.
+        spacing: Voxel side in mm.
+        repeats: Rounds in which each runs once; medians are shown.
+        measured: Steps that are run of the slow ones; the time of all steps follows from them.
+        out: JSON file for the figures. Default: only print them.
+    """
+    from experiments.benchmark_md import sampling as run
+
+    run(preset, spacing, repeats, measured, out)
+
+
+def training(
+    preset: Literal["demo", "tiny", "base"] = "tiny",
+    spacing: float = 4.0,
+    pairs: int = 30,
+    cohorts: tuple[int, ...] = (200, 2000, 20_000),
+    out: Path | None = None,
+) -> None:
+    """Time the training loop against bare steps and MONAI's, and weigh it for growing cohorts.
+
+    Latents are made up, as they do not change the speed. Takes about ten minutes on two cores.
+
+    Args:
+        preset: Size of the network and of its batch.
+        spacing: Voxel side in mm.
+        pairs: Steps of the loop and bare steps, by turns; medians are shown. A tenth for MONAI's.
+        cohorts: Training subjects for the memory, a process each (Linux only).
+        out: JSON file for the figures. Default: only print them.
+    """
+    from experiments.benchmark_training import training as run
+
+    run(preset, spacing, pairs, cohorts, out)
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "phantom": phantom,
     "cohort": cohort,
     "prepare": prepare,
     "generate": generate,
+    "verify": verify,
 }
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "train": {"md": train_md},
-    "experiment": {"calibration": calibration},
-    "benchmark": {"foundation": foundation},
+    "experiment": {"calibration": calibration, "fidelity": fidelity},
+    "benchmark": {"foundation": foundation, "sampling": sampling, "training": training},
 }
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from rich.console import Console
-from rich.progress import track
 
-from augment import bids, files
+from augment import quotas
+from augment.bank import SampleBank
+from augment.cohort import Cohort
+from augment.conditions import LabelSpace
 from augment.errors import InputError
-from augment.grid import SPACE
+from augment.report import rich_table
 from augment.samplers.base import is_sampler
 from augment.samplers.tiled_md import PRESETS, TiledMDSampler
 from experiments.data import load_cohort
@@ -25,17 +25,24 @@ def train_md(
     out: Path,
     validation: Path | None,
     preset: str,
-    steps: int | None,
-    batch_size: int | None,
-    seed: int,
+    training: Mapping[str, Any],
+    model: Mapping[str, Any],
     dry_run: bool,
 ) -> None:
-    """Fit the tiled MD sampler; see ``neuromix train md --help``."""
+    """Fit the tiled MD sampler; see ``neuromix train md --help``.
+
+    Args:
+        data: Training subjects.
+        out: Folder for the sampler.
+        validation: Subjects that choose the best step.
+        preset: Name of a preset.
+        training: Fields of its training to change; those that are None stay.
+        model: Other fields to change, likewise.
+        dry_run: Only say how long it would take.
+    """
     console = Console()
     config = PRESETS[preset]
-    given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "seed": seed}
-    training = replace(config.training, **{k: v for k, v in given.items() if v is not None})
-    config = replace(config, training=training)
+    config = replace(config, training=replace(config.training, **_given(training)), **_given(model))
     cohort = load_cohort(data, ("md",) if data.is_dir() else ())
     judges = None
     if validation is not None:
@@ -58,11 +65,19 @@ def train_md(
     )
 
 
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def generate(
     folder: Path,
     out: Path,
-    count: int,
+    count: int | None,
     labels: Mapping[str, str],
+    quota: str,
+    like: Path | None,
+    target: str,
+    by: Sequence[str],
     seed: int,
     steps: int,
     guidance: float,
@@ -72,53 +87,48 @@ def generate(
         raise InputError(f"{folder} holds no sampler; make one with `neuromix train md`")
     sampler = TiledMDSampler.from_pretrained(folder)
     sampler.set_progress_bar_config(disable=True)
-    wanted = [draw_labels(sampler.label_space, labels, seed, k) for k in range(count)]
-    bids.describe(out, name=f"neuromix-{folder.name}", derivative=True)
-    rows = []
-    for k in track(range(count), "Generating"):
-        name = f"syn{k + 1:06d}"
-        stem = f"sub-{name}_space-{SPACE}_desc-synthetic_param-md_dwimap"
-        place = out / f"sub-{name}" / "dwi"
-        recipe = {
-            "Units": "1e-3 mm^2/s",
-            "SpatialReference": SPACE,
-            "Synthetic": True,
-            "Labels": wanted[k],
-            "Seed": [seed, k],
-            "Steps": steps,
-            "Guidance": guidance,
-        }
-        sidecar = place / f"{stem}.json"
-        # The sidecar is written last, so an image beside an equal one is whole.
-        if not (sidecar.is_file() and bids.read_json(sidecar) == recipe):
-            number = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
-            subject = sampler([wanted[k]], [number], steps, guidance)[0]
-            image = subject["md"]
-            files.write_nifti(place / f"{stem}.nii", image.numpy()[0], image.affine)
-            files.write_json(sidecar, recipe)
-        rows.append({"participant_id": f"sub-{name}", **wanted[k]})
-    files.write_table(out / "participants.tsv", pd.DataFrame(rows))
-    print(f"{count} synthetic subjects in {out}")
+    space = sampler.label_space
+    if quota == "grid":
+        if count is None or like is not None:
+            came = "no --count" if count is None else "--like"
+            raise InputError(f"{came} came with --quota grid; it needs --count and no --like")
+        wanted = quotas.grid(space, labels, count, seed)
+    else:
+        if like is None or labels:
+            came = "no --like" if like is None else "--labels"
+            raise InputError(
+                f"{came} came with --quota {quota}; it needs --like, the training subjects that "
+                "all labels are drawn from, and no --labels"
+            )
+        cohort = load_cohort(like, ("md",) if like.is_dir() else ())
+        wanted = _drawn(cohort, space, quota, target, by, count, seed)
+    bank = SampleBank.fill(
+        out, sampler, wanted, seed, steps=steps, guidance=guidance, progress=True
+    )
+    print(bank)
 
 
-def draw_labels(space: Any, given: Mapping[str, str], seed: int, k: int) -> dict[str, Any]:
-    """Labels of sample ``k``: those that are given, categories in turn, the rest at random."""
-    rng = np.random.default_rng([seed, k])
-    labels: dict[str, Any] = {}
-    turn = k
-    for name, values in space.categories.items():
-        labels[name] = given.get(name, values[turn % len(values)])
-        turn = turn // len(values) if name not in given else turn
-    for name, (low, high) in space.ranges.items():
-        drawn = round(float(rng.uniform(low, high)), 1)
-        try:
-            labels[name] = float(given.get(name, min(max(drawn, low), high)))
-        except ValueError:
-            raise InputError(f"{name} {given[name]!r} is no number; give one") from None
-    unknown = set(given) - set(space.names)
-    if unknown:
-        raise InputError(
-            f"labels {sorted(unknown)} are not in the sampler; it has {list(space.names)}"
-        )
-    space.encode(labels)
-    return labels
+def _drawn(
+    cohort: Cohort,
+    space: LabelSpace,
+    quota: str,
+    target: str,
+    by: Sequence[str],
+    count: int | None,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Labels after a cohort, with a table of what they mend."""
+    if quota == "like":
+        if count is None:
+            raise InputError("no --count came with --quota like; say how many subjects to make")
+        return quotas.like(cohort, space, count, seed)
+    if quota == "balance":
+        wanted = quotas.balance(cohort, space, (target,), count, seed)
+    else:
+        wanted = quotas.deconfound(cohort, space, target, by, count, seed)
+        table = quotas.associations(cohort, wanted, target, by)
+        title = f"{target} in {len(cohort)} real and {len(wanted)} synthetic"
+        Console().print(rich_table(table, title=title))
+    if not wanted:
+        raise InputError(f"{cohort.name} needs no sample to {quota} {target}; name a --count")
+    return wanted

@@ -1,9 +1,14 @@
+import math
+from dataclasses import replace
+
 import pytest
 import torch
-from training import SPACE, Samples, toy
+from training import CONFIG, SPACE, Samples, toy
 
-from augment.objectives import FlowMatching, NoisePrediction
-from augment.train import sample_generators
+from augment.nn.slice_autoencoder import SliceAutoencoder
+from augment.objectives import Autoencoding, FlowMatching, NoisePrediction
+from augment.tiling import Tiling
+from augment.train import sample_generators, train
 
 
 class Oracle(torch.nn.Module):
@@ -107,3 +112,57 @@ def test_a_mask_leaves_places_out():
     masked = FlowMatching(Oracle(samples["latents"], right_only_there), mask=mask)
     generators = sample_generators(0, 0, range(4))
     assert masked.loss("network", samples, generators).item() == pytest.approx(0, abs=1e-6)
+
+
+class Copier(torch.nn.Module):
+    """An autoencoder that is wrong by what it is told."""
+
+    def __init__(self, error=0.0, mean=0.0, logvar=0.0):
+        super().__init__()
+        self.error, self.mean, self.logvar = error, mean, logvar
+
+    def forward(self, images, generators):
+        code = torch.zeros(len(images), 3, 2, 2)
+        return images, images + self.error, code + self.mean, code + self.logvar
+
+
+IMAGES = {"images": torch.rand(4, 1, 6, 8, generator=torch.Generator().manual_seed(0))}
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (Copier(), 0.0),
+        (Copier(error=0.5), 0.5**2),
+        (Copier(mean=2.0), 0.1 * 0.5 * 2.0**2),
+        (Copier(logvar=-1.0), 0.1 * 0.5 * math.exp(-1.0)),
+    ],
+)
+def test_autoencoding_weighs_errors_and_the_code(network, expected):
+    objective = Autoencoding(network, kl=0.1)
+    loss = objective.loss("autoencoder", IMAGES, sample_generators(0, 0, range(4)))
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_few_steps_teach_an_autoencoder_its_slices(tmp_path):
+    ramps = torch.arange(8, 16).view(-1, 1, 1, 1) / 8 * torch.linspace(0, 1, 16).expand(1, 16, 16)
+
+    class Slices:
+        def __len__(self):
+            return len(ramps)
+
+        def batch(self, indices, generators):
+            return {"images": ramps[list(indices)]}
+
+    torch.manual_seed(0)
+    network = SliceAutoencoder.new(Tiling((16, 16, 1)), channels=4, widths=(8, 8), largest=3.2)
+
+    @torch.no_grad()
+    def error():
+        seen, again, *_ = network(ramps, sample_generators(0, 0, range(8)))
+        return (seen - again).abs().mean().item()
+
+    before = error()
+    config = replace(CONFIG, steps=20, ema_decay=0.5, checkpoint_every=20)
+    train(Autoencoding(network), Slices(), config, tmp_path)
+    assert error() < 0.5 * before

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import nibabel as nib
@@ -5,14 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+from safetensors.torch import load_file
 
 from augment import files
 from augment.cohort import Cohort
+from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.grid import Grid
-from augment.samplers.base import subject_hash, voxel_hash
+from augment.leakage import subject_hash, voxel_hash
+from augment.nn.slice_autoencoder import SliceAutoencoder
+from augment.samplers.latents import LatentSet, label_rows, write_latents
 from augment.samplers.tiled_md import PRESETS, TiledMDConfig, TiledMDSampler
-from augment.train import TrainConfig
+from augment.train import TrainConfig, checkpoints
 from experiments.cli import main
 
 CONFIG = TiledMDConfig(
@@ -62,7 +68,7 @@ def test_samples_have_units_grid_labels_and_provenance(fitted, parts):
     assert not ((md > 0) & (md < 0.15)).any()
     assert (subject["sex"], subject["age"], subject["diagnosis"]) == ("F", 70.0, "")
     assert subject["synthetic"] is True
-    assert "seed=7" in subject["synthetic_id"]
+    assert '"seed":7' in subject["synthetic_id"]
 
 
 def test_it_remembers_whom_it_saw_and_nobody_else(fitted, parts):
@@ -88,7 +94,7 @@ def test_it_reloads_and_makes_the_same(fitted):
 def test_guidance_strengthens_the_condition(fitted):
     _, sampler = fitted
     with torch.no_grad():  # make the network listen, which four steps did not
-        sampler.transformer.label_embedder.tables[1].weight.mul_(5)
+        sampler.transformer.network.label_embedder.tables[1].weight.mul_(5)
     weak, strong, free = (
         sampler([labels], [3], steps=3, guidance=g)[0]["md"].data
         for labels, g in (({"sex": "F"}, 1.0), ({"sex": "F"}, 4.0), ({}, 1.0))
@@ -148,3 +154,185 @@ def test_the_command_trains_and_generates(parts, tmp_path, monkeypatch, capsys):
     assert "holds no sampler" in capsys.readouterr().err
     assert main(["train", "md", train, sampler, "--validation", train, "--preset", "demo"]) == 2
     assert "in both parts" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A small repository laid out as facebook/DiT-XL-2-256."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    dit = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, num_layers=2, out_channels=8,
+        sample_size=8, num_embeds_ada_norm=10,
+    )  # fmt: skip
+    first, second = (block.norm1.emb for block in dit.transformer_blocks)
+    second.load_state_dict(first.state_dict())
+    dit.save_pretrained(folder / "transformer")
+    levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "norm_num_groups": 4}
+    levels |= {"up_block_types": ("UpDecoderBlock2D",) * 4, "latent_channels": 4}
+    AutoencoderKL(block_out_channels=(4, 4, 8, 8), **levels).save_pretrained(folder / "vae")
+    return folder
+
+
+AUTOENCODING = TrainConfig(
+    steps=3, batch_size=8, warmup=1, validate_every=2, checkpoint_every=2, learning_rate=1e-2
+)
+
+
+def variant(name, published):
+    """A config that differs from CONFIG in one way, or in all."""
+    changes = {
+        "noise": {"objective": "noise"},
+        "kl": {"autoencoder": "kl", "widths": (4, 4, 4, 8), "autoencoding": AUTOENCODING},
+        "pretrained": {"pretrained": str(published), "autoencoder": str(published)},
+        "lora": {"pretrained": str(published), "lora_rank": 2, "channels": 4},
+    }
+    changes["published"] = changes["pretrained"] | {"objective": "noise", "lora_rank": 2}
+    return replace(CONFIG, **changes[name])
+
+
+@pytest.mark.parametrize("name", ["noise", "kl", "published"])
+def test_every_kind_fits_resumes_and_reloads(name, parts, published, tmp_path):
+    config = variant(name, published)
+    sampler, _ = TiledMDSampler.fit(parts.train, config, tmp_path, validation=parts.val)
+    request = ([{"sex": "F"}], [3], 4, 2.0)
+    sample = sampler(*request)[0]["md"].data
+    assert sample.isfinite().all()
+    assert tuple(sample.shape[1:]) == sampler.grid.shape
+    again = TiledMDSampler.from_pretrained(tmp_path)
+    assert torch.equal(again(*request)[0]["md"].data, sample)
+
+    # As if it had been killed in its last steps.
+    for folder in (tmp_path / "work", tmp_path / "work" / "autoencoder"):
+        for last in checkpoints(folder)[-1:]:
+            shutil.rmtree(last)
+    shutil.rmtree(tmp_path / "transformer")
+    resumed, _ = TiledMDSampler.fit(parts.train, config, tmp_path, validation=parts.val)
+    assert torch.equal(resumed(*request)[0]["md"].data, sample)
+
+
+@pytest.fixture(scope="module")
+def noisy(parts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noisy")
+    return TiledMDSampler.fit(parts.train, variant("noise", None), folder)[0]
+
+
+def test_samples_of_noise_prediction_do_not_depend_on_their_chunk(noisy):
+    together = noisy(REQUESTS, [1, 2, 3, 4, 5], steps=3)
+    for k in (1, 4):  # of the first chunk and of the second
+        alone = noisy([REQUESTS[k]], [k + 1], steps=3)[0]
+        assert torch.equal(alone["md"].data, together[k]["md"].data)
+
+
+@pytest.mark.parametrize(("steps", "margin"), [(10, 0.06), (20, 0.04)])
+def test_true_noise_leads_to_the_true_distribution(noisy, monkeypatch, steps, margin):
+    mean, spread, made = 0.5, 0.3, []
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)  # of the published DiT
+
+    def true_noise(latents, time, labels):
+        a = alphas[time.long()].reshape(-1, 1, 1, 1)
+        return (1 - a).sqrt() * (latents - a.sqrt() * mean) / (a * spread**2 + 1 - a)
+
+    def decode(latents):
+        made.append(latents)
+        return torch.zeros(len(latents), 1, *noisy.grid.shape)
+
+    monkeypatch.setattr(noisy.transformer, "forward", true_noise)
+    monkeypatch.setattr(noisy.codec, "decode", decode)
+    noisy([{}] * 8, range(8), steps=steps)
+    latents = torch.cat(made)
+    latents = latents[noisy.codec.mask.expand_as(latents) > 0]
+    assert latents.mean().item() == pytest.approx(mean, abs=margin * spread)
+    assert latents.std().item() == pytest.approx(spread, rel=margin)
+
+
+def test_lora_adds_low_ranks_to_an_unchanged_base(parts, published, tmp_path):
+    sampler, _ = TiledMDSampler.fit(parts.train, variant("lora", published), tmp_path)
+    base = load_file(published / "transformer/diffusion_pytorch_model.safetensors")
+    trained = sampler.transformer.state_dict()
+    for name in ("pos_embed.proj.weight", "transformer_blocks.1.attn1.to_q.bias"):
+        assert torch.equal(trained[name], base[name])
+    update = trained["transformer_blocks.1.ff.net.2.weight"]
+    update = update - base["transformer_blocks.1.ff.net.2.weight"]
+    assert torch.linalg.matrix_rank(update, atol=1e-7) == 2
+    # A checkpoint holds what is trained, not the base.
+    kept = load_file(checkpoints(tmp_path / "work")[-1] / "weights.safetensors")
+    assert [name for name in kept if "lora_A" in name]
+    assert not [name for name in kept if "base_layer.weight" in name or "pos_embed" in name]
+
+
+def test_weights_other_than_loras_start_as_published(published, parts, tmp_path):
+    still = replace(CONFIG.training, learning_rate=0.0, weight_decay=0.0)
+    config = replace(variant("pretrained", published), training=still)
+    sampler, _ = TiledMDSampler.fit(parts.train, config, tmp_path)
+    base = load_file(published / "transformer/diffusion_pytorch_model.safetensors")
+    for name, value in sampler.transformer.state_dict().items():
+        if name in base and "proj_out_2" not in name:  # that of the variance is left out
+            assert torch.equal(value, base[name]), name
+
+
+def test_random_codes_are_drawn_anew_and_exact_ones_are_kept(parts, published, tmp_path, fitted):
+    space = LabelSpace({"sex": ("F", "M")})
+    codec = fitted[1].codec
+    for name, random in (("basis", False), ("kl", True)):
+        if random:
+            codec = SliceAutoencoder.from_kl(published, codec.tiling, largest=3.2)
+        path, _ = write_latents(codec, parts.train, tmp_path / f"{name}.npy")
+        data = LatentSet(path, space, label_rows(parts.train))
+        first, second, again = (
+            data.batch([k], [torch.Generator().manual_seed(seed)])["latents"]
+            for k, seed in ((2, 0), (2, 1), (2, 0))
+        )
+        assert torch.equal(first, again)
+        assert first.equal(second) != random
+        both = data.batch([5, 2], [torch.Generator().manual_seed(seed) for seed in (7, 0)])
+        assert torch.equal(both["latents"][1:], first)
+
+
+BAD = [
+    ({"objective": "both"}, "objective 'both' is not known; give flow or noise"),
+    ({"lora_rank": 4}, "lora_rank 4 came without a pretrained network"),
+    ({"lora_rank": -1, "pretrained": "x"}, "lora_rank -1 came"),
+    ({"pretrained": "PUBLISHED"}, "takes 4 latent channels of 8 x 8 pixels, .* makes 8 of 8 x 8"),
+    ({"pretrained": "absent/dit"}, "absent/dit is no folder"),
+    ({"autoencoder": "absent/vae@main"}, "absent/vae gave no AutoencoderKL"),
+    ({"autoencoder": "DIT"}, "is not laid out as an AutoencoderKL"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_what_does_not_go_together_is_told(
+    changes, message, parts, published, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    places = {"PUBLISHED": published, "DIT": published / "transformer"}
+    changes = {name: str(places.get(value, value)) if name != "lora_rank" else value
+               for name, value in changes.items()}  # fmt: skip
+    with pytest.raises(InputError, match=message) as error:
+        TiledMDSampler.fit(parts.train, replace(CONFIG, **changes), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_training_does_not_go_on_as_another_kind(parts, tmp_path):
+    TiledMDSampler.fit(parts.train, CONFIG, tmp_path)
+    with pytest.raises(InputError, match="holds a training with objective 'flow', and 'noise'"):
+        TiledMDSampler.fit(parts.train, variant("noise", None), tmp_path)
+    TiledMDSampler.fit(parts.train, variant("noise", None), tmp_path, resume=False)
+
+
+def test_the_command_fine_tunes_a_published_network(
+    parts, published, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(PRESETS, "demo", CONFIG)
+    parts.save(tmp_path / "split")
+    command = ["train", "md", str(tmp_path / "split/train.tsv"), str(tmp_path / "sampler")]
+    command += ["--preset", "demo", "--pretrained", str(published), "--objective", "noise"]
+    assert main(command) == 2
+    assert "takes 4 latent channels" in capsys.readouterr().err
+    command += ["--autoencoder", str(published), "--lora-rank", "2"]
+    assert main([*command, "--dry-run"]) == 0
+    assert main(command) == 0
+    sampler = TiledMDSampler.from_pretrained(tmp_path / "sampler")
+    assert type(sampler.codec) is SliceAutoencoder
+    assert type(sampler.scheduler).__name__ == "DPMSolverMultistepScheduler"
+    assert sampler.config["provenance"]["config"]["lora_rank"] == 2

@@ -1,4 +1,4 @@
-"""What all samplers share: where samples come from, and who was seen on the way.
+"""What all samplers share: how they stand as a Source, and what decides their samples.
 
 A sampler is a diffusers ``DiffusionPipeline`` with ``fit(train, config, folder, *, resume)``,
 ``__call__(labels, seeds, steps, guidance)``, ``save_pretrained`` and ``from_pretrained``. Sample k
@@ -8,48 +8,125 @@ depends on the weights, label k, seed k, the steps and the guidance alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from importlib.metadata import version
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from augment import leakage
+from augment.conditions import LabelSpace
 from augment.errors import InputError
+from augment.source import SAMPLERS
 
 if TYPE_CHECKING:
+    import torchio as tio
+
     from augment.cohort import Cohort
 
-SALT = "neuromix"
-"""Keeps plain subject names out of published files; it is no secret against guessing."""
 
+class SamplerSource:
+    """A sampler as a Source: it makes each subject when it is drawn, in the main process only.
 
-def subject_hash(dataset: str, subject_id: str) -> str:
-    """A subject's name in the provenance: equal for equal subjects, whatever the spelling."""
-    name = f"{dataset.strip().lower()}/{subject_id.strip().lower().removeprefix('sub-')}"
-    return hashlib.sha256(f"{SALT}:{name}".encode()).hexdigest()[:24]
-
-
-def voxel_hash(volume: np.ndarray) -> str:
-    """A digest of an image's content, which sees through new names of the same file."""
-    rounded = np.ascontiguousarray(np.round(volume, 3), dtype="<f4") + np.float32(0)
-    return hashlib.sha256(rounded.tobytes()).hexdigest()[:24]
-
-
-def provenance(cohorts: Sequence[Cohort], voxels: Sequence[str]) -> dict[str, Any]:
-    """What a sampler remembers of its making.
-
-    Args:
-        cohorts: Every cohort that influenced it: training, validation.
-        voxels: Digests of their images.
+    Mixed into a ``DiffusionPipeline`` that has a ``label_space``, and ``provenance`` in its config.
     """
-    keys = {key for cohort in cohorts for key in cohort.subject_keys}
-    return {
-        "datasets": sorted({dataset for dataset, _ in keys}),
-        "subjects": sorted(subject_hash(*key) for key in keys),
-        "voxels": sorted(voxels),
-        "versions": {name: version(name) for name in ("neuromix", "torch", "diffusers")},
-    }
+
+    config: Any  # of the pipeline
+    components: dict[str, Any]  # of the pipeline
+    label_space: LabelSpace
+
+    def __call__(
+        self,
+        labels: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        steps: int = 20,
+        guidance: float = 1.0,
+    ) -> list[tio.Subject]:
+        """Make a subject for each of the labels."""
+        raise NotImplementedError
+
+    @property
+    def uri(self) -> str:
+        """The folder that it was saved in or loaded from, or ``""``."""
+        folder = self.config.get("_name_or_path")
+        return str(Path(folder).resolve()) if folder else ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that can be asked for."""
+        return self.label_space.names
+
+    @property
+    def version(self) -> int:
+        """Grows when equal weights, labels and seeds give other samples."""
+        return SAMPLERS[type(self).__name__].version
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Who had a part in its making."""
+        return dict(self.config["provenance"])
+
+    def draw(self, labels: Mapping[str, Any], seed: int) -> tio.Subject:
+        """Make a subject of these labels, in the usual steps and without guidance."""
+        refuse_worker()
+        return self([labels], [seed])[0]
+
+    def replay(self, synthetic_id: str) -> tio.Subject:
+        """Make the subject of a ``synthetic_id`` again."""
+        refuse_worker()
+        labels, seed, steps, guidance = parse_recipe(synthetic_id)
+        return self([labels], [seed], steps, guidance)[0]
+
+    def check_disjoint(self, cohort: Cohort, *, voxels: bool = True) -> None:
+        """Raise ``LeakageError`` if a subject of the cohort had a part in its making."""
+        leakage.check_disjoint(self.record, cohort, voxels=voxels)
+
+    def fingerprint(self) -> str:
+        """A digest of the weights and settings of all components."""
+        digest = hashlib.sha256()
+        parts: dict[str, Any] = {name: self.components[name] for name in sorted(self.components)}
+        for name, part in parts.items():
+            # Keys with an underscore tell where and by which release a part was saved.
+            config = {k: v for k, v in part.config.items() if not k.startswith("_")}
+            digest.update(f"{name}:{json.dumps(config, sort_keys=True, default=str)}".encode())
+            if not hasattr(part, "state_dict"):
+                continue  # a scheduler
+            for key, tensor in sorted(part.state_dict().items()):
+                digest.update(f"{key}:{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+        own = {k: v for k, v in self.config.items() if k not in parts and not k.startswith("_")}
+        own.pop("provenance", None)  # names who made the weights, which are digested themselves
+        digest.update(json.dumps(own, sort_keys=True).encode())
+        return digest.hexdigest()[:24]
+
+
+def refuse_worker() -> None:
+    """A network cannot run in the worker processes of a DataLoader."""
+    from torch.utils.data import get_worker_info
+
+    if get_worker_info() is not None:
+        raise InputError(
+            "a sampler cannot run in a DataLoader worker; fill a bank with it first (`neuromix "
+            "generate`, SampleBank.fill) and draw from that, or set num_workers=0"
+        )
+
+
+def recipe(labels: Mapping[str, Any], seed: int, steps: int, guidance: float) -> str:
+    """The ``synthetic_id`` of a sampler's subject: all that it takes to make it again."""
+    content = {"labels": dict(labels), "seed": seed, "steps": steps, "guidance": guidance}
+    # NumPy's numbers are turned into Python's.
+    return json.dumps(content, separators=(",", ":"), default=lambda value: value.item())
+
+
+def parse_recipe(synthetic_id: str) -> tuple[dict[str, Any], int, int, float]:
+    """Labels, seed, steps and guidance; inverse of :func:`recipe`."""
+    try:
+        told = json.loads(synthetic_id)
+        return dict(told["labels"]), int(told["seed"]), int(told["steps"]), told["guidance"]
+    except (ValueError, TypeError, KeyError):
+        raise InputError(
+            f"{synthetic_id!r} is no synthetic_id of a sampler; it must be one that a subject "
+            "drawn from the sampler carries"
+        ) from None
 
 
 def check_requests(labels: Sequence[Any], seeds: Sequence[int]) -> None:

@@ -1,0 +1,367 @@
+"""Filling a bank: many processes at once, any of which may die, and always the same samples.
+
+Slots are claimed in small groups by locks on the bytes of one file, which the system frees when a
+process dies. A process that finds a group claimed takes the next one, and in the end waits for the
+others and makes what they left. Sample k comes from a seed that is derived from (seed, k), so that
+it does not matter who makes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from augment import bids, files, leakage
+from augment.cohort import COLUMNS
+from augment.errors import InputError
+from augment.grid import SPACE
+from augment.source import Sampler
+
+if TYPE_CHECKING:
+    import torchio as tio
+
+FORMAT = 1
+"""Of a bank's files; grows when older versions could not read them."""
+CLAIM = 8
+"""Slots of a claim: whole chunks of the samplers, and few enough to be held in memory."""
+ATTEMPTS = 32
+"""Samples made for a slot before the filters are found too strict."""
+BOOKKEEPING = ("participant_id", "synthetic_id", "seed")
+
+PLACES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "md": ("dwi", "dwimap", {"desc": "synthetic", "param": "md"}),
+    "bold": ("func", "bold", {"desc": "synthetic"}),
+    "fmri": ("func", "bold", {"desc": "segments"}),
+    "dmri": ("dwi", "dwi", {"desc": "segments"}),
+    "t1w": ("anat", "T1w", {"desc": "synthetic"}),
+    "dwi": ("dwi", "dwi", {"desc": "synthetic"}),
+}
+"""Datatype, suffix and entities of an image's name, by which :mod:`augment.bids` knows it."""
+
+UNITS = {
+    "md": "1e-3 mm^2/s",
+    "fmri": "fraction of the run's mean brain signal",
+    "dmri": "attenuation S/S0",
+}
+"""Units of the images that have some; the others are arbitrary."""
+
+DESCRIPTIONS = {
+    "participant_id": {"Description": "Name of the sample"},
+    "age": {"Description": "Age in years that was asked for", "Units": "year"},
+    "sex": {
+        "Description": "Sex that was asked for",
+        "Levels": {"F": "female", "M": "male"},
+    },
+    "synthetic_id": {"Description": "What replays the sample; real subjects have none"},
+    "seed": {"Description": "Seed that the sampler was given"},
+}
+
+
+class Filling:
+    """One call of ``SampleBank.fill``, which says what the arguments mean."""
+
+    def __init__(
+        self,
+        root: Path,
+        sampler: Sampler,
+        labels: Sequence[Mapping[str, Any]],
+        seed: int,
+        steps: int,
+        guidance: float,
+        filters: Sequence[Callable[[tio.Subject], str | None]],
+    ) -> None:
+        self.root, self.sampler, self.filters = root, sampler, filters
+        self.wanted = [_plain(row) for row in labels]
+        if not self.wanted:
+            raise InputError("a bank needs samples; give the labels of at least one")
+        if seed < 0:
+            raise InputError(f"seed {seed} is negative; give 0 or more")
+        for name in {name for row in self.wanted for name in row}:
+            if name in BOOKKEEPING or name.endswith(("_sha256", "_path")):
+                raise InputError(f"a label cannot be called {name!r}, which is a bank's own column")
+        self.settings: dict[str, Any] = {
+            "seed": seed,
+            "steps": steps,
+            "guidance": guidance,
+            "filters": [_name_of(f) for f in filters],
+        }
+        self.made_by = {
+            "class": type(sampler).__name__,
+            "version": sampler.version,
+            "weights": sampler.fingerprint(),
+        }
+        self.records: dict[int, dict[str, Any]] = {}
+        self.failures: dict[int, str] = {}
+        """Slots whose samples were all rejected, and the last reason."""
+
+    def run(self, progress: bool) -> None:
+        """Make what is absent, wait for the others, and write the tables."""
+        from rich.progress import Progress
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        groups = [
+            list(range(start, min(start + CLAIM, len(self.wanted))))
+            for start in range(0, len(self.wanted), CLAIM)
+        ]
+        with (self.root / ".lock").open("ab") as lock, Progress(disable=not progress) as bar:
+            with _claim(lock, 0, wait=True):
+                self._begin()
+            task = bar.add_task("Filling", total=len(self.wanted))
+            for wait in (False, True):
+                for number, slots in enumerate(groups, start=1):
+                    if self._look(slots):
+                        with _claim(lock, number, wait=wait) as is_mine:
+                            if is_mine:
+                                self._make(self._look(slots))
+                    bar.update(task, completed=len(self.records))
+            with _claim(lock, 0, wait=True):
+                self._finish()
+
+    def _begin(self) -> None:
+        """Write ``bank.json``, or compare it with that of an earlier call."""
+        path = self.root / "bank.json"
+        if not path.is_file():
+            if any(not entry.name.startswith(".") for entry in self.root.iterdir()):
+                raise InputError(
+                    f"{self.root} holds other files; name an empty or new folder for the bank"
+                )
+            records = [r for f in self.filters if (r := getattr(f, "record", None))]
+            content = {
+                "format": FORMAT,
+                "samples": len(self.wanted),
+                "sampler": self.made_by,
+                "settings": self.settings,
+                "provenance": leakage.merge([self.sampler.record, *records]),
+            }
+            files.write_json(path, content)
+            return
+        stands = bids.read_json(path)
+        fresh = {"format": FORMAT, **self.made_by, **self.settings}
+        before = {"format": stands.get("format"), **stands["sampler"], **stands["settings"]}
+        for name, value in fresh.items():
+            if before.get(name) != value:
+                raise InputError(
+                    f"{self.root} was filled with {name} {before.get(name)}, now {value} is asked "
+                    "for; name another folder, or delete that one first"
+                )
+        if len(self.wanted) < stands["samples"]:
+            raise InputError(
+                f"{self.root} was begun for {stands['samples']} samples, now {len(self.wanted)} "
+                "are asked for; ask for as many or more, or name another folder"
+            )
+        if len(self.wanted) > stands["samples"]:
+            files.write_json(path, stands | {"samples": len(self.wanted)})
+
+    def _look(self, slots: Sequence[int]) -> list[int]:
+        """Take in the records of finished samples, and return the slots that are to be made."""
+        for k in slots:
+            if k not in self.records and (record := self._finished(k)) is not None:
+                self.records[k] = record
+        return [k for k in slots if k not in self.records and k not in self.failures]
+
+    def _finished(self, k: int) -> dict[str, Any] | None:
+        """What the sidecar says, if all images and sidecars of a sample are there."""
+        for sidecar in (self.root / f"sub-{name_of(k)}").glob("*/*.json"):
+            record = bids.read_json(sidecar)
+            if record["Labels"] != self.wanted[k]:
+                raise InputError(
+                    f"sample {name_of(k)} of {self.root} was made with {record['Labels']}, now "
+                    f"{self.wanted[k]} is asked for; name another folder"
+                )
+            paths = [self.root / image["Path"] for image in record["Images"].values()]
+            if all(path.is_file() and path.with_suffix(".json").is_file() for path in paths):
+                return record
+        return None
+
+    def _make(self, slots: Sequence[int]) -> None:
+        """Make and write samples; a slot whose samples are all rejected stays without record."""
+        rejected: dict[int, list[dict[str, Any]]] = {k: [] for k in slots}
+        steps, guidance = self.settings["steps"], self.settings["guidance"]
+        for attempt in range(ATTEMPTS):
+            pending = [k for k in slots if k not in self.records]
+            if not pending:
+                return
+            seeds = [derive(self.settings["seed"], k, attempt) for k in pending]
+            asked = [self.wanted[k] for k in pending]
+            subjects = self.sampler(asked, seeds, steps, guidance)
+            for k, number, subject in zip(pending, seeds, subjects, strict=True):
+                reason = next((r for f in self.filters if (r := f(subject))), None)
+                if reason:
+                    rejected[k].append({"Seed": number, "Reason": reason})
+                else:
+                    self.records[k] = self._write(k, number, subject, rejected[k])
+        left = [k for k in slots if k not in self.records]
+        self.failures.update({k: rejected[k][-1]["Reason"] for k in left})
+
+    def _write(
+        self, k: int, seed: int, subject: tio.Subject, rejected: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Write the images of a sample, then their sidecars."""
+        name = name_of(k)
+        for left_over in (self.root / f"sub-{name}").glob("*/.*.tmp"):
+            left_over.unlink()  # of a process that was killed; the slot is ours
+        images = subject.get_images_dict(intensity_only=False)
+        keys = {c: _scalar(subject[c]) for c in COLUMNS[3:] if not missing(subject.get(c))}
+        if any(PLACES[image][0] == "func" for image in images):
+            keys.setdefault("task", "rest")  # BIDS asks for a task
+        record: dict[str, Any] = {
+            "SpatialReference": SPACE,
+            "Synthetic": True,
+            "Labels": self.wanted[k],
+            "Subject": keys,
+            "Seed": seed,
+            "Steps": self.settings["steps"],
+            "Guidance": self.settings["guidance"],
+            "Sampler": self.made_by["class"],
+            "WeightsHash": self.made_by["weights"],
+            "Images": {},
+            "Rejected": rejected,
+        }
+        for image, scan in images.items():
+            path = self.root / location(name, image, keys)
+            data = scan.numpy().astype(np.float32)
+            data = data[0] if len(data) == 1 else np.moveaxis(data, 0, -1)
+            tr = scan.get("RepetitionTime") if data.ndim == 4 else None
+            if image == "bold" and data.ndim == 4 and tr is None:
+                raise InputError("the sampler's bold tells no RepetitionTime; BIDS asks for it")
+            files.write_nifti(path, data, scan.affine, tr=tr)
+            checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+            record["Images"][image] = {
+                "Path": path.relative_to(self.root).as_posix(), "Sha256": checksum,
+            }  # fmt: skip
+        for image, scan in images.items():
+            own: dict[str, Any] = {"Units": UNITS.get(image, "arbitrary")}
+            if PLACES[image][0] == "func":
+                own["TaskName"] = keys["task"]
+            if "RepetitionTime" in scan:
+                own["RepetitionTime"] = scan["RepetitionTime"]
+            sidecar = self.root / record["Images"][image]["Path"]
+            files.write_json(sidecar.with_suffix(".json"), own | record)
+        return record
+
+    def _finish(self) -> None:
+        """Write the tables; every process writes the same."""
+        for left_over in self.root.glob(".*.tmp"):
+            left_over.unlink()  # of a process that was killed; the others wait for the lock
+        if self.failures:
+            k, reason = next(iter(self.failures.items()))
+            raise InputError(
+                f"{len(self.failures)} of {len(self.wanted)} samples were rejected {ATTEMPTS} "
+                f"times each, such as {name_of(k)} ({self.wanted[k]}), the last time for: "
+                f"{reason}; loosen the filters and fill another folder"
+            )
+        about = bids.read_json(self.root / "bank.json")
+        if about["samples"] > len(self.wanted):
+            return  # another process extends the bank, and writes the tables when it is done
+        records = [self.records[k] for k in range(len(self.wanted))]
+        told = [record["Subject"] | record["Labels"] for record in records]
+        names = list(dict.fromkeys(name for row in told for name in row))
+        names.sort(key=lambda name: COLUMNS.index(name) if name in COLUMNS else len(COLUMNS))
+        kinds = {}
+        for name in names:
+            values = [row[name] for row in told if name in row]
+            is_number = all(isinstance(v, Real) and not isinstance(v, bool) for v in values)
+            # Of a cohort's own columns, only age is a number; a run called 1 is a name.
+            is_number = name == "age" or (is_number and name not in COLUMNS)
+            kinds[name] = "number" if is_number else "category"
+        images = [image for image in PLACES if any(image in r["Images"] for r in records)]
+        rows: list[dict[str, Any]] = []
+        rejected: list[dict[str, Any]] = []
+        for k, (record, labels) in enumerate(zip(records, told, strict=True)):
+            row = {"participant_id": f"sub-{name_of(k)}"}
+            row |= {name: labels.get(name) for name in names}
+            row |= {"synthetic_id": name_of(k), "seed": record["Seed"]}
+            rows.append(
+                row | {f"{i}_sha256": record["Images"].get(i, {}).get("Sha256") for i in images}
+            )
+            rejected += [
+                {"sample": name_of(k), "seed": r["Seed"], "reason": r["Reason"]}
+                for r in record["Rejected"]
+            ]
+        if rejected:
+            files.write_table(self.root / "rejected.tsv", pd.DataFrame(rejected))
+        described = {n: DESCRIPTIONS.get(n, {"Description": f"{n}, as asked for"}) for n in rows[0]}
+        described |= {
+            f"{i}_sha256": {"Description": f"SHA-256 of the {i} image's file"} for i in images
+        }
+        files.write_json(self.root / "participants.json", described)
+        bids.describe(self.root, name=f"neuromix-{self.root.resolve().name}", derivative=True)
+        description = bids.read_json(self.root / "dataset_description.json")
+        sources = [{"Name": name} for name in about["provenance"].get("datasets", ())]
+        files.write_json(
+            self.root / "dataset_description.json", description | {"SourceDatasets": sources}
+        )
+        files.write_table(self.root / "participants.tsv", pd.DataFrame(rows))
+        files.write_json(self.root / "bank.json", about | {"images": images, "labels": kinds})
+
+
+def name_of(k: int) -> str:
+    """Sample ``k``, counted from 0, as banks name it."""
+    return f"syn{k + 1:06d}"
+
+
+def location(name: str, image: str, run: Mapping[str, Any]) -> str:
+    """The path of a sample's image inside its bank.
+
+    Args:
+        name: Of the sample.
+        image: Key of ``PLACES``.
+        run: ``task, dir, run`` and ``chunk``, as far as there are any.
+    """
+    if image not in PLACES:
+        raise InputError(f"image {image!r} has no place in a bank; allowed are {', '.join(PLACES)}")
+    datatype, suffix, own = PLACES[image]
+    entities = {"sub": name, "space": SPACE, **own}
+    if datatype == "func":
+        entities |= {key: str(run[key]) for key in bids.RUN if run.get(key)}
+    return f"sub-{name}/{datatype}/{bids.build_name(entities, suffix, '.nii')}"
+
+
+def derive(seed: int, k: int, attempt: int) -> int:
+    """The sampler's seed for a slot: 53 bits, which JSON holds exactly and few samples share."""
+    state = np.random.SeedSequence([seed, k, attempt]).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(11))
+
+
+def missing(value: Any) -> bool:
+    """Whether a label tells nothing."""
+    return value is None or value == "" or (isinstance(value, Real) and math.isnan(value))
+
+
+def _plain(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels that are known, as JSON gives them back."""
+    return {name: _scalar(value) for name, value in labels.items() if not missing(value)}
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """A filter as it shows itself, with its settings; addresses differ between processes."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(function))
+
+
+@contextlib.contextmanager
+def _claim(lock: IO[bytes], number: int, *, wait: bool) -> Iterator[bool]:
+    """Lock byte ``number`` of a file; yields whether it was got, which it is if one waits."""
+    import fcntl
+
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
+    except (BlockingIOError, PermissionError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        fcntl.lockf(lock, fcntl.LOCK_UN, 1, number)

@@ -1,0 +1,225 @@
+"""MD maps on their way to a network: read, compared, encoded, and kept on disk.
+
+Memory holds a batch, however large the cohort. A codec is a :class:`SliceBasis`, whose code is
+exact, or a :class:`SliceAutoencoder`, whose code is normal with a mean and a standard deviation:
+both are kept, and each training step draws anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from augment import files
+from augment.conditions import LabelSpace
+from augment.errors import InputError
+from augment.grid import Grid
+from augment.leakage import voxel_hash
+from augment.nn.slice_autoencoder import SliceAutoencoder
+from augment.nn.slice_basis import SliceBasis
+from augment.objectives import Autoencoding, noise_like
+from augment.tiling import Tiling
+from augment.train import TrainConfig, train
+
+if TYPE_CHECKING:
+    import torchio as tio
+
+    from augment.cohort import Cohort
+
+
+class LatentSet:
+    """Latents on disk and encoded labels, for the training loop.
+
+    Args:
+        path: What :func:`write_latents` has written.
+        space: What the network is conditioned on.
+        rows: Labels of each sample.
+    """
+
+    def __init__(self, path: Path, space: LabelSpace, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.latents = np.load(path, mmap_mode="r")
+        codes = [space.encode(_inside(space, row)) for row in rows]
+        self.codes = {name: torch.tensor([row[name] for row in codes]) for name in space.names}
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def batch(
+        self, indices: Sequence[int], generators: Sequence[torch.Generator]
+    ) -> dict[str, Any]:
+        """Latents (B, C, H, W), drawn anew where the code is random, and codes of the labels."""
+        latents = torch.from_numpy(np.stack([self.latents[k] for k in indices]))
+        if latents.ndim == 5:
+            mean, deviation = latents.unbind(1)
+            latents = mean + deviation * noise_like(mean, generators)
+        chosen = list(indices)
+        labels = {name: codes[chosen] for name, codes in self.codes.items()}
+        return {"latents": latents, "labels": labels}
+
+
+class SliceSet:
+    """Slices on disk, (N, 1, h, w) in the unit of the volumes, to train an autoencoder with."""
+
+    def __init__(self, path: Path) -> None:
+        self.slices = np.load(path, mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def batch(
+        self, indices: Sequence[int], generators: Sequence[torch.Generator]
+    ) -> dict[str, Any]:
+        """Slices (B, 1, h, w)."""
+        return {"images": torch.from_numpy(np.stack([self.slices[k] for k in indices])).float()}
+
+
+def common_grid(cohort: Cohort) -> Grid:
+    """The one grid of a cohort's MD maps; anything else is refused."""
+    import nibabel as nib
+
+    if "md" not in cohort.images:
+        raise InputError(
+            f"the cohort has {', '.join(cohort.images) or 'no images'} but no md; make MD maps "
+            "with `neuromix prepare --what md`"
+        )
+    first: tuple[str, Grid] | None = None
+    for path in cohort.table["md_path"]:
+        if not path:
+            raise InputError("some subjects have no md; drop them with cohort.where(...)")
+        image = nib.load(path)
+        x, y, z = image.shape[:3]
+        grid = Grid((x, y, z), image.affine)
+        if first is None:
+            first = (path, grid)
+        elif grid != first[1]:
+            raise InputError(
+                f"{path} has {grid} and {first[0]} has {first[1]}, or they lie elsewhere; bring "
+                "them to one grid with `neuromix prepare`"
+            )
+    if first is None:
+        raise InputError("the cohort is empty; name one with subjects")
+    return first[1]
+
+
+def label_rows(cohort: Cohort) -> list[dict[str, Any]]:
+    """The labels of each row of a cohort."""
+    return [{str(k): v for k, v in row.items()} for row in cohort.table.to_dict("records")]
+
+
+def volumes(cohort: Cohort, size: int = 16) -> Iterator[Tensor]:
+    """Batches (B, 1, X, Y, Z) of MD maps, read one after the other."""
+    subjects = cohort.subjects()
+    for start in range(0, len(subjects), size):
+        yield torch.stack([_read(subject) for subject in subjects[start : start + size]])
+
+
+def write_slices(tiling: Tiling, cohort: Cohort, path: Path) -> SliceSet:
+    """Write every slice of a cohort."""
+    # Half precision is 0.001e-3 mm²/s at 2e-3 mm²/s, far below the noise of a scan.
+    shape, dtype = (len(cohort) * tiling.count, 1, *tiling.tile_shape), np.float16
+    with files.replacing(path) as temporary:
+        writer = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        done = 0
+        for batch in volumes(cohort):
+            slices = tiling.slices(batch)
+            writer[done : done + len(slices)] = slices.numpy()
+            done += len(slices)
+        writer.flush()
+    return SliceSet(path)
+
+
+def fit_autoencoder(
+    codec: SliceAutoencoder,
+    cohorts: Sequence[Cohort],
+    config: TrainConfig,
+    folder: Path,
+    resume: bool,
+    progress: bool,
+) -> None:
+    """Train an autoencoder on slices, and scale its latents. A finished one is only loaded.
+
+    Args:
+        codec: It is changed in place.
+        cohorts: Training subjects and, if any, those that choose the best step.
+        config: How to train; a sample is a slice.
+        folder: For slices and checkpoints.
+        resume: Go on where an earlier call was stopped.
+        progress: Show a progress bar.
+    """
+    sets = [
+        write_slices(codec.tiling, cohort, folder / f"{name}.npy")
+        for cohort, name in zip(cohorts, ("train", "validation"), strict=False)
+    ]
+    train(
+        Autoencoding(codec),
+        sets[0],
+        config,
+        folder,
+        validation=sets[1] if len(sets) > 1 else None,
+        resume=resume,
+        progress=progress,
+    )
+    codec.eval().standardise(volumes(cohorts[0]))
+
+
+def write_latents(
+    codec: SliceBasis | SliceAutoencoder, cohort: Cohort, path: Path
+) -> tuple[Path, list[str]]:
+    """Write the latents of a cohort, and return digests of its images.
+
+    The file holds (N, C, H, W), or of a random code (N, 2, C, H, W): mean and standard deviation.
+    """
+    digests: list[str] = []
+    codec.to(PartialState().device)
+    with files.replacing(path) as temporary:
+        writer = None
+        for batch in volumes(cohort):
+            latents = _encode(codec, batch.to(codec.device)).cpu().numpy()
+            if writer is None:
+                writer = np.lib.format.open_memmap(
+                    temporary, mode="w+", dtype=np.float32, shape=(len(cohort), *latents.shape[1:])
+                )
+            writer[len(digests) : len(digests) + len(latents)] = latents
+            digests += [voxel_hash(volume.numpy()) for volume in batch]
+        assert writer is not None
+        writer.flush()
+    return path, digests
+
+
+def known(value: Any) -> bool:
+    """Whether a label is there."""
+    return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
+
+
+def _encode(codec: SliceBasis | SliceAutoencoder, batch: Tensor) -> Tensor:
+    if isinstance(codec, SliceBasis):
+        return codec.encode(batch)
+    return torch.stack(codec.moments(batch), dim=1)
+
+
+def _inside(space: LabelSpace, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels of a row as far as the space knows them; validation subjects may lie outside."""
+    labels = {name: row.get(name) for name in space.names}
+    for name, values in space.categories.items():
+        labels[name] = labels[name] if labels[name] in values else None
+    for name, (low, high) in space.ranges.items():
+        if known(labels[name]):
+            labels[name] = min(max(float(row[name]), low), high)
+    return labels
+
+
+def _read(subject: tio.Subject) -> Tensor:
+    import torchio as tio
+
+    # A copy of the image, so that the subject does not keep the data.
+    data: Tensor = tio.ScalarImage(subject["md"].path).data.float()
+    if not torch.isfinite(data).all():
+        raise InputError(f"{subject['md'].path} holds NaN or Inf; mend it or drop the subject")
+    return data
