@@ -126,8 +126,8 @@ PRESETS = {
     "tiny": TiledMDConfig(
         layers=4,
         training=TrainConfig(
-            steps=3000, batch_size=8, learning_rate=1e-3, warmup=100, ema_decay=0.995,
-            validate_every=250, checkpoint_every=250,
+            steps=400, batch_size=8, learning_rate=1e-3, warmup=50, ema_decay=0.98,
+            validate_every=100, checkpoint_every=100,
         ),
     ),
     "base": TiledMDConfig(

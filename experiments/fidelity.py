@@ -1,0 +1,401 @@
+"""The tiled MD sampler beside its baselines: do its samples look, vary and read like real subjects?
+
+A cohort is parted into training, validation, held-out and judge subjects. Every generator is fitted
+to the training subjects and asked for the labels of held-out ones, so that no difference is one of
+labels; what it makes is compared with the held-out subjects by
+:func:`augment.metrics.fidelity.fidelity_table`. Classifiers and features come from the judge
+subjects alone. Whatever is finished is kept in the run folder and not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+
+from augment import files
+from augment.cohort import Cohort
+from augment.errors import InputError
+from augment.phantom import make_phantom
+from augment.report import rich_table
+from augment.samplers.base import is_sampler
+from augment.samplers.tiled_md import PRESETS, TiledMDConfig, TiledMDSampler
+from experiments import fidelity_report
+from experiments.baselines import (
+    Copies,
+    Generator,
+    Labels,
+    MeanNoise,
+    PCAGaussian,
+    inside_space,
+)
+from experiments.data import load_cohort
+from experiments.fidelity_judges import Bench
+from experiments.voxel_unet import MonaiUNet, steps_done, training_cost
+
+SAMPLER = "tiled DiT"
+SIMPLE: dict[str, Callable[[], Generator]] = {
+    "mean + noise": MeanNoise,
+    "training copies": Copies,
+    fidelity_report.GAUSSIAN: PCAGaussian,
+}
+UNET = "MONAI U-Net"
+START = "Gaussian start alone"
+"""The sampler without the training of its network: what the transformer adds is the difference."""
+VARIANTS: dict[str, dict[str, Any]] = {START: {}, "true 3D": {"cell": (4, 4)}}
+"""Other networks of the same code, by what differs in :class:`TiledMDConfig`; but for the first,
+each is trained as long as the sampler."""
+BASELINES = (*SIMPLE, UNET, *VARIANTS)
+
+FEWEST = 12
+"""Volumes that a set needs to be compared."""
+SWEPT = 100
+"""Samples of each number of steps or guidance scale."""
+SHOWN = 6
+"""Volumes that are kept of each generator, for the pictures."""
+USUAL = 20
+"""Steps of all rows but the sweep."""
+FREE = ("out", "sampling_seeds", "steps", "guidances", "baselines")
+"""Settings that may differ when a run folder is used again: its rows do not depend on them."""
+SECONDS = {"subject": 0.15, "judge step": 0.12, "volume compared": 0.06, "U-Net pass": 0.6}
+"""On two cores of a small server; the dry run's estimate of what it does not measure."""
+
+Draw = Callable[[Labels, Sequence[int]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What to compare. See ``neuromix experiment fidelity --help``."""
+
+    out: Path
+    data: Path | None = None
+    preset: str = "tiny"
+    train: int = 400
+    validation: int = 60
+    judges: int = 800
+    heldout: int = 800
+    synthetic: int = 400
+    sampling_seeds: int = 3
+    steps: tuple[int, ...] = (5, 10, 20, 50, 250)
+    guidance: float = 1.0
+    guidances: tuple[float, ...] = ()
+    baselines: tuple[str, ...] = BASELINES
+    unet_samples: int = 100
+    unet_batch: int = 4
+    judge_steps: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = set(self.baselines) - set(BASELINES)
+        if unknown:
+            raise InputError(
+                f"baselines {sorted(unknown)} came; allowed are {', '.join(BASELINES)}"
+            )
+        if self.preset not in PRESETS:
+            raise InputError(f"preset {self.preset!r} came; allowed are {', '.join(PRESETS)}")
+        sizes = (self.train, self.heldout, self.synthetic, self.judges, self.unet_samples)
+        if min(sizes) < FEWEST or self.validation < 1:
+            raise InputError(
+                "train, heldout, synthetic, judges and unet_samples must each be "
+                f"{FEWEST} or more, and validation 1 or more: smaller sets can't be compared"
+            )
+        if min((self.sampling_seeds, self.judge_steps, self.unet_batch, *self.steps)) < 1:
+            raise InputError(
+                "sampling_seeds, steps, judge_steps and unet_batch must each be 1 or more"
+            )
+
+    @property
+    def people(self) -> int:
+        """Subjects of all parts."""
+        return self.train + self.validation + self.heldout + self.judges
+
+
+def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
+    """Fit, sample and compare what is not done yet; write ``results.json`` and ``report.html``."""
+    console = Console()
+    console.print(asdict(config))
+    if dry_run:
+        _plan(config, console)
+        return {}
+    _claim(config)
+    if config.data is None:
+        data = config.out / "phantom"
+        make_phantom(data, "md", subjects=config.people, seed=config.seed, progress=True)
+        cohort = Cohort.from_bids(data)
+    else:
+        cohort = load_cohort(config.data, ("md",) if config.data.is_dir() else ())
+    bench = Bench(divide(cohort, config), config.judge_steps, config.seed)
+    generators = _Generators(config, bench, console)
+
+    rows = {
+        f"{SAMPLER}, sampling seed {k + 1}": generators.row(SAMPLER, config.synthetic, k)
+        for k in range(config.sampling_seeds)
+    }
+    for name in config.baselines:
+        count = config.unet_samples if name == UNET else config.synthetic
+        rows[name] = generators.row(name, count, 0)
+    sweeps = {
+        "steps": {str(n): generators.swept(n, config.guidance) for n in sorted(config.steps)},
+        "guidance": {f"{g:g}": generators.swept(USUAL, g) for g in sorted(config.guidances)},
+    }
+    results = fidelity_report.summarise(
+        rows,
+        sweeps,
+        sampler=SAMPLER,
+        about=_about(config, cohort, bench),
+        sizes={name: len(part) for name, part in bench.parts.items()},
+    )
+    results["config"] = asdict(config)
+    files.write_json(config.out / "results.json", results)
+    pictures = {name: np.load(_path(config.out, name, ".npy")) for name in rows}
+    page = fidelity_report.page(results, pictures, bench.volumes("heldout"), generators.asked)
+    files.write_bytes(config.out / "report.html", page.encode())
+    console.print(rich_table(fidelity_report.overview(results), title=results["verdict"]))
+    return results
+
+
+def divide(cohort: Cohort, config: Fidelity) -> dict[str, Cohort]:
+    """Part a cohort of any size by subject, in the proportions of the configuration."""
+    sampler = config.train + config.validation
+    first = cohort.split(
+        (sampler / config.people, config.heldout / config.people, config.judges / config.people),
+        seed=config.seed,
+    )
+    second = first.train.split(
+        (config.train / sampler, config.validation / sampler, 0.0), seed=config.seed
+    )
+    parts = {
+        "train": second.train, "validation": second.val, "heldout": first.val,
+        "judges": first.test,
+    }  # fmt: skip
+    small = {name: len(part) for name, part in parts.items() if len(part) < FEWEST}
+    small.pop("validation", None)
+    if small:
+        raise InputError(
+            f"{len(cohort)} scans leave {small} for these parts, and each needs {FEWEST}; add "
+            "subjects, or ask for other proportions"
+        )
+    return parts
+
+
+class _Generators:
+    """Fits each generator once, when it is first needed, and keeps its rows in the run folder."""
+
+    def __init__(self, config: Fidelity, bench: Bench, console: Console) -> None:
+        self.config, self.bench, self.console = config, bench, console
+        heldout = bench.rows("heldout")
+        order = np.random.default_rng(config.seed).permutation(len(heldout))
+        most = max(config.synthetic, config.unet_samples, SWEPT)
+        self.asked = [int(order[k % len(order)]) for k in range(most)]
+        """Places of the held-out subjects whose labels are asked for, in this order."""
+        self.labels = [heldout[k] for k in self.asked]
+        self._samplers: dict[str, tuple[TiledMDSampler, dict[str, Any]]] = {}
+
+    def row(self, name: str, count: int, turn: int) -> dict[str, Any]:
+        """A generator's table of fidelity, and what it cost."""
+        title = f"{name}, sampling seed {turn + 1}" if name == SAMPLER else name
+        return self._kept(title, lambda: self._draw(name), count, turn)
+
+    def swept(self, steps: int, guidance: float) -> dict[str, Any]:
+        """The sampler at other numbers of steps and guidance scales, from equal noise."""
+        title = f"{SAMPLER}, {steps} steps, guidance {guidance:g}"
+        count = min(SWEPT, self.config.synthetic)
+        return self._kept(
+            title, lambda: self._sampler(SAMPLER, steps, guidance), count, 0, quick=True
+        )
+
+    def _kept(
+        self,
+        title: str,
+        make: Callable[[], tuple[Draw, dict[str, Any]]],
+        count: int,
+        turn: int,
+        quick: bool = False,
+    ) -> dict[str, Any]:
+        record = _path(self.config.out, title, ".json")
+        if not record.is_file():
+            self._make(title, make, count, turn, quick)
+        row: dict[str, Any] = json.loads(record.read_text())
+        return row
+
+    def _make(
+        self,
+        title: str,
+        make: Callable[[], tuple[Draw, dict[str, Any]]],
+        count: int,
+        turn: int,
+        quick: bool,
+    ) -> None:
+        self.console.print(f"{title}: {count} volumes")
+        draw, cost = make()
+        begun = time.perf_counter()
+        # Numbers of another sampling seed lie beyond those of the one before.
+        seeds = [(1 + turn) * 1_000_000 + k for k in range(count)]
+        volumes = draw(self.labels[:count], seeds)
+        cost = cost | {"seconds a volume": (time.perf_counter() - begun) / count}
+        row = {"cost": cost, **self.bench.compare(volumes, self.labels[:count], quick=quick)}
+        shown = _path(self.config.out, title, ".npy")
+        with files.replacing(shown) as temporary, temporary.open("wb") as stream:
+            np.save(stream, volumes[:SHOWN])
+        # The record is written last, so that a row that has one is whole.
+        files.write_json(_path(self.config.out, title, ".json"), row)
+
+    def _draw(self, name: str) -> tuple[Draw, dict[str, Any]]:
+        """A fitted generator, and what it took to fit it."""
+        if name == SAMPLER or name in VARIANTS:
+            return self._sampler(name, USUAL, self.config.guidance)
+        train = self.bench.volumes("train"), self.bench.rows("train")
+        if name in SIMPLE:
+            begun = time.perf_counter()
+            simple = SIMPLE[name]().fit(*train)
+            return simple.draw, {"training seconds": time.perf_counter() - begun}
+        cost = self._fitted(SAMPLER)[1]
+        preset = PRESETS[self.config.preset]
+        folder = self.config.out / "generators" / _slug(name)
+        unet = MonaiUNet(
+            replace(preset.training, batch_size=self.config.unet_batch, seed=self.config.seed),
+            folder,
+            parameters=cost["parameters"],
+            seconds=cost["training seconds"],
+            validation=(self.bench.volumes("validation"), self.bench.rows("validation")),
+            steps=USUAL,
+        ).fit(*train)
+        return unet.draw, unet.cost
+
+    def _sampler(self, name: str, steps: int, guidance: float) -> tuple[Draw, dict[str, Any]]:
+        sampler, cost = self._fitted(name)
+
+        def draw(labels: Labels, seeds: Sequence[int]) -> np.ndarray:
+            wanted = [inside_space(sampler.label_space, row) for row in labels]
+            made = sampler(wanted, list(seeds), steps, guidance)
+            return np.stack([subject["md"].numpy()[0] for subject in made])
+
+        return draw, cost
+
+    def _fitted(self, name: str) -> tuple[TiledMDSampler, dict[str, Any]]:
+        """A trained sampler, on the device, and what its training took."""
+        if name not in self._samplers:
+            folder = self.config.out / "generators" / _slug(name)
+            work = folder / "work"
+            if is_sampler(folder) and (work / "cost.json").is_file():
+                cost = json.loads((work / "cost.json").read_text())
+            else:
+                done = steps_done(work)
+                parts = self.bench.parts
+                fitted, trained = TiledMDSampler.fit(
+                    parts["train"],
+                    self._timed(name, folder),
+                    folder,
+                    validation=parts["validation"],
+                    progress=True,
+                )
+                cost = training_cost(work, fitted.transformer, trained, done)
+            sampler = TiledMDSampler.from_pretrained(folder)
+            sampler.to("cuda" if torch.cuda.is_available() else "cpu")
+            for part in ("heldout", "judges"):
+                sampler.check_disjoint(self.bench.parts[part])
+            self._samplers[name] = sampler, cost
+        return self._samplers[name]
+
+    def _timed(self, name: str, folder: Path) -> TiledMDConfig:
+        """The configuration of a network, a variant's with as many steps as the time allows."""
+        base = PRESETS[self.config.preset]
+        base = replace(base, training=replace(base.training, seed=self.config.seed))
+        if name == SAMPLER:
+            return base
+        if name == START:  # the output of a fresh network is zero, and stays so
+            return replace(base, training=replace(base.training, steps=1, learning_rate=0.0))
+        config = replace(base, **VARIANTS[name])
+        plan = folder / "plan.json"
+        if not plan.is_file():
+            train = self.bench.parts["train"]
+            pace = [TiledMDSampler.estimate(train, each) for each in (base, config)]
+            steps = max(1, round(base.training.steps * pace[0] / pace[1]))
+            files.write_json(plan, {"steps": steps, "seconds_of_equal_steps": pace})
+        steps = int(json.loads(plan.read_text())["steps"])
+        return replace(config, training=replace(config.training, steps=steps))
+
+
+def _plan(config: Fidelity, console: Console) -> None:
+    """Say what would be done and how long it would take on this machine; nothing is kept."""
+    preset = PRESETS[config.preset]
+    with tempfile.TemporaryDirectory() as folder:
+        if config.data is None:
+            few = Cohort.from_bids(make_phantom(folder, "md", subjects=4, seed=config.seed))
+        else:
+            cohort = load_cohort(config.data, ("md",) if config.data.is_dir() else ())
+            few = cohort.where(np.arange(len(cohort)) < 4)
+        training = TiledMDSampler.estimate(few, preset)
+    # A training step goes forward and back through a batch, three times the work of a pass.
+    a_pass = training / preset.training.steps / preset.training.batch_size / 3
+    compared = SECONDS["volume compared"]
+    row = compared * (config.heldout + config.synthetic)
+    made = config.synthetic * USUAL * a_pass
+    plan = [
+        ("phantom", 0 if config.data else config.people * SECONDS["subject"]),
+        ("judges", 2 * config.judge_steps * SECONDS["judge step"]),
+        (f"{SAMPLER}: training", training),
+        (f"{SAMPLER}: {config.sampling_seeds} sampling seeds",
+         config.sampling_seeds * (made + row)),
+        ("steps sweep", sum(config.steps) * SWEPT * a_pass
+         + len(config.steps) * 3 * SWEPT * compared),
+        ("guidance sweep", len(config.guidances) * SWEPT * (2 * USUAL * a_pass + 3 * compared)),
+    ]  # fmt: skip
+    for name in config.baselines:
+        if name in SIMPLE:
+            seconds = row
+        elif name == UNET:
+            passes = config.unet_samples * USUAL * SECONDS["U-Net pass"]
+            seconds = training + passes + compared * (config.heldout + config.unet_samples)
+        else:
+            seconds = training + made + row
+        plan.append((name, seconds))
+    table = pd.DataFrame(plan, columns=["what", "minutes"])
+    table["minutes"] = (table["minutes"] / 60).round(1)
+    total = math.ceil(table["minutes"].sum())
+    console.print(rich_table(table, title=f"About {total} minutes on this machine"))
+
+
+def _claim(config: Fidelity) -> None:
+    """Take the run folder; rows of other settings must not be mixed with these."""
+    path = config.out / "config.json"
+    settings = asdict(config)
+    if path.is_file():
+        before = json.loads(path.read_text())
+        now = json.loads(json.dumps(settings, default=str))
+        differ = [name for name in now if name not in FREE and before.get(name) != now[name]]
+        if differ:
+            name = differ[0]
+            raise InputError(
+                f"{config.out} holds a run with {name} {before.get(name)} and not {now[name]}; "
+                "name another folder, or give the same settings"
+            )
+    files.write_json(path, settings)
+
+
+def _about(config: Fidelity, cohort: Cohort, bench: Bench) -> str:
+    """The cohort and the fit in words."""
+    spacing = bench.grid.spacing[0]
+    name = f"phantom md, site B, seed {config.seed}" if config.data is None else cohort.name
+    return (
+        f"{name}, {spacing:g} mm, {len(bench.parts['train'])} training scans, preset "
+        f"{config.preset}, one training seed, sampling seeds: {config.sampling_seeds}"
+    )
+
+
+def _path(out: Path, title: str, suffix: str) -> Path:
+    return out / "rows" / f"{_slug(title)}{suffix}"
+
+
+def _slug(title: str) -> str:
+    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in title).lower().split())

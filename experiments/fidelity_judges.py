@@ -1,0 +1,171 @@
+"""What judges volumes in :mod:`experiments.fidelity`: parts of a cohort, classifiers, features."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torchio as tio
+
+from augment.cohort import Cohort
+from augment.metrics import features as clouds
+from augment.metrics.anatomy import tissue_masks
+from augment.metrics.fidelity import Judge, fidelity_table
+from augment.samplers.latents import common_grid, label_rows, volumes
+from classifiers.base import VolumeClassifier
+from experiments.baselines import Labels
+
+TARGETS = ("sex", "dementia")
+QUICK: dict[str, Any] = {"pairs": 50, "splits": 20, "permutations": 200}
+"""Fewer draws, for the many rows of a sweep."""
+SPLITS = 50
+
+
+class Bench:
+    """Parts of a cohort that share no subject, and what compares volumes with the held-out part.
+
+    Classifiers and features are made when they are first needed: a run whose rows are all there
+    needs none.
+
+    Args:
+        parts: ``train``, ``heldout`` and ``judges``, and others that are only kept.
+        steps: Optimiser steps of each classifier.
+        seed: Of classifiers and metrics.
+    """
+
+    def __init__(self, parts: dict[str, Cohort], steps: int, seed: int) -> None:
+        self.parts, self.steps, self.seed = parts, steps, seed
+        self.grid = common_grid(parts["heldout"])
+        self._volumes: dict[str, np.ndarray] = {}
+
+    def volumes(self, part: str) -> np.ndarray:
+        """All volumes of a part, (N, X, Y, Z)."""
+        if part not in self._volumes:
+            batches = [batch[:, 0].numpy() for batch in volumes(self.parts[part])]
+            self._volumes[part] = np.concatenate(batches)
+        return self._volumes[part]
+
+    def rows(self, part: str) -> list[dict[str, Any]]:
+        """Labels of a part."""
+        return label_rows(self.parts[part])
+
+    @functools.cached_property
+    def tissues(self) -> dict[str, np.ndarray]:
+        """Masks of the tissues that fill a voxel somewhere on this grid."""
+        return {name: mask for name, mask in tissue_masks(self.grid).items() if mask.any()}
+
+    @functools.cached_property
+    def classifiers(self) -> dict[str, VolumeClassifier]:
+        """A classifier for each target with two classes among the judge subjects."""
+        subjects = _subjects(self.volumes("judges"), self.rows("judges"))
+        fitted = {}
+        for target in TARGETS:
+            classifier = VolumeClassifier(target, steps=self.steps, seed=self.seed)
+            if len({label for label in classifier.labels(subjects) if label}) > 1:
+                fitted[target] = classifier.fit(subjects)
+        return fitted
+
+    @functools.cached_property
+    def features(self) -> dict[str, clouds.Features]:
+        """Maps from volumes to points: components of volumes, and of what the classifiers see."""
+        other = self.volumes("judges")
+        maps: dict[str, clouds.Features] = {"": clouds.pca_features(other)}
+        if self.classifiers:
+            seen = self._seen(other)
+            everywhere = np.ones(seen.shape[1:], dtype=bool)
+            reduce = clouds.pca_features(seen, everywhere)
+            maps["network_"] = lambda made: reduce(self._seen(made))
+        return maps
+
+    def compare(self, made: np.ndarray, labels: Labels, *, quick: bool = False) -> dict[str, Any]:
+        """A table of fidelity of volumes that were made for labels.
+
+        Args:
+            made: (N, X, Y, Z).
+            labels: Of each volume.
+            quick: With fewer held-out subjects and draws.
+        """
+        heldout, rows = self.volumes("heldout"), self.rows("heldout")
+        if quick:
+            heldout, rows = heldout[: 2 * len(made)], rows[: 2 * len(made)]
+        judges = {}
+        for target, classifier in self.classifiers.items():
+            asked, true = (_targets(target, each) for each in (labels, rows))
+            classes = [str(c) for c in classifier.classes_]
+            if set(classes) <= set(asked) & set(true):
+                judges[target] = Judge(self._predict(target), classes, asked, true)
+        table = fidelity_table(
+            self.volumes("train"),
+            heldout,
+            made,
+            features=self.features[""],
+            tissues=self.tissues,
+            judges=judges,
+            seed=self.seed,
+            **(QUICK if quick else {}),
+        )
+        if "network_" in self.features and not quick:
+            table["metrics"] |= self._network(made, heldout)
+        return table
+
+    def _network(self, made: np.ndarray, heldout: np.ndarray) -> dict[str, Any]:
+        """MMD² and Fréchet distance on what the classifiers see."""
+        features = self.features["network_"]
+        points, real = features(made), features(heldout)
+        bandwidth = clouds.median_bandwidth(features(self.volumes("train")))
+        size = min(len(real) // 2, len(points))
+        test = clouds.mmd_test(real, points, bandwidth=bandwidth, seed=self.seed)
+        null = clouds.real_real_null(real, bandwidth=bandwidth, size=size, seed=self.seed)
+        p95 = float(np.quantile(null, 0.95))
+        far, near = clouds.beside_real(clouds.frechet, real, points, splits=SPLITS, seed=self.seed)
+        return {
+            "network_mmd2": {
+                **test, "real": float(null.mean()), "split_p95": p95, "ratio": test["value"] / p95,
+                "real_interval": np.quantile(null, (0.025, 0.975)).tolist(),
+            },
+            "network_frechet": {
+                "value": float(far.mean()), "real": float(near.mean()),
+                "interval": np.quantile(far, (0.025, 0.975)).tolist(),
+                "real_interval": np.quantile(near, (0.025, 0.975)).tolist(),
+            },
+        }  # fmt: skip
+
+    def _predict(self, target: str) -> Any:
+        classifier = self.classifiers[target]
+        return lambda made: classifier.predict_proba(_subjects(made, [{}] * len(made)))
+
+    def _seen(self, made: np.ndarray) -> np.ndarray:
+        """Inputs of the classifiers' last layers, (N, F, 1, 1): a point as a volume."""
+        points = []
+        for target, classifier in self.classifiers.items():
+            found: list[np.ndarray] = []
+
+            def keep(_: Any, inputs: tuple[torch.Tensor], found: list[np.ndarray] = found) -> None:
+                found.append(inputs[0].detach().cpu().numpy())
+
+            hook = classifier.net_.module_.head[-1].register_forward_pre_hook(keep)
+            self._predict(target)(made)
+            hook.remove()
+            points.append(np.concatenate(found))
+        return np.concatenate(points, axis=1)[:, :, None, None]
+
+
+def _subjects(made: np.ndarray, rows: Labels) -> list[tio.Subject]:
+    return [
+        tio.Subject(
+            md=tio.ScalarImage(tensor=torch.from_numpy(volume[None])),
+            **{name: row.get(name, "") for name in ("sex", "diagnosis")},
+        )
+        for volume, row in zip(made, rows, strict=True)
+    ]
+
+
+def _targets(target: str, rows: Labels) -> Sequence[str | None]:
+    """What a classifier of this target should say of each row; ``None`` where there is no truth."""
+    classifier = VolumeClassifier(target)
+    return classifier.labels([
+        {name: row.get(name) or "" for name in ("sex", "diagnosis")} for row in rows
+    ])  # fmt: skip
