@@ -240,7 +240,7 @@ class Cohort:
     def subjects(self) -> list[tio.Subject]:
         """A TorchIO subject per row; images are read when they are first used.
 
-        An image that a row lacks has no key. Labels that are missing are ``""`` (NaN for age), so
+        An image that a row lacks has no key, and files of a bank are marked ``synthetic``. Labels that are missing are ``""`` (NaN for age), so
         that PyTorch can collate them.
         """
         import torchio as tio
@@ -263,7 +263,10 @@ class Cohort:
                 image: tio.ScalarImage(path, verify_path=False) for image, path in given.items()
             }
             labels = {column: row[column] for column in COLUMNS}
-            subjects.append(tio.Subject(**scans, **labels, synthetic=False, synthetic_id=""))
+            # A bank that is loaded as any other dataset stays known for what it is.
+            made = any("_desc-synthetic" in Path(path).name for path in given.values())
+            marks = {"synthetic": made, "synthetic_id": row["subject_id"] if made else ""}
+            subjects.append(tio.Subject(**scans, **labels, **marks))
         return subjects
 
     def dataset(self, transform: Any = None) -> tio.SubjectsDataset:

@@ -169,11 +169,11 @@ def train_md(
         data: Training subjects only: train.tsv of a split, or a BIDS folder.
         out: Folder for the sampler.
         validation: Subjects that choose the best step: val.tsv of the same split.
-        preset: demo (90 s on two cores), tiny (20 to 30 minutes), base (a GPU, hours) or paper,
+        preset: demo (90 s on two cores), tiny (5 minutes), base (a GPU, hours) or paper,
             which fine-tunes facebook/DiT-XL-2-256. What follows changes a preset; None keeps it.
         steps: Optimiser steps.
         batch_size: Subjects of a step.
-        objective: flow (velocity, Euler's method) or noise (as published DiTs, DPM-Solver++).
+        objective: flow (velocity, starts from a Gaussian) or noise (as published DiTs, DPM-Solver++).
         pretrained: DiT to start from: a folder, or NAME or NAME@REVISION on the Hugging Face hub.
         autoencoder: basis (closed form), kl (trained first), or a pretrained AutoencoderKL, named
             as above.
@@ -406,6 +406,33 @@ def training(
     run(preset, spacing, pairs, cohorts, out)
 
 
+def transforms(
+    spacing: float = 1.75,
+    samples: int = 30,
+    rounds: int = 30,
+    workers: tuple[int, ...] = (0, 2, 4),
+    draws: int = 1000,
+    kills: int = 3,
+    out: Path | None = None,
+) -> None:
+    """Time draws from a bank and loaders, weigh many draws, and kill fills (Linux only).
+
+    Images are made up, as they do not change the speed.
+
+    Args:
+        spacing: Voxel side in mm; 1.75 makes 96 x 112 x 96 voxels.
+        samples: Of the bank; there are as many real subjects.
+        rounds: Draws and their rivals, by turns; medians are shown. A tenth for the loaders.
+        workers: Numbers of workers of the loaders.
+        draws: Over which the memory is watched.
+        kills: Fills that are killed at random moments and taken up again.
+        out: JSON file for the figures. Default: only print them.
+    """
+    from experiments.benchmark_transforms import transforms as run
+
+    run(spacing, samples, rounds, workers, draws, kills, out)
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "phantom": phantom,
@@ -417,7 +444,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "train": {"md": train_md},
     "experiment": {"calibration": calibration, "fidelity": fidelity},
-    "benchmark": {"foundation": foundation, "sampling": sampling, "training": training},
+    "benchmark": {
+        "foundation": foundation,
+        "sampling": sampling,
+        "training": training,
+        "transforms": transforms,
+    },
 }
 
 
@@ -459,3 +491,7 @@ def _group(name: str) -> Callable[[], None]:
 
     show.__doc__ = f"One of: {', '.join(GROUPS[name])} (see `neuromix {name} --help`)."
     return show
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -83,6 +83,7 @@ def test_torchio_nilearn_and_cohort_read_the_same_image(bank):
     np.testing.assert_allclose(loaded.affine, drawn.affine)
     assert np.array_equal(load_img(path).get_fdata(dtype=np.float32), drawn.data[0].numpy())
     cohort = Cohort.from_bids(bank.path)
+    assert all(s["synthetic"] and s["synthetic_id"].startswith("syn") for s in cohort.subjects())
     row = cohort.table.iloc[2]
     assert (row["dataset"], row["sex"], row["age"]) == (bank.name, "F", 52.0)
     assert cohort.table["synthetic_id"][2] == "syn000003"
