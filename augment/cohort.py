@@ -240,8 +240,8 @@ class Cohort:
     def subjects(self) -> list[tio.Subject]:
         """A TorchIO subject per row; images are read when they are first used.
 
-        An image that a row lacks has no key, and files of a bank are marked ``synthetic``. Labels that are missing are ``""`` (NaN for age), so
-        that PyTorch can collate them.
+        An image that a row lacks has no key, and files of a bank are marked ``synthetic``. Labels
+        that are missing are ``""`` (NaN for age), so that PyTorch can collate them.
         """
         import torchio as tio
 

@@ -173,7 +173,7 @@ def train_md(
             which fine-tunes facebook/DiT-XL-2-256. What follows changes a preset; None keeps it.
         steps: Optimiser steps.
         batch_size: Subjects of a step.
-        objective: flow (velocity, starts from a Gaussian) or noise (as published DiTs, DPM-Solver++).
+        objective: flow (velocity, from a Gaussian start) or noise (as published DiTs).
         pretrained: DiT to start from: a folder, or NAME or NAME@REVISION on the Hugging Face hub.
         autoencoder: basis (closed form), kl (trained first), or a pretrained AutoencoderKL, named
             as above.
