@@ -211,6 +211,7 @@ def _loaders(
                 {
                     "what": name, "workers": count, "items/s": float(np.median(rate)),
                     "to real": float(np.median(rate / rates[:, 0])),
+                    "target": "1.5 or more" if name.startswith("mix") else "",
                 }
             )  # fmt: skip
     return rows
@@ -224,8 +225,9 @@ def _pass(loader: tio.SubjectsLoader) -> None:
 def _memory(bank: SampleBank, draws: int) -> dict[str, Any]:
     """What the memory of this process grows by over many draws, after a tenth of them."""
     held = []
+    sexes = bank.table["sex"].to_list()
     for k in track(range(draws), "Memory"):
-        bank.draw({"sex": "FM"[k % 2]} if len(bank) > 1 else {}, k)
+        bank.draw({"sex": sexes[k % len(sexes)]}, k)
         if k % max(1, draws // 100) == 0:
             held.append(_own())
     before = held[len(held) // 10 :]
