@@ -192,6 +192,8 @@ class _Training:
             TextColumn("{task.fields[loss]}"),
         )  # fmt: skip
         hidden = not (progress and accelerator.is_main_process)
+        if first == 0 and self.validation is not None:
+            self._validate(0)  # a start in closed form may stay the best
         with Progress(*columns, disable=hidden) as bar:
             task = bar.add_task("", total=config.steps, completed=first, loss="")
             for step in range(first, config.steps):
@@ -297,10 +299,7 @@ class _Training:
             self.accelerator.wait_for_everyone()
             return
         final = self.folder / f"checkpoint-{step:08d}"
-        temporary = self.folder / f".{final.name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
+        with files.replacing_folder(final) as temporary:
             save_file(self._weights(), temporary / "weights.safetensors")
             save_file(self._averaged(), temporary / "ema.safetensors")
             save_file(self._moments(), temporary / "optimisers.safetensors")
@@ -311,10 +310,6 @@ class _Training:
                 "settings": self._settings(),
             }
             files.write_json(temporary / "state.json", state)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         for old in checkpoints(self.folder)[: -self.config.checkpoints]:
             shutil.rmtree(old)
         self.accelerator.wait_for_everyone()

@@ -31,7 +31,7 @@ from augment import files
 from augment.conditions import CATEGORIES, LabelSpace
 from augment.errors import InputError
 from augment.grid import Grid
-from augment.nn.slice_basis import SliceBasis
+from augment.nn.deformable_template import DeformableTemplate
 from augment.report import rich_table
 from augment.samplers.flow import FlowMultistepScheduler
 from augment.samplers.tiled_md import (
@@ -135,12 +135,12 @@ def parameters(network: nn.Module) -> int:
     return sum(weight.numel() for weight in network.parameters())
 
 
-def ours_alone(config: TiledMDConfig, grid: Grid) -> tuple[SliceBasis, Any]:
+def ours_alone(config: TiledMDConfig, grid: Grid) -> tuple[DeformableTemplate, Any]:
     """Our codec, unfitted, and our network with fresh weights."""
     factor, depth = config.cell
     tiling = Tiling(grid.shape, config.plane, token_side(config))
-    codec = SliceBasis(
-        tiling=tiling.to_dict(), channels=config.channels, factor=factor, depth=depth
+    codec = DeformableTemplate(
+        tiling=tiling.to_dict(), spacing=list(grid.spacing), factor=factor, depth=depth
     )
     return codec, build_network(config, SPACE, codec, config.rank)
 

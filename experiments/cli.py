@@ -175,9 +175,9 @@ def train_md(
         batch_size: Subjects of a step.
         objective: flow (velocity, from a Gaussian start) or noise (as published DiTs).
         pretrained: DiT to start from: a folder, or NAME or NAME@REVISION on the Hugging Face hub.
-        autoencoder: basis (closed form), kl (trained first), or a pretrained AutoencoderKL, named
+        autoencoder: template (closed form), kl (trained first), or a pretrained AutoencoderKL, named
             as above.
-        channels: Latent channels of basis or kl.
+        channels: Latent channels of kl.
         lora_rank: Above 0, train low-rank updates of the pretrained DiT instead of all of it.
         seed: Decides the first weights, the order and the noise.
         dry_run: Say what would be done and how long it would take, and stop.

@@ -1,7 +1,7 @@
 """A flow that starts from a Gaussian in closed form, and a transformer for what is not Gaussian.
 
-Were the latents of :class:`SliceBasis` normal, with a mean that is linear in the labels y, a few
-patterns U that span the brain, and a variance D of its own for every component::
+Were latents normal, with a mean that is linear in the labels y, a few patterns U that span the
+brain, and a variance D of its own for every component::
 
     x ~ N( m(y), S ),        S = U U^T + D
 
@@ -13,12 +13,11 @@ r = x_t - (1 - t) m and A = (1 - t)² S + t² I,
 (A is inverted by Woodbury's identity, in as many dimensions as there are patterns.) The transformer
 F adds shape, what neighbours know of each other, and how labels change it::
 
-    v = v0 - (s / k) B F( B^T [r, E[x - m | x_t]] / scale, t, y ),    s² = diag S,  k² = diag A
+    v = v0 - (s / k) F( [r, E[x - m | x_t]] / scale, t, y ),    s² = diag S,  k² = diag A
 
 Its inputs have unit variance and the factor bounds its answer, at every t and in every component,
 so that no time and no component is too loud or too faint to learn (Karras et al. 2022, for one
-standard deviation instead of one a component). It works on pixels: ``B^T`` turns the components of
-each place back, whose order and signs mean nothing to a network that all places share.
+standard deviation instead of one a component).
 
 A training of zero steps already gives the mean of each label, the covariance of the training
 subjects along their largest patterns, the variance of each place, and noise, which is Gaussian and
@@ -27,7 +26,7 @@ need not be learned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -36,15 +35,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from augment.nn.slice_basis import SliceBasis
 from augment.nn.tiled_dit import TiledDiT
 
-DOUBT = 8.0
+DOUBT = 1.0
 """Subjects' worth of doubt that a label changes anything (ridge penalty)."""
-MOST = 1000
+MOST = 600
 """Subjects that the patterns are taken from; more change little and need memory."""
-LEVELS = 32
-"""Values that D is rounded to, 2 to 20 % apart, which makes U^T A^(-1) U cheap at any t."""
+LEVELS = 64
+"""Values that D is rounded to, a tenth apart, which makes U^T A^(-1) U cheap at any t."""
+SMALLEST = 1e-3
+"""Smallest own variance, as a share of the largest."""
 LEAST = 0.02
 """Smallest share of a component's variance that is its own."""
 
@@ -55,7 +55,6 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
     Args:
         dit: Settings of the :class:`TiledDiT` but for its channels.
         channels: Channels C of the latents.
-        pixels: Pixels of a square of the codec.
         rank: Patterns.
     """
 
@@ -65,13 +64,12 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
     own: Tensor
     level: Tensor
     grams: Tensor
-    components: Tensor
 
     @register_to_config
-    def __init__(self, *, dit: dict[str, Any], channels: int, pixels: int, rank: int) -> None:
+    def __init__(self, *, dit: dict[str, Any], channels: int, rank: int) -> None:
         super().__init__()
         # It sees the noisy latents and the Gaussian's guess.
-        self.network = TiledDiT(**dit, in_channels=2 * pixels, out_channels=pixels)
+        self.network = TiledDiT(**dit, in_channels=2 * channels, out_channels=channels)
         self.label_space = self.network.label_space
         self.tiling = self.network.tiling
         _, height, width = self.network.latent_shape
@@ -80,7 +78,6 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         self.categories = sorted(self.label_space.categories.items())
         self.ranges = sorted(self.label_space.ranges)
         features = sum(len(values) for _, values in self.categories) + len(self.ranges)
-        tile = self.tiling.untile_latents(torch.empty(1, 1, height, width)).shape
         size = channels * height * width
         self.register_buffer("effects", torch.zeros(features, size))
         self.register_buffer("centre", torch.zeros(features))
@@ -88,19 +85,26 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         self.register_buffer("own", torch.ones(LEVELS))
         self.register_buffer("level", torch.zeros(size, dtype=torch.int16))
         self.register_buffer("grams", torch.zeros(LEVELS, rank, rank))
-        self.register_buffer("components", torch.zeros(tile[1], tile[3], tile[4], channels, pixels))
 
-    def fit(self, codec: SliceBasis, latents: Any, codes: Mapping[str, Tensor]) -> None:
-        """Take the components of a codec, and the Gaussian from latents of the training set.
+    def fit(
+        self,
+        latents: Any,
+        codes: Mapping[str, Tensor],
+        weigh: Callable[[Tensor], Tensor] = lambda latents: latents.flatten(1),
+    ) -> None:
+        """Find the Gaussian of latents of the training set.
 
         Args:
-            codec: It made the latents.
-            latents: (N, C, H, W), an array that may lie on disk.
+            latents: Means and standard deviations of codes, (N, 2, C, H, W), an array that may
+                lie on disk.
             codes: Code (N,) for each label, as ``LabelSpace.encode`` gives them.
+            weigh: Latents to vectors (N, V) in which the largest patterns are looked for.
         """
-        self.components.copy_(codec.components)
         rows = torch.linspace(0, len(latents) - 1, min(len(latents), MOST)).long()
-        rest = torch.from_numpy(latents[rows.numpy()]).flatten(1)
+        # One subject after the other: what is read of the disk's memory is not kept.
+        rest = torch.stack([torch.from_numpy(latents[k, 0]) for k in rows.tolist()]).flatten(1)
+        random = sum(torch.from_numpy(latents[k, 1]).square() for k in rows.tolist()) / len(rows)
+        free = len(rest)
         if self.label_space.names:
             chosen = {name: code[rows] for name, code in codes.items()}
             self.centre.copy_(self._features(chosen).nanmean(0).nan_to_num())
@@ -108,15 +112,16 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             gram = features.T @ features + DOUBT * torch.eye(features.shape[1])
             self.effects.copy_(torch.linalg.solve(gram, features.T @ rest))
             rest = rest - features @ self.effects
-        variance = rest.square().mean(0)
-        # Subjects are fewer than voxels: the small Gram matrix has the same spectrum.
-        _power, vectors = torch.linalg.eigh((rest @ rest.T).double())
+            free = max(free - features.shape[1], 1)
+        variance = rest.square().sum(0) / free + torch.as_tensor(random).flatten()
+        # Subjects are fewer than components: the small Gram matrix has the same spectrum.
+        weighed = weigh(rest.reshape(-1, *self.latent_shape))
+        _power, vectors = torch.linalg.eigh((weighed @ weighed.T).double())
         rank = self.patterns.shape[0]
-        largest = vectors[:, -rank:].T.flip(0).float()
-        self.patterns.copy_(largest @ rest / len(rest) ** 0.5)
+        largest = vectors[:, len(vectors) - rank :].T.flip(0).float()
+        self.patterns.copy_(largest @ rest / free**0.5)
         own = torch.maximum(variance - self.patterns.square().sum(0), LEAST * variance)
-        varies = variance > 0
-        low, high = own[varies].min().log(), own[varies].max().log()
+        low, high = (own.max() * SMALLEST).log(), own.max().log()
         self.own.copy_(torch.linspace(low, high, LEVELS).exp())
         nearest = (own.clamp_min(1e-12).log() - low) / (high - low).clamp_min(1e-6) * (LEVELS - 1)
         self.level.copy_(nearest.round().clamp(0, LEVELS - 1))
@@ -162,14 +167,9 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         total = (1 - t) ** 2 * variance + t**2
         deviation = variance.sqrt()
         pair = torch.stack([rest / total.sqrt(), guess / deviation.clamp_min(1e-3)], dim=1)
-        inputs = self._turn(pair.reshape(-1, *shape[1:]), "nscij,sijcp->nspij")
-        answer = self.network(inputs.reshape(len(latents), -1, *shape[2:]), timestep, labels)
-        answer = self._turn(answer, "nspij,sijcp->nscij").flatten(1)
+        inputs = pair.reshape(len(latents), -1, *shape[2:])
+        answer = self.network(inputs, timestep, labels).flatten(1)
         return (gaussian - deviation / total.sqrt() * answer).reshape(shape)
-
-    def _turn(self, mosaic: Tensor, how: str) -> Tensor:
-        tiles = torch.einsum(how, self.tiling.untile_latents(mosaic), self.components)
-        return self.tiling.tile_latents(tiles)
 
     def _features(self, labels: Mapping[str, Tensor]) -> Tensor:
         """Codes to (B, F): ones and zeros for categories, a number for ranges, NaN if missing."""

@@ -1,8 +1,8 @@
 """MD maps on their way to a network: read, compared, encoded, and kept on disk.
 
-Memory holds a batch, however large the cohort. A codec is a :class:`SliceBasis`, whose code is
-exact, or a :class:`SliceAutoencoder`, whose code is normal with a mean and a standard deviation:
-both are kept, and each training step draws anew.
+Memory holds a batch, however large the cohort. The code of a codec, :class:`DeformableTemplate` or
+:class:`SliceAutoencoder`, is normal with a mean and a standard deviation: both are kept, and each
+training step draws anew.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from augment.errors import InputError
 from augment.grid import Grid
 from augment.leakage import voxel_hash
 from augment.nn.slice_autoencoder import SliceAutoencoder
-from augment.nn.slice_basis import SliceBasis
+from augment.nn.deformable_template import DeformableTemplate
 from augment.objectives import Autoencoding, noise_like
 from augment.tiling import Tiling
 from augment.train import TrainConfig, train
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     import torchio as tio
 
     from augment.cohort import Cohort
+
+
+BATCH = 16
+"""Volumes that are read at a time."""
 
 
 class LatentSet:
@@ -54,11 +58,10 @@ class LatentSet:
     def batch(
         self, indices: Sequence[int], generators: Sequence[torch.Generator]
     ) -> dict[str, Any]:
-        """Latents (B, C, H, W), drawn anew where the code is random, and codes of the labels."""
-        latents = torch.from_numpy(np.stack([self.latents[k] for k in indices]))
-        if latents.ndim == 5:
-            mean, deviation = latents.unbind(1)
-            latents = mean + deviation * noise_like(mean, generators)
+        """Latents (B, C, H, W), drawn anew, and codes of the labels."""
+        moments = torch.from_numpy(np.stack([self.latents[k] for k in indices]))
+        mean, deviation = moments.unbind(1)
+        latents = mean + deviation * noise_like(mean, generators)
         chosen = list(indices)
         labels = {name: codes[chosen] for name, codes in self.codes.items()}
         return {"latents": latents, "labels": labels}
@@ -113,7 +116,7 @@ def label_rows(cohort: Cohort) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in cohort.table.to_dict("records")]
 
 
-def volumes(cohort: Cohort, size: int = 16) -> Iterator[Tensor]:
+def volumes(cohort: Cohort, size: int = BATCH) -> Iterator[Tensor]:
     """Batches (B, 1, X, Y, Z) of MD maps, read one after the other."""
     subjects = cohort.subjects()
     for start in range(0, len(subjects), size):
@@ -169,39 +172,41 @@ def fit_autoencoder(
     codec.eval().standardise(volumes(cohorts[0]))
 
 
-def write_latents(
-    codec: SliceBasis | SliceAutoencoder, cohort: Cohort, path: Path
-) -> tuple[Path, list[str]]:
-    """Write the latents of a cohort, and return digests of its images.
+def voxel_digests(cohort: Cohort) -> list[str]:
+    """A digest of each image of a cohort."""
+    return [voxel_hash(volume.numpy()) for batch in volumes(cohort) for volume in batch]
 
-    The file holds (N, C, H, W), or of a random code (N, 2, C, H, W): mean and standard deviation.
-    """
-    digests: list[str] = []
+
+def write_latents(
+    codec: DeformableTemplate | SliceAutoencoder,
+    cohort: Cohort,
+    path: Path,
+    progress: bool = False,
+) -> Path:
+    """Write the latents of a cohort, (N, 2, C, H, W): mean and standard deviation of each code."""
+    from rich.progress import track
+
     codec.to(PartialState().device)
     with files.replacing(path) as temporary:
-        writer = None
-        for batch in volumes(cohort):
-            latents = _encode(codec, batch.to(codec.device)).cpu().numpy()
+        writer, done = None, 0
+        title = f"Encoding {path.stem}"
+        batches = track(volumes(cohort), title, -(-len(cohort) // BATCH), disable=not progress)
+        for batch in batches:
+            moments = torch.stack(codec.moments(batch.to(codec.device)), dim=1).cpu().numpy()
             if writer is None:
                 writer = np.lib.format.open_memmap(
-                    temporary, mode="w+", dtype=np.float32, shape=(len(cohort), *latents.shape[1:])
+                    temporary, mode="w+", dtype=np.float32, shape=(len(cohort), *moments.shape[1:])
                 )
-            writer[len(digests) : len(digests) + len(latents)] = latents
-            digests += [voxel_hash(volume.numpy()) for volume in batch]
+            writer[done : done + len(moments)] = moments
+            done += len(moments)
         assert writer is not None
         writer.flush()
-    return path, digests
+    return path
 
 
 def known(value: Any) -> bool:
     """Whether a label is there."""
     return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
-
-
-def _encode(codec: SliceBasis | SliceAutoencoder, batch: Tensor) -> Tensor:
-    if isinstance(codec, SliceBasis):
-        return codec.encode(batch)
-    return torch.stack(codec.moments(batch), dim=1)
 
 
 def _inside(space: LabelSpace, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,12 @@ Values come back in 1e-3 mm²/s on the grid of the training subjects.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
@@ -31,10 +35,10 @@ from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.grid import Grid
 from augment.leakage import provenance
+from augment.nn.deformable_template import DeformableTemplate, registrations
 from augment.nn.gaussian_start import GaussianStart
 from augment.nn.labels import drop_labels
 from augment.nn.slice_autoencoder import SliceAutoencoder
-from augment.nn.slice_basis import SliceBasis
 from augment.nn.tiled_dit import TiledDiT, add_lora
 from augment.objectives import Autoencoding, FlowMatching, NoisePrediction
 from augment.samplers.base import SamplerSource, check_requests, recipe
@@ -46,6 +50,7 @@ from augment.samplers.latents import (
     known,
     label_rows,
     volumes,
+    voxel_digests,
     write_latents,
     write_slices,
 )
@@ -61,6 +66,8 @@ LARGEST = 3.2
 """Diffusivity at body temperature does not pass that of free water, 3.0, by more than noise."""
 FAINTEST = 0.15
 """Lower values are background: no tissue diffuses so slowly."""
+ESTIMATED = 8
+"""Subjects that a dry run looks at."""
 CHUNK = 4
 """Samples are made in chunks of this size, the last one padded, so that none depends on how many
 are asked for."""
@@ -73,16 +80,16 @@ class TiledMDConfig:
     labels: tuple[str, ...] = ("sex", "diagnosis", "age")
     """Labels to condition on; one that no subject has is left out."""
     plane: str = "axial"
-    autoencoder: str = "basis"
-    """``basis`` (closed form, for registered subjects), ``kl`` (a convolutional one that is trained
-    first), or a pretrained ``AutoencoderKL``: a folder, or NAME or NAME@REVISION on the hub."""
-    channels: int = 64
-    """Latent channels of a cell, but for a pretrained autoencoder. For ``basis``, as many as a cell
-    has voxels lose nothing."""
+    autoencoder: str = "template"
+    """``template`` (closed form, for registered subjects: a template that bends, and what it leaves
+    over), ``kl`` (a convolutional one that is trained first), or a pretrained ``AutoencoderKL``: a
+    folder, or NAME or NAME@REVISION on the hub."""
+    channels: int = 4
+    """Latent channels of ``kl``."""
     cell: tuple[int, int] = (8, 1)
-    """Pixels along a side of a cell of ``basis``, and its slices: above 1, true 3D."""
-    rank: int = 200
-    """Patterns of the Gaussian that ``basis`` starts from; half the subjects at most."""
+    """Pixels along a side of a block of ``template``, and its slices: above 1, true 3D."""
+    rank: int = 100
+    """Patterns of the Gaussian that ``template`` starts from; a quarter of the subjects at most."""
     patch: int = 3
     """Latent pixels along a side of a token, but for a pretrained network."""
     objective: Literal["flow", "noise"] = "flow"
@@ -140,7 +147,7 @@ PRESETS = {
     "paper": TiledMDConfig(
         pretrained="facebook/DiT-XL-2-256@refs/pr/1",  # the revision that has safetensors
         autoencoder="facebook/DiT-XL-2-256@refs/pr/1",
-        channels=4, patch=2, objective="noise", layers=28, heads=16, head_dim=72,
+        patch=2, objective="noise", layers=28, heads=16, head_dim=72,
         training=TrainConfig(
             steps=100_000, batch_size=64, learning_rate=1e-4, warmup=1000, ema_decay=0.9999,
             precision="bf16", validate_every=2000, checkpoint_every=2000,
@@ -162,13 +169,13 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
     """
 
     transformer: TiledDiT | GaussianStart
-    codec: SliceBasis | SliceAutoencoder
+    codec: DeformableTemplate | SliceAutoencoder
     scheduler: Any  # diffusers' own types of its steps are too narrow
 
     def __init__(
         self,
         transformer: TiledDiT | GaussianStart,
-        codec: SliceBasis | SliceAutoencoder,
+        codec: DeformableTemplate | SliceAutoencoder,
         scheduler: FlowMultistepScheduler | DPMSolverMultistepScheduler,
         grid: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
@@ -216,20 +223,25 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         cohorts = [cohort] if validation is None else [cohort, validation]
         if validation is not None and common_grid(validation) != grid:
             raise InputError("the validation subjects lie on another grid than the training's")
-        _check_settings(config, work, resume)
-        parts = _Parts.begin(cohort, config, grid)
+        digests = [voxel_digests(each) for each in cohorts]
+        state = PartialState()
+        with state.main_process_first():
+            if state.is_main_process:
+                _check_settings(config, digests, work, resume)
+            parts = _Parts.begin(cohort, config, grid, work, progress)
         if config.autoencoder == "kl":
             fit_autoencoder(
                 parts.codec, cohorts, _autoencoding(config), work / "autoencoder", resume, progress
             )
-
-        sets, voxels = [], []
-        for each, name in zip(cohorts, ("train", "validation"), strict=False):
-            path, digests = write_latents(parts.codec, each, work / f"{name}.npy")
-            sets.append(LatentSet(path, parts.space, label_rows(each)))
-            voxels += digests
+        sets = []
+        with state.main_process_first():  # the others find what it has written
+            for each, name in zip(cohorts, ("train", "validation"), strict=False):
+                path = work / f"{name}.npy"
+                if not path.is_file():
+                    write_latents(parts.codec, each, path, progress)
+                sets.append(LatentSet(path, parts.space, label_rows(each)))
         if isinstance(parts.network, GaussianStart):
-            parts.network.fit(parts.codec, sets[0].latents, sets[0].codes)
+            parts.network.fit(sets[0].latents, sets[0].codes, parts.codec.weigh)
         objective = parts.objective(config)
         result = train(
             objective,
@@ -243,7 +255,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         transformer: Any = objective.networks["network"]
         if config.lora_rank:
             transformer = transformer.merge_and_unload()
-        record = provenance(cohorts, voxels) | {"config": asdict(config)}
+        record = provenance(cohorts, sum(digests, [])) | {"config": asdict(config)}
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         sampler = cls(transformer, parts.codec, parts.scheduler, grid.to_dict(), record)
         sampler.save_pretrained(folder)
@@ -253,16 +265,23 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
     @classmethod
     def estimate(cls, cohort: Cohort, config: TiledMDConfig) -> float:
         """Seconds that the training of a fit would take on this machine; nothing is kept."""
+        few = cohort.where(np.arange(len(cohort)) < ESTIMATED)
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
-            parts = _Parts.begin(cohort, config, common_grid(cohort))
+            parts = _Parts.begin(few, config, common_grid(cohort))
             seconds = 0.0
             if config.autoencoder == "kl":
-                slices = write_slices(parts.codec.tiling, cohort, work / "slices.npy")
+                slices = write_slices(parts.codec.tiling, few, work / "slices.npy")
                 seconds += estimate(Autoencoding(parts.codec), slices, _autoencoding(config))
-            path, _ = write_latents(parts.codec, cohort, work / "train.npy")
-            latents = LatentSet(path, parts.space, label_rows(cohort))
-            return seconds + estimate(parts.objective(config), latents, config.training)
+            begun = time.perf_counter()
+            path = write_latents(parts.codec, few, work / "train.npy")
+            encoding = (time.perf_counter() - begun) / len(few)
+            if isinstance(parts.codec, DeformableTemplate):
+                seconds += encoding * registrations(len(cohort))
+            latents = LatentSet(path, parts.space, label_rows(few))
+            return seconds + encoding * len(cohort) + estimate(
+                parts.objective(config), latents, config.training
+            )
 
     @torch.no_grad()
     def __call__(
@@ -351,22 +370,28 @@ class _Parts:
     """What a fit works with."""
 
     space: LabelSpace
-    codec: Any  # a SliceBasis or a SliceAutoencoder
+    codec: Any  # a DeformableTemplate or a SliceAutoencoder
     network: Any  # a TiledDiT, peft's wrapping of one, or a GaussianStart
     scheduler: Any
 
     @classmethod
-    def begin(cls, cohort: Cohort, config: TiledMDConfig, grid: Grid) -> _Parts:
-        """Everything as it is before training."""
+    def begin(
+        cls,
+        cohort: Cohort,
+        config: TiledMDConfig,
+        grid: Grid,
+        work: Path | None = None,
+        progress: bool = False,
+    ) -> _Parts:
+        """Everything as it is before training; what is fitted is kept in ``work``."""
         rows = label_rows(cohort)
         names = [name for name in config.labels if any(known(row.get(name)) for row in rows)]
         space = LabelSpace.from_labels(rows, names)
-        tiling = Tiling(grid.shape, config.plane, token_side(config))
         with torch.random.fork_rng():
             torch.manual_seed(config.training.seed)
-            codec = _codec(cohort, config, tiling)
+            codec = _codec(cohort, config, grid, work, progress)
             torch.manual_seed(config.training.seed)
-            network = build_network(config, space, codec, len(cohort) // 2)
+            network = build_network(config, space, codec, max(len(cohort) // 4, 1))
         return cls(space, codec, network, _scheduler(config))
 
     def objective(self, config: TiledMDConfig) -> FlowMatching | NoisePrediction:
@@ -376,12 +401,24 @@ class _Parts:
         return NoisePrediction(self.network, alphas, config.label_dropout, self.codec.mask)
 
 
-def _codec(cohort: Cohort, config: TiledMDConfig, tiling: Tiling) -> SliceBasis | SliceAutoencoder:
-    if config.autoencoder == "basis":
+def _codec(
+    cohort: Cohort, config: TiledMDConfig, grid: Grid, work: Path | None, progress: bool
+) -> DeformableTemplate | SliceAutoencoder:
+    tiling = Tiling(grid.shape, config.plane, token_side(config))
+    if config.autoencoder == "template":
+        kept = None if work is None else work / "codec"
+        if kept is not None and kept.is_dir():
+            loaded: DeformableTemplate = DeformableTemplate.from_pretrained(kept)
+            return loaded
         factor, depth = config.cell
-        return SliceBasis.fit(
-            lambda: volumes(cohort), tiling, channels=config.channels, factor=factor, depth=depth
-        )
+        codec = DeformableTemplate.fit(
+            lambda: volumes(cohort), tiling, grid.spacing, progress=progress,
+            factor=factor, depth=depth, floor=FAINTEST,
+        )  # fmt: skip
+        if kept is not None:
+            with files.replacing_folder(kept) as folder:
+                codec.save_pretrained(folder)
+        return codec
     if config.autoencoder == "kl":
         return SliceAutoencoder.new(
             tiling, channels=config.channels, widths=config.widths, largest=LARGEST
@@ -391,7 +428,7 @@ def _codec(cohort: Cohort, config: TiledMDConfig, tiling: Tiling) -> SliceBasis 
 
 
 def build_network(
-    config: TiledMDConfig, space: LabelSpace, codec: SliceBasis | SliceAutoencoder, most: int
+    config: TiledMDConfig, space: LabelSpace, codec: DeformableTemplate | SliceAutoencoder, most: int
 ) -> Any:
     """A denoiser with fresh or pretrained weights.
 
@@ -413,11 +450,8 @@ def build_network(
             "patch_size": config.patch,
             "latent_factor": factor,
         }
-        if isinstance(codec, SliceBasis) and config.objective == "flow":
-            pixels = codec.mean.shape[-1]
-            return GaussianStart(
-                dit=settings, channels=channels, pixels=pixels, rank=min(config.rank, most)
-            )
+        if isinstance(codec, DeformableTemplate) and config.objective == "flow":
+            return GaussianStart(dit=settings, channels=channels, rank=min(config.rank, most))
         return TiledDiT(**settings, in_channels=channels)
     path, revision = _source(config.pretrained)
     network = TiledDiT.from_dit(path, label_space=space, tiling=tiling, revision=revision)
@@ -427,14 +461,14 @@ def build_network(
             f"the network {config.pretrained} takes {takes[0]} latent channels of "
             f"{takes[1]} x {takes[1]} pixels, and the autoencoder {config.autoencoder} makes "
             f"{channels} of {factor} x {factor}; name the autoencoder that the network was trained "
-            f"with, or set channels to {takes[0]} for basis or kl"
+            f"with, or set channels to {takes[0]} for kl"
         )
     return add_lora(network, config.lora_rank) if config.lora_rank else network
 
 
 def token_side(config: TiledMDConfig) -> int:
     """Pixels that a token covers along a side."""
-    if config.autoencoder == "basis":
+    if config.autoencoder == "template":
         factor = config.cell[0]
     else:
         factor = 2 ** (len(config.widths) - 1) if config.autoencoder == "kl" else 8
@@ -461,13 +495,19 @@ def _autoencoding(config: TiledMDConfig) -> TrainConfig:
     return replace(config.autoencoding, seed=training.seed, precision=training.precision)
 
 
-def _check_settings(config: TiledMDConfig, work: Path, resume: bool) -> None:
+def _check_settings(
+    config: TiledMDConfig, digests: list[list[str]], work: Path, resume: bool
+) -> None:
     """Refuse to go on with what was begun otherwise; the training loop sees only shapes."""
     settings = asdict(config)
     del settings["training"], settings["autoencoding"]
-    settings = json.loads(json.dumps(settings))
+    images = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:24]
+    settings = json.loads(json.dumps(settings | {"images": images}))
     path = work / "settings.json"
-    begun = checkpoints(work) or checkpoints(work / "autoencoder")
+    fitted = [work / name for name in ("codec", "train.npy", "validation.npy")]
+    begun = checkpoints(work) or checkpoints(work / "autoencoder") or any(
+        part.exists() for part in fitted
+    )
     if resume and begun and path.is_file():
         before = json.loads(path.read_text())
         odd = [name for name in settings if settings[name] != before.get(name)]
@@ -476,6 +516,10 @@ def _check_settings(config: TiledMDConfig, work: Path, resume: bool) -> None:
                 f"{work} holds a training with {odd[0]} {before.get(odd[0])!r}, and "
                 f"{settings[odd[0]]!r} came; name another folder, or train without resuming"
             )
+        return
+    shutil.rmtree(fitted[0], ignore_errors=True)
+    for part in fitted[1:]:
+        part.unlink(missing_ok=True)
     files.write_json(path, settings)
 
 
