@@ -72,10 +72,11 @@ def curves(
         axis.errorbar(x, y, yerr=errors, fmt=style, capsize=3, markersize=5, label=name)
         numbers = [f"{p.y:.3g} ({p.low:.3g} to {p.high:.3g}) at {p.x:g}" for p in sorted(points)]
         told.append(f"{name}: {', '.join(numbers)}")
-    for name, level in (levels or {}).items():
+    for k, (name, level) in enumerate((levels or {}).items()):
         axis.axhline(level, color="gray", linewidth=1, linestyle=":")
-        axis.annotate(name, (1, level), xycoords=("axes fraction", "data"), fontsize=8,
-                      ha="right", va="bottom", color="#555")  # fmt: skip
+        side, place = ("right", 1) if k % 2 else ("left", 0)
+        axis.annotate(name, (place, level), xycoords=("axes fraction", "data"), fontsize=8,
+                      ha=side, va="bottom", color="#555")  # fmt: skip
         told.append(f"{name}: {level:.3g}")
     axis.set(xlabel=xlabel, ylabel=ylabel)
     if log:

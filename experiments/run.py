@@ -68,8 +68,8 @@ class Run:
             raise InputError(
                 f"another process is at work in {folder}; wait for it, or name another folder"
             ) from None
-        records = [bids.read_json(path) for path in (folder / "cells").glob("*.json")]
-        self._lines = [_line(r) for r in sorted(records, key=lambda r: str(r["finished"]))]
+        ordered = sorted(self.records(), key=lambda record: str(record["finished"]))
+        self._lines = [_line(record) for record in ordered]
 
     @classmethod
     def open(
@@ -149,6 +149,10 @@ class Run:
         if record["cell"] != json.loads(json.dumps(dict(key))):
             raise ValueError(f"{path} is the record of {record['cell']} and not of {dict(key)}")
         return record
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of all finished cells."""
+        return [bids.read_json(path) for path in sorted((self.folder / "cells").glob("*.json"))]
 
     def finish(self, results: Mapping[str, Any], page: str) -> None:
         """Write what came out, and say its first sentence."""
