@@ -48,7 +48,8 @@ def predict(
 
     Args:
         classifier: A fitted :class:`~classifiers.base.VolumeClassifier`.
-        cohort_or_subjects: Real subjects that had no part in the training.
+        cohort_or_subjects: Real subjects that had no part in the training. Their names are compared
+            with those that the classifier was trained on.
         sources: Banks, samplers and whatever else has ``check_disjoint(cohort)`` and had a part in
             the training. Subjects that are not a cohort need images with a path for that. Each
             check reads all images: of many runs on the same subjects, the first is enough.
@@ -57,12 +58,15 @@ def predict(
         LeakageError: A source, or the classifier, has seen subjects; it names them.
     """
     subjects = _subjects(cohort_or_subjects)
+    judged = cohort_or_subjects
+    cohort = judged if isinstance(judged, Cohort) else _cohort(subjects)
+    if hasattr(classifier, "check_disjoint"):
+        classifier.check_disjoint(cohort, voxels=False)
     sources = list(sources)
-    if sources:
-        judged = cohort_or_subjects
-        cohort = judged if isinstance(judged, Cohort) else _cohort(subjects)
-        for source in sources:
-            source.check_disjoint(cohort)
+    if sources and not all(i.path for s in subjects for i in s.get_images(intensity_only=False)):
+        raise InputError("sources are checked against files; pass the cohort, not its subjects")
+    for source in sources:
+        source.check_disjoint(cohort)
     chosen, labels = _labelled(classifier, subjects, "test")
     return Predictions(
         np.array(_names(chosen)),
@@ -243,12 +247,11 @@ def _check_folds(folds: int, names: Sequence[str], labels: Sequence[str]) -> Non
 
 
 def _cohort(subjects: Sequence[tio.Subject]) -> Cohort:
-    """The cohort that subjects with images in files are from."""
+    """The cohort that subjects are from; images that are in memory alone have no path."""
     rows = []
-    for subject in subjects:
+    for subject, name in zip(subjects, _names(subjects), strict=True):
         images = subject.get_images_dict(intensity_only=False)
-        if any(image.path is None for image in images.values()):
-            raise InputError("sources are checked against files; pass the cohort, not its subjects")
-        paths = {f"{name}_path": str(image.path) for name, image in images.items()}
-        rows.append({"dataset": subject["dataset"], "subject_id": subject["subject_id"], **paths})
+        paths = {f"{key}_path": str(image.path or "") for key, image in images.items()}
+        dataset = name.removesuffix(f"/{subject['subject_id']}")
+        rows.append({"dataset": dataset, "subject_id": subject["subject_id"], **paths})
     return Cohort(pd.DataFrame(rows))

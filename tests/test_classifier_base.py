@@ -92,7 +92,7 @@ def test_what_cannot_be_classified_is_refused(fitted):
     for change, message in (
         ({"target": "smoker"}, "no 'smoker'; they have"),
         ({"image": "t1w"}, r"no image 't1w'; it has \['md'\]"),
-        ({"network": "vgg"}, r"allowed are \['compact'\]"),
+        ({"network": "vgg"}, r"allowed are \['compact', 'sfcn'"),
         ({"steps": 0}, "1 or more"),
     ):
         with pytest.raises(InputError, match=message):
