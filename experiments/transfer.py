@@ -304,9 +304,7 @@ class _Transfer:
         if self._fresh is None:
             assert self.a.ceiling is not None
             self._fresh = self.a.ceiling.subjects()
-        classifier = SexClassifier(
-            steps=self.config.steps, seed=seed, **ARMS["real"].augmentation
-        )
+        classifier = SexClassifier(steps=self.config.steps, seed=seed, **ARMS["real"].augmentation)
         fitted, record = judge(
             classifier, self._fresh, self.held["validation A"], self.held["test A"]
         )
