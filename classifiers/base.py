@@ -295,9 +295,12 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         outputs = len(self.classes_) - self.is_ordinal
         channels = {name: shape[0] for name, shape in self.shapes_.items()}
         if len(channels) > 1:
-            return ImageTowers(self.network, channels, outputs)
-        (count,) = channels.values()
-        return NETWORKS[self.network](count, outputs)
+            module: torch.nn.Module = ImageTowers(self.network, channels, outputs)
+        else:
+            (count,) = channels.values()
+            module = NETWORKS[self.network](count, outputs)
+        # A tenth faster on a CPU. The stub of Module.to lacks the argument.
+        return module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     @property
     def is_ordinal(self) -> bool:
