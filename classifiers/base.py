@@ -375,6 +375,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
                 f"the weights became NaN within {chunks.done} steps; lower learning_rate="
                 f"{self.learning_rate:g}, or look at the images with Cohort.validate"
             )
+        self.waiting_ = self.net_.waiting
         self.steps_, self.history_ = chunks.done, []
         if monitor is not None:
             module.load_state_dict(monitor.state)

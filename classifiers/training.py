@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class VolumeNet(NeuralNet):
         self.precision = precision
         self.is_ordinal = is_ordinal
         self.is_frozen = is_frozen
+        self.waiting = 0.0
         super().__init__(*args, **kwargs)
 
     def infer(self, x: Any, **fit_params: Any) -> torch.Tensor:
@@ -60,11 +62,41 @@ class VolumeNet(NeuralNet):
             found: np.ndarray = self.infer(batch).cpu().numpy().astype(float)
         return found
 
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Batches; in training, the time in which the network waits for them is added up."""
+        batches = super().get_iterator(dataset, training=training)
+        return Clocked(batches, self) if training else batches
+
     def _set_training(self, training: bool = True) -> None:
         super()._set_training(training)
         if self.is_frozen:
             for module in features_of(self.module_):
                 module.eval()
+
+
+class Clocked:
+    """Batches that add the seconds that each is waited for to ``net.waiting``.
+
+    Args:
+        batches: A data loader.
+        net: Who waits.
+    """
+
+    def __init__(self, batches: Any, net: VolumeNet) -> None:
+        self.batches, self.net = batches, net
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = iter(self.batches)
+        while True:
+            begun = time.perf_counter()
+            batch = next(iterator, None)
+            self.net.waiting += time.perf_counter() - begun
+            if batch is None:
+                return
+            yield batch
 
 
 def features_of(module: torch.nn.Module) -> list[torch.nn.Module]:

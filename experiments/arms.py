@@ -314,7 +314,7 @@ def judge(
         "validation": classifier.score(validation),
         "loading": loading,
         "fitting": fitted,
-        "waiting": float(getattr(classifier, "waiting_", 0.0)),
+        "waiting": classifier.waiting_,
         "predictions": predictions.to_dict(),
     }
 

@@ -139,7 +139,7 @@ def transfer(
 
     Args:
         out: Folder of the run folders, or one run folder.
-        preset: tiny (about 90 minutes on two cores) or demo (seconds; it says nothing).
+        preset: tiny (about 75 minutes on two cores) or demo (seconds; it says nothing).
         data_a: BIDS folder or table with md and sex. Default: a phantom of community A is made.
         data_b: BIDS folder or table with md and diagnosis. Default: a phantom of clinic B is made.
         sizes: Real training subjects of site A. Tiny: 40 160.
@@ -150,8 +150,8 @@ def transfer(
         validation: Subjects of each site that choose checkpoints. Tiny: 60.
         test: Phantom subjects of each site that judge. Tiny: 300. Of own data, all that are left.
         ceiling: Fresh phantom subjects that the ceiling is trained on; 0 leaves it out. Tiny: 2000.
-        steps: Optimiser steps at site A, in every arm. Tiny: 200.
-        steps_b: Optimiser steps at site B. Tiny: 60.
+        steps: Optimiser steps at site A, in every arm. Tiny: 300.
+        steps_b: Optimiser steps at site B. Tiny: 100.
         sampler: Preset of the sampler.
         sampler_steps: Training steps of the sampler, if not those of its preset.
         guidance: Above 1, labels show more in samples than in nature.
@@ -198,7 +198,7 @@ def settings(
 
     Args:
         out: Folder of the run folders, or one run folder.
-        preset: tiny (about 90 minutes on two cores) or demo (seconds; it says nothing).
+        preset: tiny (about 75 minutes on two cores) or demo (seconds; it says nothing).
         settings: Some of: few-labels, imbalance, confounded, new-site. Tiny: all.
         data_a: BIDS folder or table of the old site in new-site. Default: a phantom is made.
         data_b: BIDS folder or table with md and diagnosis. Default: a phantom is made.
@@ -212,7 +212,7 @@ def settings(
         validation: Subjects that choose checkpoints. Tiny: 60.
         test: Phantom subjects that judge. Tiny: 300. Of own data, all that are left.
         ceiling: Fresh phantom subjects that the ceiling is trained on; 0 leaves it out. Tiny: 1000.
-        steps: Optimiser steps, in every arm. Tiny: 150.
+        steps: Optimiser steps, in every arm. Tiny: 250.
         sampler: Preset of the sampler.
         sampler_steps: Training steps of the sampler, if not those of its preset.
         guidance: Above 1, labels show more in samples than in nature.

@@ -82,7 +82,7 @@ class Settings:
     validation: int = 60
     test: int = 300
     ceiling: int = 1000
-    steps: int = 150
+    steps: int = 250
     sampler: str = "tiny"
     sampler_steps: int | None = None
     guidance: float = 1.0

@@ -69,8 +69,8 @@ class Transfer:
     validation: int = 60
     test: int = 300
     ceiling: int = 2000
-    steps: int = 200
-    steps_b: int = 60
+    steps: int = 300
+    steps_b: int = 100
     sampler: str = "tiny"
     sampler_steps: int | None = None
     guidance: float = 1.0
