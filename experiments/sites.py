@@ -23,7 +23,7 @@ from classifiers.evaluate import nested_subsets
 from experiments.data import load_cohort
 
 FEWEST = 2
-"""Subjects that a class needs in every part."""
+"""Subjects that a class needs to train on, and to be judged by."""
 
 
 @dataclass(frozen=True)
@@ -128,17 +128,14 @@ def part(
     )
     second = first.train.split((wanted.pool / fixed, wanted.validation / fixed, 0.0), seed=seed)
     parts = Parts(name, second.train, second.val, first.test, first.val if ceiling else None)
-    for each, what in (
-        (parts.pool, "pool"),
-        (parts.validation, "validation"),
-        (parts.test, "test"),
-    ):
-        require_classes(each, target, f"{what} of {name}")
+    require_classes(parts.pool, target, f"pool of {name}")
+    require_classes(parts.validation, target, f"validation part of {name}", fewest=1)
+    require_classes(parts.test, target, f"test part of {name}")
     return parts
 
 
-def require_classes(cohort: Cohort, target: str, what: str) -> None:
-    """Refuse a part with one class, or with a class of one subject."""
+def require_classes(cohort: Cohort, target: str, what: str, fewest: int = FEWEST) -> None:
+    """Refuse a part with one class, or with a class of fewer subjects than that."""
     table = cohort.table.assign(target=targets(cohort, target))
     counts = table[table["target"] != ""].groupby("target")["subject_id"].nunique()
     if len(counts) < 2:
@@ -147,10 +144,10 @@ def require_classes(cohort: Cohort, target: str, what: str) -> None:
             f"the {what} has {len(cohort)} scans and, of the classes of {target}, {found}; a "
             "classifier needs two: add subjects of another class, or choose another target"
         )
-    if counts.min() < FEWEST:
+    if counts.min() < fewest:
         raise InputError(
             f"class {counts.idxmin()!r} of {target} has {counts.min()} subject in the {what}; "
-            f"{FEWEST} or more are needed: ask for larger parts, or add subjects"
+            f"{fewest} or more are needed: ask for larger parts, or add subjects"
         )
 
 
