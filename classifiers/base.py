@@ -128,10 +128,8 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         own = inspect.signature(cls.__init__).parameters
         names = {name for name in own if name not in ("self", "options")}
         if "options" in own:
-            names |= set(inspect.signature(VolumeClassifier.__init__).parameters) - {
-                "self",
-                "target",
-            }
+            passed = inspect.signature(VolumeClassifier.__init__).parameters
+            names |= set(passed) - {"self", "target"}
         return sorted(names)
 
     @classmethod
@@ -141,8 +139,8 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         """A classifier that starts from the features of a fitted one, with a new head.
 
         The settings are those of ``source`` but for its target, the weights of its classes, and
-        ``options``. Whoever had a part in the making
-        of ``source`` has had one in this classifier, see :meth:`check_disjoint`.
+        ``options``. Whoever had a part in the making of ``source`` has had one in this classifier,
+        see :meth:`check_disjoint`.
 
         Args:
             source: Any fitted classifier of the same images.
@@ -204,6 +202,11 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         if validation is not None:
             held_out = collect(self, validation, None, "validation")
             self._check_shapes(held_out.rows)
+            if both := held_out.people & chosen.people:
+                raise InputError(
+                    f"{len(both)} validation subjects are trained on, such as {min(both)[1]}; part "
+                    "them by subject with Cohort.split"
+                )
             judged = inputs.Store.of(held_out.rows, self.scale_), self._codes(held_out.labels)
             self.record_ = leakage.merge([self.record_, held_out.record()])
         weights = chosen.weights(sampling_weight, len(subjects))

@@ -100,6 +100,10 @@ def test_what_cannot_be_classified_is_refused(fitted):
         VolumeClassifier().fit([])
     with pytest.raises(InputError, match="3 labels came for 4"):
         VolumeClassifier().fit(few, ["a", "b", "a"])
+    with pytest.raises(InputError, match="4 validation subjects are trained on, such as 000"):
+        VolumeClassifier("sex", steps=1).fit(few, validation=few)
+    with pytest.raises(InputError, match="validation subjects have sex 'X'"):
+        VolumeClassifier("sex", steps=1).fit(few, validation=subjects(2, seed=1, sex="X"))
     with pytest.raises(InputError, match="was trained on"):
         fitted.predict(subjects(2, shape=(24, 24, 24)))
     with pytest.raises(InputError, match="age is a number"):
