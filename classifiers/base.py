@@ -36,7 +36,7 @@ from augment.conditions import CATEGORIES, DEMENTIA
 from augment.errors import InputError, TrainingError
 from classifiers import inputs, saving, training
 from classifiers.networks import NETWORKS, ImageTowers
-from classifiers.pool import collect
+from classifiers.training_set import collect
 
 SMOOTHING = 0.1
 """Share of the target that is spread over all classes."""
@@ -128,10 +128,8 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         own = inspect.signature(cls.__init__).parameters
         names = {name for name in own if name not in ("self", "options")}
         if "options" in own:
-            names |= set(inspect.signature(VolumeClassifier.__init__).parameters) - {
-                "self",
-                "target",
-            }
+            passed = inspect.signature(VolumeClassifier.__init__).parameters
+            names |= set(passed) - {"self", "target"}
         return sorted(names)
 
     @classmethod
@@ -140,8 +138,9 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
     ) -> Self:
         """A classifier that starts from the features of a fitted one, with a new head.
 
-        The settings are those of ``source`` but for ``options``. Whoever had a part in the making
-        of ``source`` has had one in this classifier, see :meth:`check_disjoint`.
+        The settings are those of ``source`` but for its target, the weights of its classes, and
+        ``options``. Whoever had a part in the making of ``source`` has had one in this classifier,
+        see :meth:`check_disjoint`.
 
         Args:
             source: Any fitted classifier of the same images.
@@ -150,7 +149,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(source, "net_")
         names = set(cls._get_param_names()) & set(source._get_param_names())
-        settings = {name: getattr(source, name) for name in names - {"target"}}
+        settings = {name: getattr(source, name) for name in names - {"target", "class_weight"}}
         for name in ("image", "network", "frames"):
             if options.get(name, settings[name]) != settings[name]:
                 raise InputError(
@@ -178,47 +177,52 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
                 synthetic subjects a stated share. By default all are drawn equally often.
         """
         self._check_settings(subjects, validation)
-        pool = collect(self, subjects, y, "training")
-        found = set(pool.labels)
+        chosen = collect(self, subjects, y, "training")
+        found = set(chosen.labels)
         order = CATEGORIES.get(self.target, ())
         classes = [c for c in order if c in found] if found <= set(order) else sorted(found)
         if len(classes) < 2:
             raise InputError(
-                f"{len(pool.labels)} of {len(subjects)} subjects have the label {self.target}, "
+                f"{len(chosen.labels)} of {len(subjects)} subjects have the label {self.target}, "
                 f"with {len(classes)} class ({classes}); a classifier needs two: add subjects of "
                 "another class or choose another target"
             )
         self.classes_ = np.array(classes)
         names = self._images()
-        self.shapes_ = inputs.one_shape(pool.rows, names)
-        self.scale_ = inputs.scale_of(pool.rows, names)
+        self.shapes_ = inputs.one_shape(chosen.rows, names)
+        self.scale_ = inputs.scale_of(chosen.rows, names)
         self.temperature_ = 1.0
-        self.record_ = pool.record()
+        self.record_ = chosen.record()
         if self.pretrained is not None:
             self.pretrained.check(self.shapes_)
             self.scale_ = self.pretrained.scale
             self.record_ = leakage.merge([self.record_, self.pretrained.record])
-        codes = self._codes(pool.labels)
+        codes = self._codes(chosen.labels)
         judged = None
         if validation is not None:
             held_out = collect(self, validation, None, "validation")
             self._check_shapes(held_out.rows)
+            if both := held_out.people & chosen.people:
+                raise InputError(
+                    f"{len(both)} validation subjects are trained on, such as {min(both)[1]}; part "
+                    "them by subject with Cohort.split"
+                )
             judged = inputs.Store.of(held_out.rows, self.scale_), self._codes(held_out.labels)
             self.record_ = leakage.merge([self.record_, held_out.record()])
-        weights = pool.weights(sampling_weight, len(subjects))
+        weights = chosen.weights(sampling_weight, len(subjects))
         rng = np.random.default_rng([self.seed, len(codes)])
         batches = inputs.Batches(
-            inputs.Store.of(pool.rows, self.scale_),
+            inputs.Store.of(chosen.rows, self.scale_),
             codes,
             inputs.draw_order(len(codes), self.steps * self.batch_size, rng, weights),
             seed=self.seed,
             shift=self.shift,
             flip=self.flip,
             augment=self.augment,
-            kept=pool.kept if self.augment is not None else (),
+            kept=chosen.kept if self.augment is not None else (),
             recode=self._recode if y is None else _same_code,
         )
-        pool.rows.clear()
+        chosen.rows.clear()
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self._train(batches, judged)

@@ -16,7 +16,7 @@ from sklearn.base import clone
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
 from augment.cohort import Cohort
-from augment.errors import InputError
+from augment.errors import InputError, LeakageError
 from augment.split import tied_sites
 from classifiers.predictions import Predictions, people, pool
 from classifiers.scores import SCORES, confusion
@@ -159,9 +159,10 @@ def learning_curve(
     test_subjects = _subjects(test)
     shared = sorted(set(names) & set(_names(test_subjects)))
     if shared:
-        raise InputError(
+        raise LeakageError(
             f"{len(shared)} subjects are in the training pool and in the test set, the first is "
-            f"{shared[0]}; split by subject with Cohort.split"
+            f"{shared[0]}; split by subject with Cohort.split",
+            [(name.rpartition("/")[0], name.rpartition("/")[2]) for name in shared],
         )
     once = list(sources)
     runs: dict[int, list[Predictions]] = {size: [] for size in sizes}

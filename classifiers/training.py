@@ -239,14 +239,14 @@ def temperature(logits: np.ndarray, codes: np.ndarray) -> float:
     """What to divide logits by, so that they are as sure as they are right.
 
     It minimises the negative log likelihood (Guo et al., On calibration of modern neural networks,
-    2017) between 1/20 and 20, and changes no predicted class.
+    2017) of its logarithm, which is a standard normal deviate beforehand: a few subjects who are
+    all told right do not make a classifier certain. No predicted class changes.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
     def loss(log_temperature: float) -> float:
         said = log_softmax(logits / math.exp(log_temperature), axis=1)
-        return -float(said[np.arange(len(codes)), codes].mean())
+        return log_temperature**2 / 2 - float(said[np.arange(len(codes)), codes].sum())
 
-    limit = math.log(20)
-    return math.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x)
+    return math.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)

@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torchio as tio
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, cross_validate
@@ -99,6 +100,10 @@ def test_what_cannot_be_classified_is_refused(fitted):
         VolumeClassifier().fit([])
     with pytest.raises(InputError, match="3 labels came for 4"):
         VolumeClassifier().fit(few, ["a", "b", "a"])
+    with pytest.raises(InputError, match="4 validation subjects are trained on, such as 000"):
+        VolumeClassifier("sex", steps=1).fit(few, validation=few)
+    with pytest.raises(InputError, match="validation subjects have sex 'X'"):
+        VolumeClassifier("sex", steps=1).fit(few, validation=subjects(2, seed=1, sex="X"))
     with pytest.raises(InputError, match="was trained on"):
         fitted.predict(subjects(2, shape=(24, 24, 24)))
     with pytest.raises(InputError, match="age is a number"):
@@ -245,6 +250,17 @@ def test_a_learning_curve_sets_the_seed():
                            [4, 12], [0, 1])  # fmt: skip
     assert not np.array_equal(curve[12][0].probabilities, curve[12][1].probabilities)
     assert all(run.classes == ("F", "M") for runs in curve.values() for run in runs)
+
+
+def test_augmentation_gives_the_same_for_any_number_of_workers():
+    options = {"steps": 3, "batch_size": 4, "augment": tio.RandomNoise(std=(0.5, 1))}
+    fresh = subjects(4, seed=1)
+    plain, *others = (
+        VolumeClassifier("sex", **options | change).fit(subjects(8)).predict_proba(fresh)
+        for change in ({}, {"workers": 2}, {"augment": None})
+    )
+    np.testing.assert_array_equal(plain, others[0])
+    assert not np.allclose(plain, others[1])
 
 
 def test_interrupting_a_fit_interrupts(monkeypatch):

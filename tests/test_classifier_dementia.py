@@ -14,7 +14,8 @@ QUICK = {"steps": 4, "batch_size": 4}
 
 @pytest.fixture(scope="module")
 def sex():
-    return SexClassifier(steps=30, batch_size=8, shift=0).fit(subjects(16))
+    weight = {"F": 1.0, "M": 1.0}
+    return SexClassifier(steps=30, batch_size=8, shift=0, class_weight=weight).fit(subjects(16))
 
 
 def test_dementia_is_ad_against_nc():

@@ -40,7 +40,7 @@ def test_towers_stages_and_transfers_are_loaded_too(sex, tmp_path):
     towers.save(tmp_path / "towers")
     loaded = StageClassifier.load(tmp_path / "towers")
     np.testing.assert_array_equal(loaded.predict_proba(pair), towers.predict_proba(pair))
-    transfer = DementiaClassifier.from_classifier(sex, freeze=True, class_weight=None)
+    transfer = DementiaClassifier.from_classifier(sex, freeze=True)
     transfer.fit(subjects(8)).save(tmp_path / "transfer")
     again = clone(DementiaClassifier.load(tmp_path / "transfer")).fit(subjects(8))
     fresh = subjects(6, seed=3)

@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from augment.errors import InputError
 from classifiers.evaluate import Predictions, compare, delong, gap_closed, holm, summarise
+from classifiers.statistics import _weights
 
 
 def runs(accuracy, count=200, seeds=3):
@@ -169,3 +170,15 @@ def test_what_cannot_be_compared_is_refused():
     ):
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_few_members_are_drawn_with_an_unbiased_spread():
+    strata = np.array([0, 0, 0, 1, 1, 1, 1, 2])
+    values = np.random.default_rng(7).normal(size=8)
+    weights = _weights(strata, 40_000, np.random.default_rng(8))
+    for stratum, count in ((0, 3), (1, 4)):
+        inside = strata == stratum
+        means = (weights[:, inside] * values[inside]).sum(1) / count
+        expected = values[inside].std(ddof=1) / math.sqrt(count)
+        assert means.std() == pytest.approx(expected, rel=0.02)
+    assert (weights[:, strata == 2] == 1).all()

@@ -51,6 +51,13 @@ def test_temperature_undoes_a_factor_of_the_logits(factor):
     assert temperature(factor * logits, chosen) == pytest.approx(factor, rel=0.05)
 
 
+def test_a_few_right_answers_do_not_make_it_certain():
+    logits, codes = np.array([[2.0, -2.0]] * 5), np.zeros(5, int)
+    few = temperature(logits, codes)
+    assert 0.4 < few < 1
+    assert temperature(np.tile(logits, (100, 1)), np.zeros(500, int)) < 0.7 * few
+
+
 def test_the_device_is_found_or_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_for("auto", "float32") == "cpu"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from classifiers.base import VolumeClassifier
 
 
-class Pool:
+class TrainingSet:
     """Labelled subjects, row by row.
 
     Args:
@@ -84,7 +84,7 @@ def collect(
     subjects: Sequence[tio.Subject],
     y: Sequence[str | None] | None,
     what: str,
-) -> Pool:
+) -> TrainingSet:
     """Read the subjects that have a label, each once.
 
     Args:
@@ -99,17 +99,17 @@ def collect(
     augment = classifier.augment
     makers = [subjects, *getattr(augment, "transforms", [augment])]
     records = [getattr(getattr(maker, "source", None), "record", None) for maker in makers]
-    pool = Pool([record for record in records if record])
+    chosen = TrainingSet([record for record in records if record])
     for index in range(len(subjects)):
         subject = subjects[index]
         label = classifier.labels([subject])[0] if y is None else y[index]
         if isinstance(label, str) and label:
             row = inputs.read(subject, images, classifier.frames)
-            pool.add(index, subject, str(label), row)
-    left_out = len(subjects) - len(pool.rows)
+            chosen.add(index, subject, str(label), row)
+    left_out = len(subjects) - len(chosen.rows)
     if not len(subjects):
         raise InputError(f"no {what} subjects came; a classifier needs some")
-    if not pool.rows:
+    if not chosen.rows:
         raise InputError(f"none of {left_out} {what} subjects has the label {classifier.target}")
     if left_out:
         warnings.warn(
@@ -117,4 +117,4 @@ def collect(
             "are left out",
             stacklevel=3,
         )
-    return pool
+    return chosen
