@@ -14,6 +14,8 @@ from augment.report import Picture, to_png
 
 STYLES = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.", "*:")
 """Markers and lines tell curves apart without colour."""
+CROWD = 4
+"""Curves beyond which the legend stands beside the axes."""
 BINS = 10
 """Of predicted probability, in the reliability diagram."""
 
@@ -57,7 +59,8 @@ def curves(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    is_crowded = len(series) > CROWD
+    figure = Figure(figsize=(8.6 if is_crowded else 6.5, 4.2), layout="constrained")
     axis = figure.subplots()
     places = sorted({point.x for points in series.values() for point in points})
     reach = min(np.diff(places), default=1.0) if not log else 0.0
@@ -84,7 +87,10 @@ def curves(
     axis.set_xticks(places, [f"{x:g}" for x in places])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    if is_crowded:
+        figure.legend(fontsize=8, loc="outside right upper")
+    else:
+        axis.legend(fontsize=8)
     return to_png(figure), caption, f"{ylabel} by {xlabel}. {'; '.join(told)}."
 
 

@@ -37,6 +37,7 @@ def report_page(
     tables: Sequence[tuple[str, pd.DataFrame]] = (),
     figures: Sequence[Picture] = (),
     viewers: Sequence[Viewer] = (),
+    details: Sequence[tuple[str, pd.DataFrame]] = (),
     methods: Sequence[str] = (),
     warnings: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
@@ -49,6 +50,7 @@ def report_page(
         tables: Headed tables; the first column names the rows.
         figures: Pictures with their captions, which screen readers speak as well.
         viewers: Of :func:`viewer`, for a reader who wants to look for herself.
+        details: Headed tables to look things up in, after the pictures.
         methods: Paragraphs that say how it was done.
         warnings: What a reader must know before she believes the verdict.
         config: What the run was made with.
@@ -67,10 +69,8 @@ def report_page(
     return environment.get_template("report.html").render(
         title=title,
         verdict=verdict,
-        tables=[
-            (heading, list(table.columns), table.map(_show).to_numpy().tolist())
-            for heading, table in tables
-        ],
+        tables=[_cells(*each) for each in tables],
+        details=[_cells(*each) for each in details],
         figures=[(base64.b64encode(f[0]).decode(), f[1], f[-1]) for f in figures],
         viewers=viewers,
         methods=methods,
@@ -160,6 +160,10 @@ def rich_table(table: pd.DataFrame, *, title: str = "") -> Table:
     for row in table.map(_show).itertuples(index=False):
         result.add_row(*row)
     return result
+
+
+def _cells(heading: str, table: pd.DataFrame) -> tuple[str, list[str], list[list[str]]]:
+    return heading, list(table.columns), table.map(_show).to_numpy().tolist()
 
 
 def _show(value: Any) -> str:

@@ -236,7 +236,7 @@ def _verdict(
     if primary is not None:
         where = next(results for results in told if results["title"] == primary["group"])
         sentence = _sentence(primary, primary["arm"], primary["baseline"], where)
-        first = f"{sentence} (primary endpoint, committed before the run)."
+        first = f"{sentence}. Primary endpoint, committed before the run."
     else:
         group, results = groups[0], told[0]
         if group.chosen is None:
@@ -244,8 +244,8 @@ def _verdict(
         row = _row(results, group.chosen, group.baseline)
         sentence = _sentence(row, group.chosen, group.baseline, results)
         first = (
-            f"{sentence} (exploratory; p {row['p']:.2g}, and {row['p_holm']:.2g} after Holm's "
-            f"correction for {count} comparisons)."
+            f"{sentence}. Exploratory: p is {row['p']:.2g}, and {row['p_holm']:.2g} after Holm's "
+            f"correction for {count} comparisons."
         )
     gained, lost = 0, 0
     for group, results in zip(groups, told, strict=True):
@@ -265,7 +265,7 @@ def _row(results: Mapping[str, Any], arm: str, baseline: str) -> dict[str, Any]:
 
 
 def _sentence(row: Mapping[str, Any], arm: str, baseline: str, group: Mapping[str, Any]) -> str:
-    """Whether it helped, by how much, on whom; then what was compared with what."""
+    """A sentence on whether it helped, by how much and on whom; then what was compared."""
     low, high = row["interval"]
     metric = row["metric"].replace("_", " ")
     is_error = row["metric"] in ("ece", "brier")
@@ -280,8 +280,8 @@ def _sentence(row: Mapping[str, Any], arm: str, baseline: str, group: Mapping[st
             f"Synthetic data did not help: it changed {what} by {100 * row['difference']:+.1f} "
             f"points, 95 % CI {100 * low:.1f} to {100 * high:.1f}"
         )
-    against = f"{title_of(arm)} against {title_of(baseline)}; {group['title']}"
-    return f"{told}, on {group['cohort']} ({against})"
+    against = f"{title_of(arm)}, against {title_of(baseline)}; {group['title']}"
+    return f"{told}, on {group['cohort']}. Compared are: {against}"
 
 
 def _signed(low: float, high: float, row: Mapping[str, Any]) -> str:

@@ -18,6 +18,9 @@ from experiments.evidence import CEILING, METRIC, SCRATCH, Group, title_of
 WHITE = 2.5
 """Diffusivity that pictures show as white, in 1e-3 mm²/s."""
 
+SIZES = {"size": "real training subjects", "size_b": "of site B"}
+"""What sets groups of one setting apart, in words."""
+
 
 def page(
     title: str,
@@ -42,14 +45,16 @@ def page(
     """
     tables = [("Primary endpoint", _primary(results["primary"]))] if results["primary"] else []
     tables += [(_heading(told["title"]), _scores(told)) for told in results["groups"]]
-    tables += [("Every comparison", _comparisons(results["groups"]))]
-    tables += [("Time", _time(results["time"]))]
     return report_page(
         title=title,
         verdict=results["verdict"],
         tables=tables,
         figures=[*_slices(pictures), *_figures(results["groups"], groups)],
         viewers=_viewers(pictures[-1]) if pictures else (),
+        details=[
+            ("Every comparison", _comparisons(results["groups"])),
+            ("Time", _time(results["time"])),
+        ],
         methods=[*methods, *_methods(results)],
         warnings=warnings,
         config=config,
@@ -96,9 +101,12 @@ def _share(gap: Mapping[str, Any] | None) -> str:
         return ""
     if gap["value"] is None or np.isnan(gap["value"]):
         return "no gap"
+    known = [end is not None and not np.isnan(end) for end in gap["interval"]]
+    if not any(known):
+        return "the gap is not clear of zero"
     ends = [
-        "unbounded" if end is None or np.isnan(end) else f"{100 * end:.0f}"
-        for end in gap["interval"]
+        f"{100 * end:.0f}" if is_known else "no bound"
+        for end, is_known in zip(gap["interval"], known, strict=True)
     ]
     return f"{100 * gap['value']:.0f} % ({ends[0]} to {ends[1]})"
 
@@ -214,7 +222,7 @@ def _learning_curves(members: Sequence[Mapping[str, Any]]) -> list[Picture]:
                         scores[METRIC]["value"], scores[METRIC]["interval"], x=told["key"]["size"]
                     )
                     series.setdefault(title_of(arm), []).append(point)
-        beside = "".join(f", {n.replace('_', ' ')} {v}" for n, v in other if n != "setting")
+        beside = "".join(f", {SIZES[n]} {v}" for n, v in other if n != "setting")
         found.append(curves(
             series,
             xlabel="real training subjects",
@@ -227,10 +235,13 @@ def _learning_curves(members: Sequence[Mapping[str, Any]]) -> list[Picture]:
 
 
 def _levels(members: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Chance, and the ceiling if all members share one."""
     levels = {"chance": 1 / len(members[0]["classes"])}
-    for told in members[:1]:
-        if CEILING in told["scores"]:
-            levels["ceiling"] = told["scores"][CEILING][METRIC]["value"]
+    ceilings = {
+        told["scores"][CEILING][METRIC]["value"] for told in members if CEILING in told["scores"]
+    }
+    if len(ceilings) == 1:
+        levels["ceiling"] = ceilings.pop()
     return levels
 
 
@@ -314,7 +325,7 @@ def _rest(told: Mapping[str, Any]) -> dict[str, Any]:
 def _short(told: Mapping[str, Any]) -> str:
     """What sets a group apart inside its setting."""
     values = {k: v for k, v in told["key"].items() if k != "setting"}
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    return ", ".join(f"{SIZES[name]} {value}" for name, value in values.items())
 
 
 def _subject(told: Mapping[str, Any]) -> str:

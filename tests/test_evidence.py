@@ -20,9 +20,9 @@ def rows(results, number=0):
 def test_a_planted_gain_is_the_first_sentence():
     results = weigh([group(HELPS)], None)
     assert results["verdict"].startswith("Synthetic data raised balanced accuracy of dementia by ")
-    assert (
-        "on phantom site B (real + synthetic, ratio 2 against real + PCA-Ga" in results["verdict"]
-    )
+    first, second = results["verdict"].split(". Compared are: ")
+    assert first.endswith(", on phantom site B")
+    assert second.startswith("real + synthetic, ratio 2, against real + PCA-Gaussian; dementia on")
     row = rows(results)["synthetic-2", "gaussian"]
     assert 0.2 < row["difference"] < 0.36
     low, high = row["interval"]
@@ -69,8 +69,8 @@ def read(folder, phantom_seed=1000, experiment="transfer", **changes):
 def test_the_primary_endpoint_comes_first_and_is_not_corrected(tmp_path):
     results = weigh([group(HELPS, size=160), group(HELPS)], read(tmp_path))
     first = results["verdict"].split(" In all")[0]
-    assert "(primary endpoint, committed before the run)" in first
-    assert "ratio 1 against real only; dementia on held-out subjects, 40 real" in first
+    assert "Primary endpoint, committed before the run." in first
+    assert "ratio 1, against real only; dementia on held-out subjects, 40 real" in first
     assert "Holm" not in first
     assert results["comparisons"] == 9
     primary = rows(results, 1)["synthetic-1", "real"]

@@ -67,6 +67,7 @@ def full(tmp_path_factory):
             tables=[("Scores", pd.DataFrame(wide))],
             figures=[(slices([volume], ["one"]), "A brain.", "A brain in three planes.")],
             viewers=[viewer(volume, np.diag([4.0, 4, 4, 1]), "a real subject", upper=1.0)],
+            details=[("All rows", pd.DataFrame({"arm": ["real only"]}))],
             methods=["One sampler was trained."],
             warnings=["Its variance is not in the intervals."],
             config={"seed": 3},
@@ -85,14 +86,21 @@ def test_a_screen_reader_finds_its_way(full):
     assert [image["alt"] for image in images] == ["A brain in three planes."]
     assert [a["title"] for tag, a in tags if tag == "iframe"] == ["Slice viewer: a real subject"]
     names = [tag for tag, _ in tags]
-    assert names.count("caption") == names.count("table") == 3
+    assert names.count("caption") == names.count("table") == 4
     scopes = {attrs.get("scope") for tag, attrs in tags if tag == "th"}
     assert scopes == {"col", "row"}
 
 
 def test_warnings_come_before_and_methods_after_the_numbers(full):
     words = " ".join(word for word in Page(full.read_text()).words if word)
-    order = ["It did not help.", "Its variance is not", "Scores", "A brain.", "One sampler was"]
+    order = [
+        "It did not help.",
+        "Its variance is not",
+        "Scores",
+        "A brain.",
+        "All rows",
+        "One sampler was",
+    ]
     assert sorted(order, key=words.index) == order
 
 
