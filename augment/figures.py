@@ -132,10 +132,14 @@ def confusion(arms: Mapping[str, np.ndarray], *, classes: Sequence[str], caption
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.6 * len(arms) + 0.6, 3.2), layout="constrained")
+    wide = min(len(arms), 3)
+    high = -(-len(arms) // wide)
+    figure = Figure(figsize=(2.4 * wide + 0.4, 2.9 * high), layout="constrained")
     told = []
-    for axis, (name, counts) in zip(figure.subplots(1, len(arms), squeeze=False)[0], arms.items(),
-                                    strict=True):  # fmt: skip
+    axes = figure.subplots(high, wide, squeeze=False).ravel()
+    for axis in axes[len(arms) :]:
+        axis.set_axis_off()
+    for axis, (name, counts) in zip(axes, arms.items(), strict=False):
         table = np.asarray(counts, float)
         shares = table / np.maximum(table.sum(1, keepdims=True), 1)
         axis.imshow(shares, vmin=0, vmax=1, cmap="Blues")

@@ -103,7 +103,7 @@ def _share(gap: Mapping[str, Any] | None) -> str:
         return "no gap"
     known = [end is not None and not np.isnan(end) for end in gap["interval"]]
     if not any(known):
-        return "the gap is not clear of zero"
+        return "gap not clear of zero"
     ends = [
         f"{100 * end:.0f}" if is_known else "no bound"
         for end, is_known in zip(gap["interval"], known, strict=True)

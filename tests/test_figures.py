@@ -39,7 +39,9 @@ def test_the_area_and_the_reliability_of_a_sharp_and_a_blind_one():
 
 def test_confusion_is_by_true_class():
     table = np.array([[30, 10], [5, 15]])
-    _, _, told = confusion({"real": table}, classes=("F", "M"), caption="C")
+    one, _, told = confusion({"real": table}, classes=("F", "M"), caption="C")
+    many, _, _ = confusion(dict.fromkeys("abcd", table), classes=("F", "M"), caption="C")
+    assert size(many)[1] > 1.5 * size(one)[1]  # a second row, so that a phone shows them
     assert "real: 75 % of F, 75 % of M are recognised" in told
 
 
