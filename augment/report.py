@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-Picture = tuple[bytes, str]
-"""A PNG and what it shows, in words."""
+Picture = tuple[bytes, str] | tuple[bytes, str, str]
+"""A PNG, its caption and, where that is not enough, in words what a sighted reader sees."""
+Viewer = tuple[str, str]
+"""A standalone HTML page that shows a volume, and its caption."""
+
+VIEWER_STYLE = (
+    "html { color-scheme: dark } body { margin: 0; background: #000 } canvas { width: 100% } "
+    "canvas + div { display: none !important }"  # its slider of opacity, of an overlay over nothing
+)
+PACKAGES = ("neuromix", "torch", "torchio", "monai", "nilearn", "scikit-learn")
 
 
 def report_page(
@@ -27,15 +36,23 @@ def report_page(
     verdict: str,
     tables: Sequence[tuple[str, pd.DataFrame]] = (),
     figures: Sequence[Picture] = (),
+    viewers: Sequence[Viewer] = (),
+    details: Sequence[tuple[str, pd.DataFrame]] = (),
+    methods: Sequence[str] = (),
+    warnings: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
 ) -> str:
-    """Render a page.
+    """Render a page that is read on a phone, in the dark, on paper, and by a screen reader.
 
     Args:
         title: Of the page.
         verdict: What came out, in a sentence; the first thing that a reader sees.
-        tables: Headed tables.
+        tables: Headed tables; the first column names the rows.
         figures: Pictures with their captions, which screen readers speak as well.
+        viewers: Of :func:`viewer`, for a reader who wants to look for herself.
+        details: Headed tables to look things up in, after the pictures.
+        methods: Paragraphs that say how it was done.
+        warnings: What a reader must know before she believes the verdict.
         config: What the run was made with.
 
     Returns:
@@ -52,17 +69,48 @@ def report_page(
     return environment.get_template("report.html").render(
         title=title,
         verdict=verdict,
-        tables=[
-            (heading, list(table.columns), table.map(_show).to_numpy().tolist())
-            for heading, table in tables
-        ],
-        figures=[(base64.b64encode(png).decode(), caption) for png, caption in figures],
+        tables=[_cells(*each) for each in tables],
+        details=[_cells(*each) for each in details],
+        figures=[(base64.b64encode(f[0]).decode(), f[1], f[-1]) for f in figures],
+        viewers=viewers,
+        methods=methods,
+        warnings=warnings,
         config=dict(config or {}),
         versions={
             "Python": platform.python_version(),
-            **{name: version(name) for name in ("neuromix", "torch", "torchio", "nilearn")},
+            **{name: version(name) for name in PACKAGES},
         },
     )
+
+
+def viewer(volume: np.ndarray, affine: np.ndarray, caption: str, *, upper: float) -> Viewer:
+    """An interactive view of a volume, made by nilearn; it needs no network.
+
+    Args:
+        volume: (X, Y, Z).
+        affine: Voxel to world in mm, (4, 4).
+        caption: What it is.
+        upper: Value shown as white.
+    """
+    import nibabel as nib
+    from nilearn.plotting import view_img
+
+    view = view_img(
+        nib.Nifti1Image(np.minimum(volume, upper).astype(np.float32), affine),
+        bg_img=None,
+        threshold=None,
+        black_bg=True,
+        cmap="gray",
+        symmetric_cmap=False,
+        vmin=0,
+        vmax=upper,
+        cut_coords=(0, 0, 0),
+        colorbar=True,
+        annotate=False,
+    )
+    # The page that nilearn makes names an icon on the network.
+    page = re.sub(r"<link[^>]*rel=\"icon\"[^>]*>", "", view.get_standalone())
+    return page.replace("</head>", f"<style>{VIEWER_STYLE}</style></head>", 1), caption
 
 
 def slices(
@@ -112,6 +160,10 @@ def rich_table(table: pd.DataFrame, *, title: str = "") -> Table:
     for row in table.map(_show).itertuples(index=False):
         result.add_row(*row)
     return result
+
+
+def _cells(heading: str, table: pd.DataFrame) -> tuple[str, list[str], list[list[str]]]:
+    return heading, list(table.columns), table.map(_show).to_numpy().tolist()
 
 
 def _show(value: Any) -> str:

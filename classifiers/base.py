@@ -1,28 +1,45 @@
 """VolumeClassifier: a 3D network with the manners of a scikit-learn estimator.
 
-``fit`` takes a list of subjects and reads the label ``target`` off them; subjects without that
-label are left out. Volumes are in memory as float32, 0.3 MB each at 4 mm. TorchIO subjects keep an
-image once it was read, so a second fit on the same subjects reads nothing again.
+``fit`` takes a list of subjects, or what :func:`augment.mix` returns, and reads the label
+``target`` off them; subjects without that label are left out. TorchIO subjects keep an image once
+it was read, so a second fit on the same subjects reads nothing again; beside them, each training
+volume is kept once in half precision.
+
+Training is a number of steps, whatever the size of the training set: equal compute for all arms of
+a comparison. Equal seeds give equal weights on a CPU with equal threads; a GPU adds up gradients in
+any order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torchio as tio
+from rich.progress import Progress
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.validation import check_is_fitted
-from skorch import NeuralNetClassifier
 from skorch.callbacks import GradientNormClipping, LRScheduler
-from torch.utils.data import RandomSampler
 
+from augment import leakage
+from augment.cohort import Cohort
 from augment.conditions import CATEGORIES, DEMENTIA
-from augment.errors import InputError
-from classifiers.networks import NETWORKS
+from augment.errors import InputError, TrainingError
+from classifiers import inputs, saving, training
+from classifiers.networks import NETWORKS, ImageTowers
+from classifiers.training_set import collect
+
+SMOOTHING = 0.1
+"""Share of the target that is spread over all classes."""
 
 
 class VolumeClassifier(ClassifierMixin, BaseEstimator):
@@ -31,116 +48,198 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
     Args:
         target: The label: ``sex``, ``diagnosis``, ``dementia`` (AD against NC, MCI left out) or any
             other key of the subjects.
-        image: Which image of the subject to look at.
+        image: Which image of the subject to look at; or several, such as ``("fmri", "dmri")``, of
+            which a subject may lack some.
         network: Name in :data:`classifiers.networks.NETWORKS`.
+        frames: What to see of 4D images: ``all`` frames as channels, or a ``summary`` (mean and
+            deviation over time), for which the number of frames does not matter.
         steps: Optimiser steps, the same for every size of the training set.
         batch_size: Volumes a step.
         learning_rate: Peak of the one-cycle schedule (AdamW).
         weight_decay: Of AdamW.
+        class_weight: Weights of classes in the loss by name, or ``balanced``.
         shift: Training volumes are moved by up to this many voxels along each axis.
-        seed: Decides the initial weights and the order of the volumes.
+        flip: Half of them are mirrored along the first axis, left to right.
+        augment: A TorchIO transform of training subjects, which keeps the shape of images. Where it
+            brings a synthetic subject, that one's label counts.
+        workers: Processes that prepare batches. The built-in shift and flip need none.
+        check_every: Steps between looks at the validation subjects.
+        monitor: What makes weights the best: validation ``loss`` or ``balanced_accuracy``.
+        patience: Looks without improvement after which to stop; ``None`` trains to the end.
+        pretrained: Features of another classifier to start from; see :meth:`from_classifier`.
+        freeze: Keep those features as they are, and train the head alone.
+        precision: ``float32`` or ``bfloat16`` (mixed).
+        progress: Show a bar.
+        seed: Decides the initial weights, the order of the volumes and what is done to them.
         device: ``auto`` takes CUDA where there is one.
     """
 
     def __init__(
         self,
         target: str = "sex",
-        image: str = "md",
+        image: str | Sequence[str] = "md",
         network: str = "compact",
+        frames: str = "all",
         steps: int = 300,
         batch_size: int = 16,
         learning_rate: float = 2e-3,
         weight_decay: float = 0.05,
+        class_weight: str | Mapping[str, float] | None = None,
         shift: int = 1,
+        flip: bool = False,
+        augment: Callable[[tio.Subject], tio.Subject] | None = None,
+        workers: int = 0,
+        check_every: int = 25,
+        monitor: str = "loss",
+        patience: int | None = None,
+        pretrained: saving.Pretrained | None = None,
+        freeze: bool = False,
+        precision: str = "float32",
+        progress: bool = False,
         seed: int = 0,
         device: str = "auto",
     ) -> None:
         self.target = target
         self.image = image
         self.network = network
+        self.frames = frames
         self.steps = steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+        self.class_weight = class_weight
         self.shift = shift
+        self.flip = flip
+        self.augment = augment
+        self.workers = workers
+        self.check_every = check_every
+        self.monitor = monitor
+        self.patience = patience
+        self.pretrained = pretrained
+        self.freeze = freeze
+        self.precision = precision
+        self.progress = progress
         self.seed = seed
         self.device = device
 
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        """Those of ``__init__``, and where it passes ``**options`` on, those of this class too."""
+        own = inspect.signature(cls.__init__).parameters
+        names = {name for name in own if name not in ("self", "options")}
+        if "options" in own:
+            passed = inspect.signature(VolumeClassifier.__init__).parameters
+            names |= set(passed) - {"self", "target"}
+        return sorted(names)
+
+    @classmethod
+    def from_classifier(
+        cls, source: VolumeClassifier, *, freeze: bool = False, **options: Any
+    ) -> Self:
+        """A classifier that starts from the features of a fitted one, with a new head.
+
+        The settings are those of ``source`` but for its target, the weights of its classes, and
+        ``options``. Whoever had a part in the making of ``source`` has had one in this classifier,
+        see :meth:`check_disjoint`.
+
+        Args:
+            source: Any fitted classifier of the same images.
+            freeze: Keep the features as they are.
+            **options: As in the constructor.
+        """
+        check_is_fitted(source, "net_")
+        names = set(cls._get_param_names()) & set(source._get_param_names())
+        settings = {name: getattr(source, name) for name in names - {"target", "class_weight"}}
+        for name in ("image", "network", "frames"):
+            if options.get(name, settings[name]) != settings[name]:
+                raise InputError(
+                    f"{name}={options[name]!r} came, and the classifier to start from has "
+                    f"{settings[name]!r}; features fit the images and the network they are from"
+                )
+        taken = {"pretrained": saving.Pretrained.of(source), "freeze": freeze}
+        return cls(**settings | options | taken)
+
     def fit(
-        self, subjects: Sequence[tio.Subject], y: Sequence[str | None] | None = None
-    ) -> VolumeClassifier:
-        """Train on subjects; ``y`` replaces the labels that they carry."""
-        if self.network not in NETWORKS:
-            raise InputError(f"network {self.network!r} is not known; allowed are {list(NETWORKS)}")
-        if min(self.steps, self.batch_size) < 1:
-            raise InputError(
-                f"{self.steps} steps of {self.batch_size} volumes came; both must be 1 or more"
-            )
-        pairs = _labelled(subjects, self.labels(subjects) if y is None else y)
-        found = {label for _, label in pairs}
+        self,
+        subjects: Sequence[tio.Subject],
+        y: Sequence[str | None] | None = None,
+        validation: Sequence[tio.Subject] | None = None,
+        sampling_weight: Sequence[float] | None = None,
+    ) -> Self:
+        """Train on subjects.
+
+        Args:
+            subjects: A list of them, or a dataset such as :func:`augment.mix` returns.
+            y: Replaces the labels that they carry.
+            validation: Subjects by which the best weights are chosen and the probabilities
+                calibrated; without them, the last weights are kept and nothing is calibrated.
+            sampling_weight: How often each subject is drawn, in proportion: gives real and
+                synthetic subjects a stated share. By default all are drawn equally often.
+        """
+        self._check_settings(subjects, validation)
+        chosen = collect(self, subjects, y, "training")
+        found = set(chosen.labels)
         order = CATEGORIES.get(self.target, ())
         classes = [c for c in order if c in found] if found <= set(order) else sorted(found)
         if len(classes) < 2:
             raise InputError(
-                f"{len(pairs)} of {len(subjects)} subjects have the label {self.target}, with "
-                f"{len(classes)} class ({classes}); a classifier needs two: add subjects of "
+                f"{len(chosen.labels)} of {len(subjects)} subjects have the label {self.target}, "
+                f"with {len(classes)} class ({classes}); a classifier needs two: add subjects of "
                 "another class or choose another target"
             )
-        volumes = self._load([subject for subject, _ in pairs])
         self.classes_ = np.array(classes)
-        self.shape_ = volumes.shape[1:]
-        self.scale_ = float(volumes.mean()), float(volumes.std())
-        if not self.scale_[1] > 0:
-            raise InputError(
-                f"all images {self.image!r} are constant; look at them, or prepare anew"
-            )
-        codes = np.array([classes.index(label) for _, label in pairs], dtype=np.int64)
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        names = self._images()
+        self.shapes_ = inputs.one_shape(chosen.rows, names)
+        self.scale_ = inputs.scale_of(chosen.rows, names)
+        self.temperature_ = 1.0
+        self.record_ = chosen.record()
+        if self.pretrained is not None:
+            self.pretrained.check(self.shapes_)
+            self.scale_ = self.pretrained.scale
+            self.record_ = leakage.merge([self.record_, self.pretrained.record])
+        codes = self._codes(chosen.labels)
+        judged = None
+        if validation is not None:
+            held_out = collect(self, validation, None, "validation")
+            self._check_shapes(held_out.rows)
+            if both := held_out.people & chosen.people:
+                raise InputError(
+                    f"{len(both)} validation subjects are trained on, such as {min(both)[1]}; part "
+                    "them by subject with Cohort.split"
+                )
+            judged = inputs.Store.of(held_out.rows, self.scale_), self._codes(held_out.labels)
+            self.record_ = leakage.merge([self.record_, held_out.record()])
+        weights = chosen.weights(sampling_weight, len(subjects))
+        rng = np.random.default_rng([self.seed, len(codes)])
+        batches = inputs.Batches(
+            inputs.Store.of(chosen.rows, self.scale_),
+            codes,
+            inputs.draw_order(len(codes), self.steps * self.batch_size, rng, weights),
+            seed=self.seed,
+            shift=self.shift,
+            flip=self.flip,
+            augment=self.augment,
+            kept=chosen.kept if self.augment is not None else (),
+            recode=self._recode if y is None else _same_code,
+        )
+        chosen.rows.clear()
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            self.net_ = NeuralNetClassifier(
-                NETWORKS[self.network],
-                module__channels=volumes.shape[1],
-                module__classes=len(classes),
-                criterion=torch.nn.CrossEntropyLoss,
-                criterion__label_smoothing=0.1,
-                optimizer=torch.optim.AdamW,
-                optimizer__weight_decay=self.weight_decay,
-                lr=self.learning_rate,
-                max_epochs=1,  # one pass of as many batches as there are steps
-                batch_size=self.batch_size,
-                iterator_train__sampler=RandomSampler(
-                    range(len(codes)), num_samples=self.steps * self.batch_size
-                ),
-                iterator_train__collate_fn=_Shift(self.shift),
-                train_split=None,
-                callbacks=[
-                    GradientNormClipping(1.0),
-                    LRScheduler(
-                        torch.optim.lr_scheduler.OneCycleLR,
-                        max_lr=self.learning_rate,
-                        total_steps=self.steps + 1,
-                        step_every="batch",
-                    ),
-                ],
-                device=device,
-                verbose=0,
-            )
-            self.net_.fit(self._standardise(volumes), codes)
+            self._train(batches, judged)
         return self
 
     def predict_proba(self, subjects: Sequence[tio.Subject]) -> np.ndarray:
         """Probability of each of ``classes_``, (subjects, classes)."""
         check_is_fitted(self, "net_")
-        volumes = self._load(subjects)
-        if volumes.shape[1:] != self.shape_:
-            raise InputError(
-                f"images of shape {volumes.shape[1:]} came, and the classifier was trained on "
-                f"{self.shape_}; bring them to one grid with `neuromix prepare`"
-            )
-        probabilities: np.ndarray = self.net_.predict_proba(self._standardise(volumes))
+        if not len(subjects):
+            raise InputError("no subjects came; a classifier needs some")
+        logits = []
+        for begin in range(0, len(subjects), 2 * self.batch_size):
+            some = range(begin, min(begin + 2 * self.batch_size, len(subjects)))
+            rows = [inputs.read(subjects[k], self._images(), self.frames) for k in some]
+            self._check_shapes(rows)
+            logits.append(self._logits(rows))
+        probabilities: np.ndarray = softmax(np.concatenate(logits) / self.temperature_, axis=1)
         return probabilities
 
     def predict(self, subjects: Sequence[tio.Subject]) -> np.ndarray:
@@ -152,73 +251,225 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         self, subjects: Sequence[tio.Subject], y: Sequence[str | None] | None = None
     ) -> float:
         """Balanced accuracy over the subjects that have the label."""
-        pairs = _labelled(subjects, self.labels(subjects) if y is None else y)
+        labels = self.labels(subjects) if y is None else y
+        pairs = [(s, label) for s, label in zip(subjects, labels, strict=True) if label]
         if not pairs:
             raise InputError(f"none of {len(subjects)} subjects has the label {self.target}")
         predicted = self.predict([subject for subject, _ in pairs])
         return float(balanced_accuracy_score([label for _, label in pairs], predicted))
 
-    def labels(self, subjects: Sequence[tio.Subject]) -> list[str | None]:
+    def labels(self, subjects: Iterable[Mapping[str, Any]]) -> list[str | None]:
         """The target of each subject; ``None`` where it has none."""
         key = "diagnosis" if self.target == "dementia" else self.target
+        found = []
         for subject in subjects:
             if key not in subject:
                 raise InputError(f"subjects have no {key!r}; they have {sorted(subject)}")
             if isinstance(subject[key], float):
                 raise InputError(f"{key} is a number; a classifier needs a label with classes")
-        if self.target == "dementia":
-            return [DEMENTIA.get(subject[key]) for subject in subjects]
-        return [subject[key] or None for subject in subjects]
+            label = subject[key]
+            found.append(DEMENTIA.get(label) if self.target == "dementia" else label or None)
+        return found
 
-    def _load(self, subjects: Sequence[tio.Subject]) -> np.ndarray:
-        """Images (subjects, channels, X, Y, Z) as they are, in float32."""
-        if not subjects:
-            raise InputError("no subjects came; a classifier needs some")
-        volumes = []
-        for subject in subjects:
-            if self.image not in subject:
-                names = sorted(subject.get_images_dict(intensity_only=False))
-                raise InputError(f"a subject has no image {self.image!r}; it has {names}")
-            volumes.append(subject[self.image].data.float().numpy())
-            if not np.isfinite(volumes[-1]).all():
-                raise InputError(
-                    f"{subject[self.image].path or 'an image'} holds NaN or Inf; mend it or drop "
-                    "the subject (Cohort.validate lists all such images)"
-                )
-        shapes = sorted({volume.shape for volume in volumes})
-        if len(shapes) != 1:
-            raise InputError(
-                f"the images {self.image!r} have shapes {shapes}; a network needs one shape: bring "
-                "them to one grid with `neuromix prepare`"
+    def check_disjoint(self, cohort: Cohort, *, voxels: bool = True) -> None:
+        """Raise ``LeakageError`` if a subject of the cohort had a part in the training.
+
+        Args:
+            cohort: Subjects that shall judge the classifier.
+            voxels: Compare images, too, which finds renamed subjects; each image is read.
+        """
+        check_is_fitted(self, "net_")
+        leakage.check_disjoint(self.record_, cohort, voxels=voxels)
+
+    def save(self, folder: str | Path) -> None:
+        """Write settings as JSON and weights as safetensors."""
+        check_is_fitted(self, "net_")
+        saving.save(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote; it gives the very same probabilities."""
+        return saving.load(cls, Path(folder))
+
+    def _images(self) -> list[str]:
+        return [self.image] if isinstance(self.image, str) else list(self.image)
+
+    def _module(self) -> torch.nn.Module:
+        """A network for ``classes_`` and ``shapes_``."""
+        outputs = len(self.classes_) - self.is_ordinal
+        channels = {name: shape[0] for name, shape in self.shapes_.items()}
+        if len(channels) > 1:
+            module: torch.nn.Module = ImageTowers(self.network, channels, outputs)
+        else:
+            (count,) = channels.values()
+            module = NETWORKS[self.network](count, outputs)
+        # A tenth faster on a CPU. The stub of Module.to lacks the argument.
+        return module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    @property
+    def is_ordinal(self) -> bool:
+        """Whether the classes have an order that the network learns."""
+        return False
+
+    def _wrap(self, module: torch.nn.Module, **options: Any) -> training.VolumeNet:
+        """The network under skorch."""
+        net = training.VolumeNet(
+            module,
+            criterion=torch.nn.CrossEntropyLoss,
+            train_split=None,
+            precision=self.precision,
+            is_ordinal=self.is_ordinal,
+            is_frozen=self.freeze and self.pretrained is not None,
+            device=training.device_for(self.device, self.precision),
+            verbose=0,
+            **options,
+        )
+        return net.initialize()
+
+    def _train(
+        self, batches: inputs.Batches, judged: tuple[inputs.Store, np.ndarray] | None
+    ) -> None:
+        module = self._module()
+        if self.pretrained is not None:
+            self.pretrained.give(module, freeze=self.freeze)
+        every = self.check_every if judged else self.steps
+        chunks = training.Chunks(self.steps, every, self.batch_size)
+        callbacks: list[Any] = [
+            GradientNormClipping(1.0),
+            LRScheduler(
+                torch.optim.lr_scheduler.OneCycleLR,
+                max_lr=self.learning_rate,
+                total_steps=self.steps + 1,
+                step_every="batch",
+            ),
+        ]
+        monitor = None
+        if judged:
+            store, codes = judged
+            monitor = training.Monitor(
+                lambda: self._store_logits(store), codes, self.monitor, self.patience, chunks
             )
-        return np.stack(volumes)
+            callbacks.append(monitor)
+        with Progress(disable=not self.progress) as bars:
+            bar = bars.add_task(f"Training on {self.target}", total=self.steps)
+            callbacks.append(training.Bar(lambda: bars.update(bar, advance=1)))
+            self.net_ = self._wrap(
+                module,
+                criterion__label_smoothing=SMOOTHING,
+                criterion__weight=training.class_weights(
+                    self.class_weight, self.classes_.tolist(), batches.codes
+                ),
+                optimizer=torch.optim.AdamW,
+                optimizer__weight_decay=self.weight_decay,
+                lr=self.learning_rate,
+                batch_size=self.batch_size,
+                iterator_train__sampler=chunks,
+                iterator_train__collate_fn=_as_it_is,
+                iterator_train__num_workers=self.workers,
+                callbacks=callbacks,
+                callbacks__print_log=None,
+            )
+            self.net_.notify("on_train_begin", X=batches, y=None)
+            with contextlib.suppress(training.Enough):
+                # Not net.fit, which takes Ctrl-C for the end of the training.
+                self.net_.fit_loop(batches, epochs=math.ceil(self.steps / every))
+        module = self.net_.module_
+        if not all(torch.isfinite(weight).all() for weight in module.parameters()):
+            raise TrainingError(
+                f"the weights became NaN within {chunks.done} steps; lower learning_rate="
+                f"{self.learning_rate:g}, or look at the images with Cohort.validate"
+            )
+        self.waiting_ = self.net_.waiting
+        self.steps_, self.history_ = chunks.done, []
+        if monitor is not None:
+            module.load_state_dict(monitor.state)
+            self.history_ = monitor.history
+            self.steps_ = int(monitor.history[monitor.best]["step"])
+            self.temperature_ = training.temperature(monitor.best_logits, monitor.codes)
+        self.net_ = self._wrap(module)
 
-    def _standardise(self, volumes: np.ndarray) -> torch.Tensor:
-        """The same memory, with the training set's mean and deviation taken out."""
-        mean, deviation = self.scale_
-        return torch.from_numpy(volumes).sub_(mean).div_(deviation)
+    def _logits(self, rows: list[dict[str, np.ndarray]]) -> np.ndarray:
+        """Logits of images as they are, in full precision."""
+        volumes = {}
+        for name, shape in self.shapes_.items():
+            volumes[name] = torch.zeros(len(rows), *shape)
+            for k, row in enumerate(rows):
+                if name in row:
+                    standard = inputs.standardise(row[name], self.scale_[name])
+                    volumes[name][k] = torch.from_numpy(standard)
+        present = torch.tensor([[name in row for name in self.shapes_] for row in rows])
+        return self.net_.logits(inputs.network_input(volumes, present))
+
+    def _store_logits(self, store: inputs.Store) -> np.ndarray:
+        size = 2 * self.batch_size
+        parts = [slice(begin, begin + size) for begin in range(0, len(store), size)]
+        return np.concatenate([self.net_.logits(store.batch(part)) for part in parts])
+
+    def _recode(self, subject: tio.Subject, code: int) -> int:
+        """The class of a subject that an augmentation made."""
+        label = self.labels([subject])[0]
+        if label not in self.classes_:
+            raise InputError(
+                f"augment= made a subject with {self.target} {label!r}; the classes are "
+                f"{', '.join(self.classes_)}: name the target in match=..."
+            )
+        return self.classes_.tolist().index(label)
+
+    def _codes(self, labels: Sequence[str]) -> np.ndarray:
+        """Numbers of classes."""
+        numbers = {name: code for code, name in enumerate(self.classes_.tolist())}
+        strange = sorted(set(labels) - set(numbers))
+        if strange:
+            raise InputError(
+                f"validation subjects have {self.target} {strange[0]!r}, and training subjects "
+                f"only {', '.join(numbers)}; leave those out, or train on that class"
+            )
+        return np.array([numbers[label] for label in labels], dtype=np.int64)
+
+    def _check_shapes(self, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
+        for row in rows:
+            for name, volume in row.items():
+                if volume.shape != self.shapes_[name]:
+                    raise InputError(
+                        f"images {name!r} of shape {volume.shape} came, and the classifier was "
+                        f"trained on {self.shapes_[name]}; bring them to one grid with `neuromix "
+                        "prepare`"
+                    )
+
+    def _check_settings(self, subjects: Any, validation: Any) -> None:
+        if isinstance(subjects, Cohort) or isinstance(validation, Cohort):
+            raise InputError("a cohort came; a classifier takes subjects: pass cohort.subjects()")
+        for name, allowed in (
+            ("network", NETWORKS),
+            ("frames", inputs.FRAMES),
+            ("monitor", training.MONITORS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"{name} {getattr(self, name)!r} is not known; allowed are {list(allowed)}"
+                )
+        if min(self.steps, self.batch_size, self.check_every) < 1:
+            raise InputError(
+                f"{self.steps} steps of {self.batch_size} volumes with a look every "
+                f"{self.check_every} came; all must be 1 or more"
+            )
+        if min(self.shift, self.workers, self.seed) < 0 or (self.patience or 1) < 1:
+            raise InputError(
+                f"shift {self.shift}, workers {self.workers}, seed {self.seed} and patience "
+                f"{self.patience} came; 0 or more are allowed, of patience 1 or more"
+            )
+        if not self._images():
+            raise InputError("image=() came; name one image or more")
+        training.device_for(self.device, self.precision)
+        for name, needs in (("patience", validation), ("freeze", self.pretrained)):
+            if getattr(self, name) and needs is None:
+                what = "validation=" if name == "patience" else "pretrained="
+                warnings.warn(f"{name} changes nothing without {what}", stacklevel=3)
 
 
-def _labelled(
-    subjects: Sequence[tio.Subject], labels: Sequence[str | None]
-) -> list[tuple[tio.Subject, str]]:
-    """Subjects with their labels, without those that have none."""
-    return [
-        (subject, str(label))
-        for subject, label in zip(subjects, labels, strict=True)
-        if isinstance(label, str) and label
-    ]
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
-class _Shift:
-    """Collate a batch, each volume moved by a random whole number of voxels."""
-
-    def __init__(self, reach: int) -> None:
-        self.reach = reach
-
-    def __call__(self, batch: list[tuple[torch.Tensor, Any]]) -> Any:
-        moves = torch.randint(-self.reach, self.reach + 1, (len(batch), 3)).tolist()
-        return torch.utils.data.default_collate([
-            (torch.roll(volume, move, dims=(1, 2, 3)), code)
-            for (volume, code), move in zip(batch, moves, strict=True)
-        ])  # fmt: skip
+def _same_code(subject: tio.Subject, code: int) -> int:
+    return code

@@ -1,16 +1,25 @@
-"""Networks that look at a volume: (batch, channels, X, Y, Z) in, (batch, classes) out."""
+"""Networks that look at a volume: (batch, channels, X, Y, Z) in, (batch, outputs) out.
+
+Each has ``features``, which a transfer takes over, and a ``head``, which it makes anew. None of
+them convolves at full resolution: that is where a plain 3D CNN spends nearly all of its time.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Mapping
+
+import torch
+from monai.networks.nets import DenseNet, ResNet
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class CompactNet(nn.Module):
     """A small residual network that is fast on a CPU.
 
-    A strided stem turns cubes of 8³ voxels into features in two steps, so that no convolution runs
-    at full resolution: that is where a plain 3D CNN spends nearly all of its time. The head keeps
-    a coarse location (4³ cells), because registered brains have their structures in one place.
+    A strided stem turns cubes of 8³ voxels into features in two steps. The head keeps a coarse
+    location (4³ cells), because registered brains have their structures in one place.
 
     Args:
         channels: Images per subject.
@@ -65,5 +74,158 @@ class ResidualBlock(nn.Module):
         return total
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"compact": CompactNet}
+class FullyConvolutionalNet(nn.Module):
+    """Convolution, normalisation and pooling repeated, and a mean over the volume.
+
+    The shape of SFCN (Peng et al., Accurate brain age prediction with lightweight deep neural
+    networks, 2021), narrower, and with a strided first convolution in place of its first two
+    levels. The mean forgets where a feature was, which suits brains that are not registered.
+
+    Args:
+        channels: Images per subject.
+        classes: Classes to tell apart.
+        widths: Features at each level, each half as fine as the one before.
+        dropout: Share of features dropped before the last layer.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        widths: tuple[int, ...] = (16, 32, 64, 64),
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv3d(channels, widths[0], 4, stride=4)]
+        layers += [nn.BatchNorm3d(widths[0]), nn.ReLU()]
+        for narrow, wide in itertools.pairwise(widths):
+            layers += [
+                nn.Conv3d(narrow, wide, 3, padding=1),
+                nn.BatchNorm3d(wide),
+                nn.MaxPool3d(2, ceil_mode=True),
+                nn.ReLU(),
+            ]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Conv3d(widths[-1], widths[-1], 1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(widths[-1], classes),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, classes) of volumes (batch, channels, X, Y, Z)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+class MonaiNet(nn.Module):
+    """A network of MONAI, parted into features and head.
+
+    Args:
+        features: Gives (batch, width), or volumes that are averaged to that.
+        width: Features that the head sees.
+        classes: Classes to tell apart.
+    """
+
+    def __init__(self, features: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.features = features
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, classes) of volumes (batch, channels, X, Y, Z)."""
+        seen = self.features(x)
+        if seen.ndim == 5:
+            seen = functional.relu(seen).mean((2, 3, 4))
+        logits: Tensor = self.head(seen)
+        return logits
+
+
+def densenet(channels: int, classes: int) -> MonaiNet:
+    """MONAI's DenseNet with three short blocks."""
+    net = DenseNet(
+        3, channels, classes, init_features=16, growth_rate=8, block_config=(2, 4, 4), norm=GROUPS
+    )
+    return MonaiNet(net.features, net.class_layers.out.in_features, classes)
+
+
+def resnet(channels: int, classes: int) -> MonaiNet:
+    """MONAI's ResNet-10 at a quarter of its width."""
+    net = ResNet(
+        "basic",
+        [1, 1, 1, 1],
+        [16, 32, 64, 128],
+        n_input_channels=channels,
+        conv1_t_stride=2,
+        num_classes=classes,
+        norm=GROUPS,
+    )
+    width = net.fc.in_features
+    net.fc = nn.Identity()
+    return MonaiNet(net, width, classes)
+
+
+GROUPS = ("group", {"num_groups": 4})
+"""Their deepest volumes may be of one voxel, of which a batch has too few to normalise over."""
+
+NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
+    "compact": CompactNet,
+    "sfcn": FullyConvolutionalNet,
+    "densenet": densenet,
+    "resnet": resnet,
+}
 """Networks by the name that :class:`classifiers.base.VolumeClassifier` takes."""
+
+
+class ImageTowers(nn.Module):
+    """A network for each image of a subject; what those say that are present adds up.
+
+    Each gives log odds, whose sum over independent images is right whichever of them are there.
+
+    Args:
+        network: Name in :data:`NETWORKS`.
+        channels: Of each image, by its name.
+        classes: Classes to tell apart.
+    """
+
+    def __init__(self, network: str, channels: Mapping[str, int], classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.towers = nn.ModuleDict(
+            {name: NETWORKS[network](count, classes) for name, count in channels.items()}
+        )
+
+    def forward(self, present: Tensor, **images: Tensor) -> Tensor:
+        """Logits (batch, classes).
+
+        Args:
+            present: Which image of a subject is there, (batch, images) of booleans.
+            **images: (batch, channels, X, Y, Z) each; of absent ones the values do not matter.
+        """
+        total = torch.zeros(len(present), self.classes, device=present.device)
+        for column, (name, tower) in enumerate(self.towers.items()):
+            rows = present[:, column].nonzero()[:, 0]
+            if len(rows):
+                # A lone volume comes twice: a single value cannot be normalised over a batch.
+                seen = tower(images[name][rows if len(rows) > 1 else rows.repeat(2)])
+                total = total.index_add(0, rows, seen[: len(rows)].float())
+        return total
+
+
+def ordinal(outputs: Tensor) -> Tensor:
+    r"""Log probabilities (batch, C) of ordered classes from (batch, C - 1) outputs.
+
+    The log odds of being beyond class k are :math:`u_1 = z_1`, :math:`u_k = u_{k-1} -
+    \mathrm{softplus}(z_k)`, which falls with k; the probability of a class is the difference of
+    its two limits, :math:`\sigma(a) - \sigma(b) = \sigma(a)\,\sigma(-b)\,(1 - e^{b - a})`.
+    """
+    outputs = outputs.float()
+    steps = functional.softplus(outputs[:, 1:]) + 1e-3
+    beyond = torch.cat([outputs[:, :1], outputs[:, :1] - steps.cumsum(1)], dim=1)
+    above = functional.logsigmoid(beyond)
+    below = functional.logsigmoid(-beyond)
+    between = above[:, :-1] + below[:, 1:] + torch.log(-torch.expm1(-steps))
+    return torch.cat([below[:, :1], between, above[:, -1:]], dim=1)

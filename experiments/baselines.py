@@ -80,7 +80,7 @@ class PCAGaussian:
 
     U are the components of the residuals, as many as explain a share of their variance, and d their
     standard deviations. L_c L_c' is the correlation of the leading components in class c (sex and
-    diagnosis), shrunk to the identity (Ledoit-Wolf); a class with fewer subjects than leading
+    diagnosis), shrunk to the identity (Ledoit-Wolf); a class with no more subjects than leading
     components has the identity. s is the deviation of what the components leave out, at each voxel,
     so that samples are not blurred.
 
@@ -118,7 +118,7 @@ class PCAGaussian:
         self.roots_ = {}
         for name in np.unique(classes):
             own = whitened[classes == name]
-            if len(own) >= max(lead, 2):
+            if len(own) > max(lead, 2):  # fewer are singular, and may not be shrunk at all
                 self.roots_[str(name)] = np.linalg.cholesky(ledoit_wolf(own)[0])
         return self
 

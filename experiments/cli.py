@@ -1,4 +1,7 @@
-"""The command ``neuromix``: a function for each subcommand; imports wait until they are needed."""
+"""The command ``neuromix``: a function for each subcommand; imports wait until they are needed.
+
+The groups ``experiment`` and ``benchmark`` are in files of their own.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any, Literal
 import tyro
 
 from augment.errors import InputError, TrainingError
+from experiments import cli_benchmarks, cli_experiments
 
 
 def demo(out: Path = Path("runs")) -> None:
@@ -249,190 +253,6 @@ def verify(bank: Path, /) -> None:
     print(f"{samples!r}: every file is as it was written, digest {samples.digest()[:16]}")
 
 
-def calibration(
-    out: Path,
-    /,
-    targets: tuple[str, ...] = ("sex", "dementia", "diagnosis"),
-    sizes: tuple[int, ...] = (100, 400, 2000),
-    seeds: int = 3,
-    subjects: int = 3000,
-    steps: int = 500,
-    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
-) -> None:
-    """Learning curves of a compact CNN on the md phantom: is it as hard as real data?
-
-    Run it again to go on where it stopped.
-
-    Args:
-        out: Run folder.
-        targets: Labels to tell.
-        sizes: Training subjects that have the label.
-        seeds: Draws of the training subjects and of the network, for each size.
-        subjects: Size of the phantom; a seventh of it is the test set.
-        steps: Optimiser steps of each fit.
-        dry_run: Say what would be done and how long it would take, and stop.
-    """
-    from experiments.calibration import Calibration, run
-
-    run(Calibration(out, targets, sizes, seeds, subjects, steps), dry_run=dry_run)
-
-
-def fidelity(
-    out: Path,
-    /,
-    data: Path | None = None,
-    preset: Literal["demo", "tiny", "base", "paper"] = "tiny",
-    train: int = 400,
-    validation: int = 60,
-    judges: int = 800,
-    heldout: int = 800,
-    synthetic: int = 400,
-    sampling_seeds: int = 3,
-    steps: tuple[int, ...] = (5, 10, 20, 50, 250),
-    guidance: float = 1.0,
-    guidances: tuple[float, ...] = (),
-    baselines: tuple[str, ...] | None = None,
-    unet_samples: int = 100,
-    unet_batch: int = 4,
-    judge_steps: int = 1000,
-    seed: int = 0,
-    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
-) -> None:
-    """The tiled MD sampler beside its baselines: do samples look, vary and read like real ones?
-
-    Run it again to go on where it stopped.
-
-    Args:
-        out: Run folder.
-        data: BIDS folder or table with md. Default: a phantom of memory clinic B is made.
-        preset: Of the sampler.
-        train: Training subjects. With DATA, these four sizes are proportions.
-        validation: Subjects that choose the best step.
-        judges: Subjects that classifiers and features are trained on.
-        heldout: Subjects that samples are compared with, and whose labels are asked for.
-        synthetic: Samples of each generator.
-        sampling_seeds: Draws of the sampler.
-        steps: Numbers of steps to compare. Give none to leave it out.
-        guidance: Of all samples but those of the next option.
-        guidances: Guidance scales to compare, such as 1 1.5 2 3.
-        baselines: Some of: "mean + noise", "training copies", "PCA Gaussian", "MONAI U-Net".
-            Default: all.
-        unet_samples: Samples of the U-Net, which is slow.
-        unet_batch: Volumes of its training steps; with fewer it gets more steps in the same time.
-        judge_steps: Optimiser steps of each classifier.
-        seed: Decides the phantom, the parts, the first weights and the noise.
-        dry_run: Say what would be done and how long it would take, and stop.
-    """
-    from experiments.fidelity import BASELINES, Fidelity, run
-
-    config = Fidelity(
-        out=out,
-        data=data,
-        preset=preset,
-        train=train,
-        validation=validation,
-        judges=judges,
-        heldout=heldout,
-        synthetic=synthetic,
-        sampling_seeds=sampling_seeds,
-        steps=steps,
-        guidance=guidance,
-        guidances=guidances,
-        baselines=BASELINES if baselines is None else baselines,
-        unet_samples=unet_samples,
-        unet_batch=unet_batch,
-        judge_steps=judge_steps,
-        seed=seed,
-    )
-    run(config, dry_run=dry_run)
-
-
-def foundation(subjects: int = 80, indexed: int = 100_000, out: Path | None = None) -> None:
-    """Time the phantom, the BIDS index and the imports on this machine.
-
-    Args:
-        subjects: Phantom subjects to time, of each kind (a tenth of it for task).
-        indexed: Subjects of the empty BIDS tree to index.
-        out: JSON file for the figures. Default: only print them.
-    """
-    from experiments.benchmark import foundation as run
-
-    run(subjects, indexed, out)
-
-
-def sampling(
-    preset: Literal["demo", "tiny", "base"] = "tiny",
-    spacing: float = 4.0,
-    repeats: int = 3,
-    measured: int = 2,
-    out: Path | None = None,
-) -> None:
-    """Time a finished MD volume: ours, diffusers' DiTPipeline and MONAI's 3D U-Net of equal size.
-
-    Weights are fresh, as they do not change the speed. Takes about ten minutes on two cores.
-
-    Args:
-        preset: Size of our sampler, and so of all.
-        spacing: Voxel side in mm.
-        repeats: Rounds in which each runs once; medians are shown.
-        measured: Steps that are run of the slow ones; the time of all steps follows from them.
-        out: JSON file for the figures. Default: only print them.
-    """
-    from experiments.benchmark_md import sampling as run
-
-    run(preset, spacing, repeats, measured, out)
-
-
-def training(
-    preset: Literal["demo", "tiny", "base"] = "tiny",
-    spacing: float = 4.0,
-    pairs: int = 30,
-    cohorts: tuple[int, ...] = (200, 2000, 20_000),
-    out: Path | None = None,
-) -> None:
-    """Time the training loop against bare steps and MONAI's, and weigh it for growing cohorts.
-
-    Latents are made up, as they do not change the speed. Takes about ten minutes on two cores.
-
-    Args:
-        preset: Size of the network and of its batch.
-        spacing: Voxel side in mm.
-        pairs: Steps of the loop and bare steps, by turns; medians are shown. A tenth for MONAI's.
-        cohorts: Training subjects for the memory, a process each (Linux only).
-        out: JSON file for the figures. Default: only print them.
-    """
-    from experiments.benchmark_training import training as run
-
-    run(preset, spacing, pairs, cohorts, out)
-
-
-def transforms(
-    spacing: float = 1.75,
-    samples: int = 30,
-    rounds: int = 30,
-    workers: tuple[int, ...] = (0, 2, 4),
-    draws: int = 1000,
-    kills: int = 3,
-    out: Path | None = None,
-) -> None:
-    """Time draws from a bank and loaders, weigh many draws, and kill fills (Linux only).
-
-    Images are made up, as they do not change the speed.
-
-    Args:
-        spacing: Voxel side in mm; 1.75 makes 96 x 112 x 96 voxels.
-        samples: Of the bank; there are as many real subjects.
-        rounds: Draws and their rivals, by turns; medians are shown. A tenth for the loaders.
-        workers: Numbers of workers of the loaders.
-        draws: Over which the memory is watched.
-        kills: Fills that are killed at random moments and taken up again.
-        out: JSON file for the figures. Default: only print them.
-    """
-    from experiments.benchmark_transforms import transforms as run
-
-    run(spacing, samples, rounds, workers, draws, kills, out)
-
-
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "phantom": phantom,
@@ -443,13 +263,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "train": {"md": train_md},
-    "experiment": {"calibration": calibration, "fidelity": fidelity},
-    "benchmark": {
-        "foundation": foundation,
-        "sampling": sampling,
-        "training": training,
-        "transforms": transforms,
-    },
+    "experiment": cli_experiments.EXPERIMENTS,
+    "benchmark": cli_benchmarks.BENCHMARKS,
 }
 
 

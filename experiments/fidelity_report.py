@@ -373,8 +373,10 @@ def _plots(results: Mapping[str, Any]) -> list[Picture]:
     axis.set(xlabel="cycles per voxel", ylabel="log power, synthetic over real")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    found = [(to_png(figure), "Power by spatial frequency: 0 is that of real volumes, below is "
-              "blur, above is noise.")]  # fmt: skip
+    spectrum = (
+        "Power by spatial frequency: 0 is that of real volumes, below is blur, above is noise."
+    )
+    found: list[Picture] = [(to_png(figure), spectrum)]
     for kind, values in results["sweeps"].items():
         if len(values) > 1:
             found.append((_curves(kind, values), f"Quality by {kind}, with 95 % intervals; the "

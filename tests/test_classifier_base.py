@@ -1,4 +1,5 @@
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -6,30 +7,22 @@ import torch
 import torchio as tio
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import StratifiedGroupKFold, cross_validate
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, cross_validate
+from volumes import subjects
 
-from augment.errors import InputError
+from augment import Cohort, RandomSynthetic, mix
+from augment.errors import InputError, LeakageError, TrainingError
+from augment.leakage import subject_hash
+from classifiers import training
 from classifiers.base import VolumeClassifier
-from classifiers.networks import CompactNet
+from classifiers.evaluate import learning_curve, predict
 
-
-def subjects(count, *, shape=(16, 16, 16), seed=0, **labels):
-    """Blobs on the left or on the right: the label is easy to see."""
-    rng = np.random.default_rng(seed)
-    result = []
-    for k in range(count):
-        sex = "FM"[k % 2]
-        volume = rng.random((1, *shape), dtype=np.float32)
-        half = slice(0, shape[0] // 2) if sex == "F" else slice(shape[0] // 2, None)
-        volume[0, half] += 1
-        keys = {"sex": sex, "diagnosis": ("NC", "AD", "MCI")[k % 3]} | labels
-        result.append(tio.Subject(md=tio.ScalarImage(tensor=torch.from_numpy(volume)), **keys))
-    return result
+QUICK = {"steps": 30, "batch_size": 8, "shift": 0}
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    return VolumeClassifier("sex", steps=30, batch_size=8, shift=0).fit(subjects(16))
+    return VolumeClassifier("sex", **QUICK).fit(subjects(16))
 
 
 def test_it_learns_and_scores_unseen_subjects(fitted):
@@ -45,19 +38,23 @@ def test_clone_pickle_and_seed(fitted):
     reloaded = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(reloaded.predict_proba(fresh), expected)
     again = clone(fitted).fit(subjects(16))
-    np.testing.assert_allclose(again.predict_proba(fresh), expected, atol=1e-5)
+    np.testing.assert_array_equal(again.predict_proba(fresh), expected)
+    other = clone(fitted).set_params(seed=1).fit(subjects(16))
+    assert not np.allclose(other.predict_proba(fresh), expected)
 
 
-def test_subjects_without_the_label_are_left_out():
+def test_probabilities_of_a_subject_do_not_depend_on_the_others(fitted):
+    fresh = subjects(19, seed=2)
+    alone = np.concatenate([fitted.predict_proba([subject]) for subject in fresh])
+    np.testing.assert_allclose(fitted.predict_proba(fresh), alone, atol=1e-5)
+
+
+def test_subjects_without_the_label_are_left_out_and_counted():
     some = subjects(12) + subjects(4, seed=3, sex="")
-    classifier = VolumeClassifier("sex", steps=2, batch_size=4).fit(some)
+    with pytest.warns(UserWarning, match="4 of 16 training subjects have no label sex"):
+        classifier = VolumeClassifier("sex", steps=2, batch_size=4).fit(some)
     assert list(classifier.classes_) == ["F", "M"]
     assert classifier.score(some) == classifier.score(some[:12])
-
-
-def test_dementia_is_ad_against_nc():
-    labels = VolumeClassifier("dementia").labels(subjects(3))
-    assert labels == ["no", "yes", None]
 
 
 def test_one_class_is_refused():
@@ -79,32 +76,45 @@ def test_fitting_leaves_the_global_random_state_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_network_takes_any_volume_and_trains_every_weight():
-    network = CompactNet(2, 3)
-    logits = network(torch.randn(2, 2, 24, 32, 16))
-    assert logits.shape == (2, 3)
-    logits.logsumexp(1).sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in network.parameters())
-
-
 def test_what_cannot_be_classified_is_refused(fitted):
     few = subjects(4)
     for change, message in (
         ({"target": "smoker"}, "no 'smoker'; they have"),
         ({"image": "t1w"}, r"no image 't1w'; it has \['md'\]"),
-        ({"network": "vgg"}, r"allowed are \['compact'\]"),
+        ({"image": ()}, "name one image"),
+        ({"network": "vgg"}, r"allowed are \['compact', 'sfcn', 'densenet', 'resnet'\]"),
+        ({"frames": "first"}, r"allowed are \['all', 'summary'\]"),
+        ({"frames": "summary"}, "1 frame; a summary needs two"),
+        ({"monitor": "auc"}, "allowed are"),
+        ({"class_weight": {"F": 1}}, "a weight for each of F, M"),
         ({"steps": 0}, "1 or more"),
+        ({"patience": -1}, "patience 1 or more"),
+        ({"precision": "float16"}, "allowed are float32, bfloat16"),
+        ({"device": "tpu"}, "allowed on this machine"),
     ):
         with pytest.raises(InputError, match=message):
             VolumeClassifier(**{"steps": 1} | change).fit(few)
     with pytest.raises(InputError, match="no subjects came"):
         fitted.predict([])
+    with pytest.raises(InputError, match="no training subjects came"):
+        VolumeClassifier().fit([])
+    with pytest.raises(InputError, match="3 labels came for 4"):
+        VolumeClassifier().fit(few, ["a", "b", "a"])
+    with pytest.raises(InputError, match="4 validation subjects are trained on, such as 000"):
+        VolumeClassifier("sex", steps=1).fit(few, validation=few)
+    with pytest.raises(InputError, match="validation subjects have sex 'X'"):
+        VolumeClassifier("sex", steps=1).fit(few, validation=subjects(2, seed=1, sex="X"))
     with pytest.raises(InputError, match="was trained on"):
         fitted.predict(subjects(2, shape=(24, 24, 24)))
     with pytest.raises(InputError, match="age is a number"):
         VolumeClassifier("age", steps=1).fit(subjects(4, age=70.0))
     with pytest.raises(NotFittedError):
         VolumeClassifier().predict(few)
+
+
+def test_a_cohort_is_not_a_list_of_subjects(md_phantom):
+    with pytest.raises(InputError, match=r"cohort\.subjects\(\)"):
+        VolumeClassifier().fit(Cohort.from_bids(md_phantom))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -115,23 +125,28 @@ def test_images_with_nan_are_refused(value):
         VolumeClassifier("sex", steps=1, batch_size=4).fit(broken)
 
 
+def test_weights_that_became_nan_are_not_a_classifier():
+    with pytest.raises(TrainingError, match="lower learning_rate"):
+        VolumeClassifier("sex", steps=5, batch_size=4, learning_rate=1e30).fit(subjects(4))
+
+
 @pytest.mark.parametrize("factor", [1e-9, 1e6])
 def test_the_unit_of_an_image_does_not_matter(factor):
     train, test = subjects(16), subjects(10, seed=1)
     for subject in train + test:
         subject["md"].set_data(subject["md"].data * factor)
-    classifier = VolumeClassifier("sex", steps=30, batch_size=8, shift=0).fit(train)
-    assert classifier.score(test) >= 0.9
+    assert VolumeClassifier("sex", **QUICK).fit(train).score(test) >= 0.9
 
 
 def test_given_labels_replace_the_subjects_own():
     some = subjects(8)
     swapped = ["young" if s["sex"] == "F" else "old" for s in some[:-1]] + [None]
-    classifier = VolumeClassifier("sex", steps=2, batch_size=4).fit(some, swapped)
+    with pytest.warns(UserWarning, match="1 of 8"):
+        classifier = VolumeClassifier("sex", steps=2, batch_size=4).fit(some, swapped)
     assert list(classifier.classes_) == ["old", "young"]
 
 
-def test_cross_validation_by_person():
+def test_cross_validation_and_grid_search_by_person():
     some = subjects(12)
     groups = [k // 2 for k in range(12)]
     y = [s["sex"] for s in some]
@@ -139,3 +154,139 @@ def test_cross_validation_by_person():
     scores = cross_validate(classifier, some, y, groups=groups, cv=StratifiedGroupKFold(2))
     assert len(scores["test_score"]) == 2
     assert np.isfinite(scores["test_score"]).all()
+    search = GridSearchCV(classifier, {"learning_rate": [1e-9, 2e-3]}, cv=StratifiedGroupKFold(2))
+    search.fit(some, y, groups=groups)
+    assert search.best_params_ == {"learning_rate": 2e-3}
+    assert search.best_estimator_.score(subjects(8, seed=1)) >= 0.9
+
+
+def test_the_best_weights_by_validation_are_kept_and_training_stops():
+    options = {"steps": 60, "batch_size": 8, "shift": 0, "check_every": 5}
+    classifier = VolumeClassifier("sex", **options, patience=2)
+    classifier.fit(subjects(16), validation=subjects(10, seed=1))
+    losses = [row["loss"] for row in classifier.history_]
+    best = int(np.argmin(losses))
+    assert classifier.steps_ == classifier.history_[best]["step"] == 5 * (best + 1)
+    assert len(losses) == min(best + 3, 12)
+    logits = np.log(classifier.predict_proba(subjects(10, seed=1))) * classifier.temperature_
+    said = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    codes = [k % 2 for k in range(10)]
+    assert -said[np.arange(10), codes].mean() == pytest.approx(losses[best], abs=2e-3)
+
+
+def test_training_stops_when_validation_gets_no_better():
+    wrong = ["F", "M", "M", "F"] * 3
+    classifier = VolumeClassifier("sex", steps=400, batch_size=8, check_every=5, patience=2)
+    classifier.fit(subjects(12), wrong, validation=subjects(12, seed=1))
+    assert classifier.history_[-1]["step"] < 400
+
+
+def test_validation_calibrates():
+    rng = np.random.default_rng(0)
+    train, held_out = subjects(24), subjects(40, seed=1)
+    for subject in held_out:  # a third of the labels are wrong, so that being sure is wrong
+        if rng.random() < 1 / 3:
+            subject["sex"] = "M" if subject["sex"] == "F" else "F"
+    plain = VolumeClassifier("sex", **QUICK).fit(train)
+    told = VolumeClassifier("sex", **QUICK, check_every=30).fit(train, validation=held_out)
+    assert plain.temperature_ == 1 < told.temperature_
+    fresh = subjects(10, seed=2)
+    assert (told.predict(fresh) == plain.predict(fresh)).all()
+    assert told.predict_proba(fresh).max(1).mean() < plain.predict_proba(fresh).max(1).mean()
+
+
+def test_settings_that_change_nothing_warn():
+    for change in ({"patience": 2}, {"freeze": True}):
+        with pytest.warns(UserWarning, match="changes nothing without"):
+            VolumeClassifier("sex", steps=1, batch_size=4, **change).fit(subjects(4))
+
+
+def test_sampling_weights_say_who_is_drawn():
+    good, bad = subjects(8), subjects(8, seed=1)
+    for subject in bad:
+        subject["sex"] = "M" if subject["sex"] == "F" else "F"
+    test = subjects(10, seed=2)
+    classifier = VolumeClassifier("sex", **QUICK)
+    assert classifier.fit(good + bad, sampling_weight=[1] * 8 + [0] * 8).score(test) >= 0.9
+    assert classifier.fit(good + bad, sampling_weight=[0] * 8 + [1] * 8).score(test) <= 0.1
+    for weights, message in (
+        ([1, 2], "for 8 subjects"),
+        ([-1] * 8, "0 or more"),
+        ([1, 0] * 4, "all subjects of M"),
+    ):
+        with pytest.raises(InputError, match=message):
+            classifier.fit(good, sampling_weight=weights)
+
+
+def test_a_mix_is_fitted_as_it_is_and_its_record_travels(md_phantom, tmp_path):
+    from mixtures import make_bank
+
+    bank = make_bank(tmp_path / "bank", md_phantom)
+    bank.about["provenance"] = {"subjects": [subject_hash("elsewhere", "7")], "voxels": []}
+    real = Cohort.from_bids(md_phantom).subjects()
+    classifier = VolumeClassifier("sex", steps=2, batch_size=4).fit(mix(real, bank))
+    assert subject_hash("elsewhere", "7") in classifier.record_["subjects"]
+    assert len(classifier.record_["subjects"]) == 13 and len(classifier.record_["voxels"]) == 12
+    random = RandomSynthetic(bank, match=("sex",), p=1)
+    augmented = VolumeClassifier("sex", steps=2, batch_size=4, augment=random).fit(real)
+    assert subject_hash("elsewhere", "7") in augmented.record_["subjects"]
+
+
+def test_whoever_was_trained_on_does_not_judge(md_phantom):
+    train, val, test = Cohort.from_bids(md_phantom).split((0.5, 0.25, 0.25), stratify=("sex",))
+    classifier = VolumeClassifier("sex", steps=2, batch_size=4)
+    classifier.fit(train.subjects(), validation=val.subjects())
+    classifier.check_disjoint(test)
+    assert len(predict(classifier, test, sources=[classifier]).truth) == len(test)
+    for seen in (train, val):
+        for judged in (seen, seen.subjects()):
+            with pytest.raises(LeakageError) as caught:
+                predict(classifier, judged)
+            assert set(caught.value.subjects) == set(seen.subject_keys)
+
+
+def test_a_learning_curve_sets_the_seed():
+    curve = learning_curve(VolumeClassifier("sex", **QUICK), subjects(12), subjects(8, seed=1),
+                           [4, 12], [0, 1])  # fmt: skip
+    assert not np.array_equal(curve[12][0].probabilities, curve[12][1].probabilities)
+    assert all(run.classes == ("F", "M") for runs in curve.values() for run in runs)
+
+
+def test_augmentation_gives_the_same_for_any_number_of_workers():
+    options = {"steps": 3, "batch_size": 4, "augment": tio.RandomNoise(std=(0.5, 1))}
+    fresh = subjects(4, seed=1)
+    plain, *others = (
+        VolumeClassifier("sex", **options | change).fit(subjects(8)).predict_proba(fresh)
+        for change in ({}, {"workers": 2}, {"augment": None})
+    )
+    np.testing.assert_array_equal(plain, others[0])
+    assert not np.allclose(plain, others[1])
+
+
+def test_interrupting_a_fit_interrupts(monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Bar, "on_batch_end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        VolumeClassifier("sex", steps=2, batch_size=4).fit(subjects(4))
+
+
+def test_bfloat16_says_about_the_same_and_is_refused_where_absent(fitted, monkeypatch):
+    fresh = subjects(10, seed=1)
+    mixed = VolumeClassifier("sex", **QUICK, precision="bfloat16").fit(subjects(16))
+    assert mixed.score(fresh) >= 0.9
+    assert mixed.predict_proba(fresh) == pytest.approx(fitted.predict_proba(fresh), abs=0.1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda _: False)
+    with pytest.raises(InputError, match="has no bfloat16"):
+        training.device_for("auto", "bfloat16")
+
+
+def test_the_bar_shows_progress(capsys):
+    VolumeClassifier("sex", steps=2, batch_size=4, progress=True).fit(subjects(4))
+    assert "Training on sex" in capsys.readouterr().out
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        VolumeClassifier("sex", steps=2, batch_size=4).fit(subjects(4))
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,120 @@
+"""The subjects that a classifier is trained on: read once, with who they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torchio as tio
+
+from augment import leakage
+from augment.errors import InputError
+from classifiers import inputs
+
+if TYPE_CHECKING:
+    from classifiers.base import VolumeClassifier
+
+
+class TrainingSet:
+    """Labelled subjects, row by row.
+
+    Args:
+        made: Records of the sources that make synthetic ones.
+    """
+
+    def __init__(self, made: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.rows: list[dict[str, np.ndarray]] = []
+        self.labels: list[str] = []
+        self.indices: list[int] = []
+        self.kept: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
+        self.made = list(made)
+        self.people: set[tuple[str, str]] = set()
+        self.voxels: set[str] = set()
+
+    def add(self, index: int, subject: tio.Subject, label: str, row: dict[str, np.ndarray]) -> None:
+        """Keep the subject that stood at an index, of which ``row`` are the images."""
+        self.indices.append(index)
+        self.labels.append(label)
+        self.rows.append(row)
+        images = subject.get_images_dict(intensity_only=False)
+        labels = {key: value for key, value in subject.items() if key not in images}
+        self.kept.append((labels, {name: subject[name].affine for name in row}))
+        if subject.get("synthetic"):
+            return
+        if subject.get("subject_id"):
+            self.people.add((str(subject.get("dataset", "")), str(subject["subject_id"])))
+        self.voxels |= {leakage.voxel_hash(subject[name].data.float().numpy()) for name in row}
+
+    def record(self) -> dict[str, Any]:
+        """Who had a part in what is trained on them, as :func:`augment.leakage.provenance`."""
+        own = {
+            "datasets": sorted({dataset for dataset, _ in self.people}),
+            "subjects": sorted(leakage.subject_hash(*person) for person in self.people),
+            "voxels": sorted(self.voxels),
+            "versions": {name: version(name) for name in ("neuromix", "torch", "torchio")},
+        }
+        return leakage.merge([own, *self.made])
+
+    def weights(self, given: Sequence[float] | None, count: int) -> np.ndarray | None:
+        """Of the rows, from those given for ``count`` subjects."""
+        if given is None:
+            return None
+        weights = np.asarray(given, float)
+        if weights.shape != (count,) or not (weights >= 0).all() or not np.isfinite(weights).all():
+            raise InputError(
+                f"sampling_weight of shape {weights.shape} came for {count} subjects; a number of "
+                "0 or more is needed for each"
+            )
+        weights = weights[self.indices]
+        drawn = {label for label, weight in zip(self.labels, weights, strict=True) if weight > 0}
+        if drawn != set(self.labels):
+            never = sorted(set(self.labels) - drawn)
+            raise InputError(
+                f"sampling_weight is 0 for all subjects of {', '.join(never)}; give some of each "
+                "class a weight above 0"
+            )
+        return weights
+
+
+def collect(
+    classifier: VolumeClassifier,
+    subjects: Sequence[tio.Subject],
+    y: Sequence[str | None] | None,
+    what: str,
+) -> TrainingSet:
+    """Read the subjects that have a label, each once.
+
+    Args:
+        classifier: Tells the label and the images.
+        subjects: A list or a dataset, such as :func:`augment.mix` returns.
+        y: Replaces their labels.
+        what: What to call them: training, validation.
+    """
+    if y is not None and len(y) != len(subjects):
+        raise InputError(f"{len(y)} labels came for {len(subjects)} subjects; give one each")
+    images = [classifier.image] if isinstance(classifier.image, str) else list(classifier.image)
+    augment = classifier.augment
+    makers = [subjects, *getattr(augment, "transforms", [augment])]
+    records = [getattr(getattr(maker, "source", None), "record", None) for maker in makers]
+    chosen = TrainingSet([record for record in records if record])
+    for index in range(len(subjects)):
+        subject = subjects[index]
+        label = classifier.labels([subject])[0] if y is None else y[index]
+        if isinstance(label, str) and label:
+            row = inputs.read(subject, images, classifier.frames)
+            chosen.add(index, subject, str(label), row)
+    left_out = len(subjects) - len(chosen.rows)
+    if not len(subjects):
+        raise InputError(f"no {what} subjects came; a classifier needs some")
+    if not chosen.rows:
+        raise InputError(f"none of {left_out} {what} subjects has the label {classifier.target}")
+    if left_out:
+        warnings.warn(
+            f"{left_out} of {len(subjects)} {what} subjects have no label {classifier.target} and "
+            "are left out",
+            stacklevel=3,
+        )
+    return chosen

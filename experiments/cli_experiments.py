@@ -1,0 +1,241 @@
+"""``neuromix experiment``: a function for each; imports wait until they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+Sampler = Literal["demo", "tiny", "base", "paper"]
+
+
+def calibration(
+    out: Path,
+    /,
+    targets: tuple[str, ...] = ("sex", "dementia", "diagnosis"),
+    sizes: tuple[int, ...] = (100, 400, 2000),
+    seeds: int = 3,
+    subjects: int = 3000,
+    steps: int = 500,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Learning curves of a compact CNN on the md phantom: is it as hard as real data?
+
+    Run it again to go on where it stopped.
+
+    Args:
+        out: Run folder.
+        targets: Labels to tell.
+        sizes: Training subjects that have the label.
+        seeds: Draws of the training subjects and of the network, for each size.
+        subjects: Size of the phantom; a seventh of it is the test set.
+        steps: Optimiser steps of each fit.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    from experiments.calibration import Calibration, run
+
+    run(Calibration(out, targets, sizes, seeds, subjects, steps), dry_run=dry_run)
+
+
+def fidelity(
+    out: Path,
+    /,
+    data: Path | None = None,
+    preset: Literal["demo", "tiny", "base", "paper"] = "tiny",
+    train: int = 400,
+    validation: int = 60,
+    judges: int = 800,
+    heldout: int = 800,
+    synthetic: int = 400,
+    sampling_seeds: int = 3,
+    steps: tuple[int, ...] = (5, 10, 20, 50, 250),
+    guidance: float = 1.0,
+    guidances: tuple[float, ...] = (),
+    baselines: tuple[str, ...] | None = None,
+    unet_samples: int = 100,
+    unet_batch: int = 4,
+    judge_steps: int = 1000,
+    seed: int = 0,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """The tiled MD sampler beside its baselines: do samples look, vary and read like real ones?
+
+    Run it again to go on where it stopped.
+
+    Args:
+        out: Run folder.
+        data: BIDS folder or table with md. Default: a phantom of memory clinic B is made.
+        preset: Of the sampler.
+        train: Training subjects. With DATA, these four sizes are proportions.
+        validation: Subjects that choose the best step.
+        judges: Subjects that classifiers and features are trained on.
+        heldout: Subjects that samples are compared with, and whose labels are asked for.
+        synthetic: Samples of each generator.
+        sampling_seeds: Draws of the sampler.
+        steps: Numbers of steps to compare. Give none to leave it out.
+        guidance: Of all samples but those of the next option.
+        guidances: Guidance scales to compare, such as 1 1.5 2 3.
+        baselines: Some of: "mean + noise", "training copies", "PCA Gaussian", "MONAI U-Net".
+            Default: all.
+        unet_samples: Samples of the U-Net, which is slow.
+        unet_batch: Volumes of its training steps; with fewer it gets more steps in the same time.
+        judge_steps: Optimiser steps of each classifier.
+        seed: Decides the phantom, the parts, the first weights and the noise.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    from experiments.fidelity import BASELINES, Fidelity, run
+
+    config = Fidelity(
+        out=out,
+        data=data,
+        preset=preset,
+        train=train,
+        validation=validation,
+        judges=judges,
+        heldout=heldout,
+        synthetic=synthetic,
+        sampling_seeds=sampling_seeds,
+        steps=steps,
+        guidance=guidance,
+        guidances=guidances,
+        baselines=BASELINES if baselines is None else baselines,
+        unet_samples=unet_samples,
+        unet_batch=unet_batch,
+        judge_steps=judge_steps,
+        seed=seed,
+    )
+    run(config, dry_run=dry_run)
+
+
+def transfer(
+    out: Path = Path("runs"),
+    /,
+    preset: Literal["demo", "tiny"] = "tiny",
+    data_a: Path | None = None,
+    data_b: Path | None = None,
+    sizes: tuple[int, ...] | None = None,
+    sizes_b: tuple[int, ...] | None = None,
+    arms: tuple[str, ...] | None = None,
+    seeds: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    ceiling: int | None = None,
+    steps: int | None = None,
+    steps_b: int | None = None,
+    sampler: Sampler | None = None,
+    sampler_steps: int | None = None,
+    guidance: float | None = None,
+    spacing: float | None = None,
+    seed: int | None = None,
+    endpoint: Path | None = None,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Does synthetic data help to learn sex at site A, and from it to find dementia at site B?
+
+    Run it again to go on where it stopped. What follows the preset changes it.
+
+    Args:
+        out: Folder of the run folders, or one run folder.
+        preset: tiny (about 75 minutes on two cores) or demo (seconds; it says nothing).
+        data_a: BIDS folder or table with md and sex. Default: a phantom of community A is made.
+        data_b: BIDS folder or table with md and diagnosis. Default: a phantom of clinic B is made.
+        sizes: Real training subjects of site A. Tiny: 40 160.
+        sizes_b: Real training subjects of site B. Tiny: 20 80.
+        arms: Some of: real, classical, synthetic-0.5, synthetic-1, synthetic-2, synthetic-4,
+            synthetic-only, synthetic-classical, gaussian. Tiny: all.
+        seeds: Of the classifiers, in each arm. Tiny: 5.
+        validation: Subjects of each site that choose checkpoints. Tiny: 60.
+        test: Phantom subjects of each site that judge. Tiny: 300. Of own data, all that are left.
+        ceiling: Fresh phantom subjects that the ceiling is trained on; 0 leaves it out. Tiny: 2000.
+        steps: Optimiser steps at site A, in every arm. Tiny: 300.
+        steps_b: Optimiser steps at site B. Tiny: 100.
+        sampler: Preset of the sampler.
+        sampler_steps: Training steps of the sampler, if not those of its preset.
+        guidance: Above 1, labels show more in samples than in nature.
+        spacing: Voxel side of the phantoms in mm.
+        seed: Decides the phantoms, the parts and the sampler.
+        endpoint: JSON file of the one comparison that was committed before the run, with
+            experiment, setting, metric, arm, baseline, size and seeds (of the phantom).
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    given = locals()
+    from experiments.transfer import PRESETS, run
+
+    run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
+
+
+def settings(
+    out: Path = Path("runs"),
+    /,
+    preset: Literal["demo", "tiny"] = "tiny",
+    settings: tuple[str, ...] | None = None,
+    data_a: Path | None = None,
+    data_b: Path | None = None,
+    arms: tuple[str, ...] | None = None,
+    seeds: int | None = None,
+    few: int | None = None,
+    many: int | None = None,
+    size: int | None = None,
+    new: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    ceiling: int | None = None,
+    steps: int | None = None,
+    sampler: Sampler | None = None,
+    sampler_steps: int | None = None,
+    guidance: float | None = None,
+    spacing: float | None = None,
+    seed: int | None = None,
+    endpoint: Path | None = None,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Does synthetic data help where it ought to: few labels, imbalance, confounding, a new site?
+
+    Run it again to go on where it stopped. What follows the preset changes it.
+
+    Args:
+        out: Folder of the run folders, or one run folder.
+        preset: tiny (about 75 minutes on two cores) or demo (seconds; it says nothing).
+        settings: Some of: few-labels, imbalance, confounded, new-site. Tiny: all.
+        data_a: BIDS folder or table of the old site in new-site. Default: a phantom is made.
+        data_b: BIDS folder or table with md and diagnosis. Default: a phantom is made.
+        arms: As in transfer.
+        seeds: Of the classifiers, in each arm. Tiny: 5.
+        few: Labelled subjects in few-labels. Tiny: 40.
+        many: Pool of site B, which the sampler of few-labels is trained on. Tiny: 400.
+        size: Training subjects in confounded, the larger class in imbalance, and subjects of the
+            old site in new-site. Tiny: 80.
+        new: Subjects of the new site. Tiny: 20.
+        validation: Subjects that choose checkpoints. Tiny: 60.
+        test: Phantom subjects that judge. Tiny: 300. Of own data, all that are left.
+        ceiling: Fresh phantom subjects that the ceiling is trained on; 0 leaves it out. Tiny: 1000.
+        steps: Optimiser steps, in every arm. Tiny: 250.
+        sampler: Preset of the sampler.
+        sampler_steps: Training steps of the sampler, if not those of its preset.
+        guidance: Above 1, labels show more in samples than in nature.
+        spacing: Voxel side of the phantoms in mm.
+        seed: Decides the phantoms, the parts and the sampler.
+        endpoint: As in transfer.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    given = locals()
+    from experiments.settings import PRESETS, run
+
+    run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
+
+
+def _changes(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a preset that were given."""
+    others = ("out", "preset", "dry_run")
+    return {k: v for k, v in given.items() if k not in others and v is not None}
+
+
+EXPERIMENTS: dict[str, Callable[..., Any]] = {
+    "calibration": calibration,
+    "fidelity": fidelity,
+    "transfer": transfer,
+    "settings": settings,
+}

@@ -1,0 +1,291 @@
+"""Did it help? Scores, comparisons and a verdict of the arms of an experiment.
+
+A group is one question: a target on a test cohort, at one size of the training set. In each group
+every arm is compared with real subjects only, and arms with synthetic data also with the best of
+the baselines, the one with the highest score on validation subjects. All those comparisons are one
+family, corrected by Holm and called exploratory. One comparison that was written down before the
+run, in a file, is the primary endpoint instead: it comes first, and is not corrected.
+
+Without an endpoint the verdict speaks of the first group, and there of the arm with real and
+synthetic subjects that validation subjects favour, against the best baseline.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from augment import bids
+from augment.errors import InputError
+from classifiers.evaluate import Predictions, compare, gap_closed, holm, summarise
+from classifiers.scores import SCORES
+from experiments.arms import ARMS, BASELINES, SYNTHETIC
+
+METRIC = "balanced_accuracy"
+REPORTED = (METRIC, "auc", "f1", "ece")
+DRAWS = 10_000
+"""Of the bootstrap: enough for p-values that survive a correction for a hundred comparisons."""
+CEILING, SCRATCH = "ceiling", "scratch"
+"""Arms beside those of :data:`~experiments.arms.ARMS`: many real subjects, and no pretraining."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs that answer one question.
+
+    Args:
+        key: ``setting``, ``size`` and what else sets it apart.
+        title: In words.
+        cohort: Who judged.
+        target: What was told apart.
+        runs: By arm, predictions of each seed.
+        validation: By arm, the mean balanced accuracy on validation subjects.
+    """
+
+    key: dict[str, Any]
+    title: str
+    cohort: str
+    target: str
+    runs: dict[str, list[Predictions]]
+    validation: dict[str, float]
+
+    @property
+    def baseline(self) -> str:
+        """The best baseline on validation subjects."""
+        return max((arm for arm in BASELINES if arm in self.runs), key=self.validation.__getitem__)
+
+    @property
+    def chosen(self) -> str | None:
+        """Of the arms with real and synthetic subjects, the best on validation subjects."""
+        arms = [arm for arm in self.synthetic if ARMS[arm].real]
+        return max(arms, key=self.validation.__getitem__) if arms else None
+
+    @property
+    def synthetic(self) -> list[str]:
+        """Arms with samples of the diffusion sampler."""
+        return [arm for arm in self.runs if arm in ARMS and ARMS[arm].source == SYNTHETIC]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The one comparison that is not exploratory, because it was written down before the run.
+
+    Args:
+        experiment: ``transfer`` or ``settings``.
+        setting: Of the group.
+        metric: Of :data:`classifiers.scores.SCORES`.
+        arm: What is tested.
+        baseline: What it is compared with.
+        size: Real training subjects of the group.
+        seeds: Seeds of the phantom that may confirm it.
+        other: What else sets the group apart, such as ``{"size_b": 20}``.
+    """
+
+    experiment: str
+    setting: str
+    metric: str
+    arm: str
+    baseline: str
+    size: int
+    seeds: tuple[int, ...]
+    other: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, experiment: str, phantom_seed: int) -> Endpoint:
+        """Read the file, and refuse one that is not for this run."""
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; name the JSON file of the primary endpoint")
+        content = bids.read_json(path)
+        names = ("experiment", "setting", "metric", "arm", "baseline", "size", "seeds")
+        absent = [name for name in names if name not in content]
+        if absent:
+            raise InputError(f"{path} lacks {', '.join(absent)}; it needs {', '.join(names)}")
+        other = {name: value for name, value in content.items() if name not in names}
+        given = {name: content[name] for name in names if name != "seeds"}
+        found = cls(**given, seeds=tuple(content["seeds"]), other=other)
+        if found.experiment != experiment:
+            raise InputError(f"{path} is for the experiment {found.experiment}, not {experiment}")
+        if phantom_seed not in found.seeds:
+            raise InputError(
+                f"{path} is for the phantom seeds {list(found.seeds)}, and seed {phantom_seed} "
+                "came; run it with one of those"
+            )
+        if found.metric not in SCORES:
+            raise InputError(
+                f"{path} has the metric {found.metric!r}; allowed are {', '.join(SCORES)}"
+            )
+        for arm in (found.arm, found.baseline):
+            if arm not in ARMS:
+                raise InputError(f"{path} has the arm {arm!r}; allowed are {', '.join(ARMS)}")
+        return found
+
+    def require(self, keys: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> None:
+        """Refuse an experiment that does not have the comparison."""
+        fitting = [key for key in keys if self.fits(key)]
+        if len(fitting) != 1:
+            offer = "; ".join(json.dumps(key) for key in (fitting or keys))
+            raise InputError(
+                f"the primary endpoint fits {len(fitting)} groups of this experiment, and must fit "
+                f"one of: {offer}"
+            )
+        absent = [arm for arm in (self.arm, self.baseline) if arm not in arms]
+        if absent:
+            raise InputError(f"the primary endpoint needs the arm {absent[0]}; add it to --arms")
+
+    def fits(self, key: Mapping[str, Any]) -> bool:
+        """Whether a group is the one that is meant."""
+        asked = {"setting": self.setting, "size": self.size, **self.other}
+        return all(key.get(name) == value for name, value in asked.items())
+
+
+def weigh(groups: Sequence[Group], endpoint: Endpoint | None) -> dict[str, Any]:
+    """All that can be said of the groups, as plain content."""
+    primary = None
+    told = [_scores(group) for group in groups]
+    family: dict[str, dict[str, Any]] = {}
+    for number, group in enumerate(groups):
+        for arm, baseline in _pairs(group):
+            is_primary = (
+                endpoint is not None
+                and endpoint.fits(group.key)
+                and (arm, baseline) == (endpoint.arm, endpoint.baseline)
+                and endpoint.metric == METRIC
+            )
+            row = {"arm": arm, "baseline": baseline} | _compared(group, arm, baseline, METRIC)
+            told[number]["comparisons"].append(row)
+            if not is_primary:
+                family[f"{number} {arm} {baseline}"] = row
+    for name, p in holm({name: row["p"] for name, row in family.items()}).items():
+        family[name]["p_holm"] = p
+    if endpoint is not None:
+        group = next(group for group in groups if endpoint.fits(group.key))
+        primary = {"arm": endpoint.arm, "baseline": endpoint.baseline, "group": group.title}
+        primary |= _compared(group, endpoint.arm, endpoint.baseline, endpoint.metric)
+    return {
+        "verdict": _verdict(groups, told, primary, len(family)),
+        "primary": primary,
+        "comparisons": len(family),
+        "groups": told,
+    }
+
+
+def title_of(arm: str) -> str:
+    """What reports call an arm."""
+    if arm in ARMS:
+        return ARMS[arm].title
+    return {CEILING: "ceiling: many real subjects", SCRATCH: "no pretraining"}[arm]
+
+
+def points(row: Mapping[str, Any]) -> str:
+    """A difference in points with its interval."""
+    low, high = (100 * end for end in row["interval"])
+    return f"{100 * abs(row['difference']):.1f} points, 95 % CI {_signed(low, high, row)}"
+
+
+def _pairs(group: Group) -> list[tuple[str, str]]:
+    """Comparisons of a group: all with real only, synthetic arms with the best baseline, too."""
+    others = [arm for arm in group.runs if arm not in ("real", CEILING)]
+    pairs = [(arm, "real") for arm in others]
+    if group.baseline != "real":
+        pairs += [(arm, group.baseline) for arm in group.synthetic]
+    return pairs
+
+
+def _compared(group: Group, arm: str, baseline: str, metric: str) -> dict[str, Any]:
+    return compare(group.runs[arm], group.runs[baseline], metric=metric, draws=DRAWS)
+
+
+def _scores(group: Group) -> dict[str, Any]:
+    arms = {
+        arm: {metric: summarise(runs, metric=metric) for metric in REPORTED}
+        for arm, runs in group.runs.items()
+    }
+    gaps = {}
+    if CEILING in group.runs:
+        gaps = {
+            arm: gap_closed(group.runs["real"], runs, group.runs[CEILING])
+            for arm, runs in group.runs.items()
+            if arm not in ("real", CEILING)
+        }
+    return {
+        "key": group.key,
+        "title": group.title,
+        "cohort": group.cohort,
+        "target": group.target,
+        "classes": list(group.runs["real"][0].classes),
+        "baseline": group.baseline,
+        "chosen": group.chosen,
+        "validation": group.validation,
+        "scores": arms,
+        "gap_closed": gaps,
+        "comparisons": [],
+    }
+
+
+def _verdict(
+    groups: Sequence[Group],
+    told: Sequence[Mapping[str, Any]],
+    primary: Mapping[str, Any] | None,
+    count: int,
+) -> str:
+    """What came out, the most important first."""
+    if primary is not None:
+        where = next(results for results in told if results["title"] == primary["group"])
+        sentence = _sentence(primary, primary["arm"], primary["baseline"], where)
+        first = f"{sentence}. Primary endpoint, committed before the run."
+    else:
+        group, results = groups[0], told[0]
+        if group.chosen is None:
+            return "No arm with real and synthetic subjects was run, so nothing is said of them."
+        row = _row(results, group.chosen, group.baseline)
+        sentence = _sentence(row, group.chosen, group.baseline, results)
+        first = (
+            f"{sentence}. Exploratory: p is {row['p']:.2g}, and {row['p_holm']:.2g} after Holm's "
+            f"correction for {count} comparisons."
+        )
+    gained, lost = 0, 0
+    for group, results in zip(groups, told, strict=True):
+        if group.chosen is not None:
+            low, high = _row(results, group.chosen, group.baseline)["interval"]
+            gained, lost = gained + (low > 0), lost + (high < 0)
+    return (
+        f"{first} In all, the arm that validation subjects favour beats the best baseline in "
+        f"{gained} of {len(groups)} settings and is beaten in {lost}, by intervals that exclude "
+        "zero and are not corrected."
+    )
+
+
+def _row(results: Mapping[str, Any], arm: str, baseline: str) -> dict[str, Any]:
+    rows = results["comparisons"]
+    return next(r for r in rows if (r["arm"], r["baseline"]) == (arm, baseline))
+
+
+def _sentence(row: Mapping[str, Any], arm: str, baseline: str, group: Mapping[str, Any]) -> str:
+    """A sentence on whether it helped, by how much and on whom; then what was compared."""
+    low, high = row["interval"]
+    metric = row["metric"].replace("_", " ")
+    is_error = row["metric"] in ("ece", "brier")
+    helped = (high < 0) if is_error else (low > 0)
+    what = f"{metric} of {group['target']}"
+    if low > 0 or high < 0:
+        verb = "raised" if low > 0 else "lowered"
+        start = "Synthetic data" if helped else "Synthetic data did not help: it"
+        told = f"{start} {verb} {what} by {points(row)}"
+    else:
+        told = (
+            f"Synthetic data did not help: it changed {what} by {100 * row['difference']:+.1f} "
+            f"points, 95 % CI {100 * low:.1f} to {100 * high:.1f}"
+        )
+    against = f"{title_of(arm)}, against {title_of(baseline)}; {group['title']}"
+    return f"{told}, on {group['cohort']}. Compared are: {against}"
+
+
+def _signed(low: float, high: float, row: Mapping[str, Any]) -> str:
+    """The ends of an interval for a size that is told without its sign."""
+    if math.copysign(1, row["difference"]) < 0:
+        low, high = -high, -low
+    return f"{low:.1f} to {high:.1f}"

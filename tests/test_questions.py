@@ -1,0 +1,79 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from augment import quotas
+from augment.cohort import Cohort
+from augment.conditions import LabelSpace
+from augment.errors import InputError
+from experiments.questions import confounded, confounders, few_labels, imbalance, new_site
+
+RNG = np.random.default_rng(0)
+
+
+def made_up(count, site="B", sites=1):
+    """Labelled subjects whose images nobody opens; age tells nothing of the diagnosis."""
+    return Cohort(pd.DataFrame({
+        "subject_id": [f"{site}{k}" for k in range(count)],
+        "sex": ["FM"[k % 2] for k in range(count)],
+        "diagnosis": [("NC", "AD")[k // 2 % 2] for k in range(count)],
+        "age": RNG.uniform(55, 90, count).round(1),
+        "site": [f"{site}{k // 4 % sites}" for k in range(count)],
+        "md_path": "none.nii",
+    }), f"clinic {site}")  # fmt: skip
+
+
+def space_of(cohort, *names):
+    return LabelSpace.from_labels(cohort.table.to_dict("records"), names)
+
+
+def test_few_keep_their_label_and_the_sampler_sees_all():
+    pool = made_up(40)
+    question = few_labels(pool, 8, seed=0)
+    assert len(question.train) == 8
+    assert len(question.seen) == 40
+    shown = question.seen.table[question.seen.table["diagnosis"] != ""]
+    assert set(shown["subject_id"]) == set(question.train.table["subject_id"])
+    asked = question.asked(space_of(question.seen, "sex", "diagnosis"), 16)
+    assert sorted(r["diagnosis"] for r in asked) == ["AD"] * 8 + ["NC"] * 8
+
+
+def test_ten_to_one_and_a_bank_that_evens_it_out():
+    question = imbalance(made_up(100), 40, seed=0)
+    counts = question.train.table["diagnosis"].value_counts()
+    assert dict(counts) == {"NC": 40, "AD": 4}
+    asked = question.asked(space_of(question.train, "sex", "diagnosis"), 44)
+    assert [r["diagnosis"] for r in asked[:36]] == ["AD"] * 36
+    assert {r["diagnosis"] for r in asked[36:]} == {"NC", "AD"}
+    with pytest.raises(InputError, match="50 scans of clinic B have dementia 'no', and 60"):
+        imbalance(made_up(100), 60, seed=0)
+
+
+def test_age_goes_with_the_diagnosis_and_the_bank_undoes_it():
+    pool = made_up(400)
+    question = confounded(pool, 80, seed=0)
+    assert dict(question.train.table["diagnosis"].value_counts()) == {"NC": 40, "AD": 40}
+    space = space_of(question.train, "sex", "diagnosis", "age")
+    asked = question.asked(space, 160)
+    table = quotas.associations(question.train, asked, "diagnosis", ("age",))
+    assert table["before"][0] > 0.5
+    assert table["after"][0] < 0.15
+    assert quotas.associations(pool, (), "diagnosis", ("age",))["before"][0] < 0.15
+
+
+def test_site_is_confounded_where_there_are_several():
+    assert confounders(made_up(40)) == ("age",)
+    pool = made_up(400, sites=4)
+    assert confounders(pool) == ("age", "site")
+    question = confounded(pool, 80, seed=0)
+    table = quotas.associations(question.train, (), "diagnosis", ("site",))
+    assert table["before"][0] > 0.5
+
+
+def test_samples_are_asked_for_the_new_site():
+    old = made_up(60, "A")
+    old = Cohort(old.table.assign(site="", diagnosis=""), old.name)
+    question = new_site(old, made_up(60, "B"), 40, 6, seed=0)
+    assert list(question.train.table["site"].value_counts()[["clinic A", "B0"]]) == [40, 6]
+    asked = question.asked(space_of(question.train, "sex", "site", "age"), 12)
+    assert {row["site"] for row in asked} == {"B0"}
