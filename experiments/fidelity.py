@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -292,6 +293,10 @@ class _Generators:
             else:
                 done = steps_done(work)
                 parts = self.bench.parts
+                if name == START:  # its codec and latents are the sampler's
+                    self._fitted(SAMPLER)
+                    _take(self.config.out / "generators" / _slug(SAMPLER) / "work", work)
+                begun = time.perf_counter()
                 fitted, trained = TiledMDSampler.fit(
                     parts["train"],
                     self._timed(name, folder),
@@ -299,7 +304,8 @@ class _Generators:
                     validation=parts["validation"],
                     progress=True,
                 )
-                cost = training_cost(work, fitted.transformer, trained, done)
+                preparing = time.perf_counter() - begun - trained.seconds
+                cost = training_cost(work, fitted.transformer, trained, done, preparing)
             sampler = TiledMDSampler.from_pretrained(folder)
             sampler.to("cuda" if torch.cuda.is_available() else "cpu")
             for part in ("heldout", "judges"):
@@ -324,6 +330,14 @@ class _Generators:
             files.write_json(plan, {"steps": steps, "seconds_of_equal_steps": pace})
         steps = int(json.loads(plan.read_text())["steps"])
         return replace(config, training=replace(config.training, steps=steps))
+
+
+def _take(source: Path, work: Path) -> None:
+    """Copy what a fit makes before its training."""
+    if not (work / "settings.json").is_file():
+        shutil.copytree(source / "codec", work / "codec", dirs_exist_ok=True)
+        for name in ("train.npy", "validation.npy", "settings.json"):
+            shutil.copy(source / name, work / name)
 
 
 def _plan(config: Fidelity, console: Console) -> None:

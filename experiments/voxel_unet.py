@@ -140,7 +140,9 @@ def steps_done(folder: Path) -> int:
     return int(found[-1].name.removeprefix("checkpoint-")) if found else 0
 
 
-def training_cost(folder: Path, network: nn.Module, trained: Trained, done: int) -> dict[str, Any]:
+def training_cost(
+    folder: Path, network: nn.Module, trained: Trained, done: int, preparing: float = 0.0
+) -> dict[str, Any]:
     """What a training took; kept in its folder, as a call on a finished one takes no time.
 
     Args:
@@ -148,6 +150,7 @@ def training_cost(folder: Path, network: nn.Module, trained: Trained, done: int)
         network: What was trained.
         trained: What the call came to.
         done: Steps that had been done before it.
+        preparing: Seconds before the training, which are part of it: of a codec and its latents.
     """
     record = folder / "cost.json"
     if not record.is_file():
@@ -156,7 +159,8 @@ def training_cost(folder: Path, network: nn.Module, trained: Trained, done: int)
             "training steps": trained.step,
             "best step": trained.best_step,
             # A resumed training has timed its last part only.
-            "training seconds": trained.seconds * trained.step / max(trained.step - done, 1),
+            "training seconds": preparing
+            + trained.seconds * trained.step / max(trained.step - done, 1),
         })  # fmt: skip
     cost: dict[str, Any] = json.loads(record.read_text())
     return cost

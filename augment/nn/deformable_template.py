@@ -100,7 +100,9 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         widths = [bump / side for side in (*in_plane, spacing[axis])]
         self.steps = tuple(map(_step, self.block, widths))
         """Distance of lattice points in voxels: bumps overlap, and a block holds whole cells."""
-        self.lattice = tuple(side // step for side, step in zip(self.shape, self.steps, strict=True))
+        self.lattice = tuple(
+            side // step for side, step in zip(self.shape, self.steps, strict=True)
+        )
         self.channels = math.prod(self.block) + 3 * math.prod(self._cell)
 
         for k, (side, step, width) in enumerate(zip(self.shape, self.steps, widths, strict=True)):

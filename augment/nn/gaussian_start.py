@@ -101,9 +101,10 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             weigh: Latents to vectors (N, V) in which the largest patterns are looked for.
         """
         rows = torch.linspace(0, len(latents) - 1, min(len(latents), MOST)).long()
-        # One subject after the other: what is read of the disk's memory is not kept.
-        rest = torch.stack([torch.from_numpy(latents[k, 0]) for k in rows.tolist()]).flatten(1)
-        random = sum(torch.from_numpy(latents[k, 1]).square() for k in rows.tolist()) / len(rows)
+        rest = torch.stack([torch.tensor(latents[k, 0]) for k in rows.tolist()]).flatten(1)
+        random = torch.zeros(self.latent_shape)
+        for k in rows.tolist():
+            random += torch.tensor(latents[k, 1]).square() / len(rows)
         free = len(rest)
         if self.label_space.names:
             chosen = {name: code[rows] for name, code in codes.items()}
@@ -113,7 +114,7 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             self.effects.copy_(torch.linalg.solve(gram, features.T @ rest))
             rest = rest - features @ self.effects
             free = max(free - features.shape[1], 1)
-        variance = rest.square().sum(0) / free + torch.as_tensor(random).flatten()
+        variance = rest.square().sum(0) / free + random.flatten()
         # Subjects are fewer than components: the small Gram matrix has the same spectrum.
         weighed = weigh(rest.reshape(-1, *self.latent_shape))
         _power, vectors = torch.linalg.eigh((weighed @ weighed.T).double())

@@ -133,8 +133,8 @@ PRESETS = {
     "tiny": TiledMDConfig(
         layers=4,
         training=TrainConfig(
-            steps=400, batch_size=8, learning_rate=1e-3, warmup=50, ema_decay=0.98,
-            validate_every=100, checkpoint_every=100,
+            steps=1200, batch_size=8, learning_rate=1e-3, warmup=50, ema_decay=0.98,
+            validate_every=150, checkpoint_every=150,
         ),
     ),
     "base": TiledMDConfig(
@@ -279,8 +279,10 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
             if isinstance(parts.codec, DeformableTemplate):
                 seconds += encoding * registrations(len(cohort))
             latents = LatentSet(path, parts.space, label_rows(few))
-            return seconds + encoding * len(cohort) + estimate(
-                parts.objective(config), latents, config.training
+            return (
+                seconds
+                + encoding * len(cohort)
+                + estimate(parts.objective(config), latents, config.training)
             )
 
     @torch.no_grad()
@@ -428,7 +430,10 @@ def _codec(
 
 
 def build_network(
-    config: TiledMDConfig, space: LabelSpace, codec: DeformableTemplate | SliceAutoencoder, most: int
+    config: TiledMDConfig,
+    space: LabelSpace,
+    codec: DeformableTemplate | SliceAutoencoder,
+    most: int,
 ) -> Any:
     """A denoiser with fresh or pretrained weights.
 
@@ -505,8 +510,10 @@ def _check_settings(
     settings = json.loads(json.dumps(settings | {"images": images}))
     path = work / "settings.json"
     fitted = [work / name for name in ("codec", "train.npy", "validation.npy")]
-    begun = checkpoints(work) or checkpoints(work / "autoencoder") or any(
-        part.exists() for part in fitted
+    begun = (
+        checkpoints(work)
+        or checkpoints(work / "autoencoder")
+        or any(part.exists() for part in fitted)
     )
     if resume and begun and path.is_file():
         before = json.loads(path.read_text())
