@@ -173,14 +173,14 @@ def train_md(
         data: Training subjects only: train.tsv of a split, or a BIDS folder.
         out: Folder for the sampler.
         validation: Subjects that choose the best step: val.tsv of the same split.
-        preset: demo (90 s on two cores), tiny (5 minutes), base (a GPU, hours) or paper,
+        preset: demo (90 s on two cores), tiny (15 minutes), base (a GPU, hours) or paper,
             which fine-tunes facebook/DiT-XL-2-256. What follows changes a preset; None keeps it.
         steps: Optimiser steps.
         batch_size: Subjects of a step.
         objective: flow (velocity, from a Gaussian start) or noise (as published DiTs).
         pretrained: DiT to start from: a folder, or NAME or NAME@REVISION on the Hugging Face hub.
-        autoencoder: template (closed form), kl (trained first), or a pretrained AutoencoderKL, named
-            as above.
+        autoencoder: template (closed form), kl (trained first), or a pretrained AutoencoderKL,
+            named as above.
         channels: Latent channels of kl.
         lora_rank: Above 0, train low-rank updates of the pretrained DiT instead of all of it.
         seed: Decides the first weights, the order and the noise.

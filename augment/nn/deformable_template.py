@@ -12,14 +12,15 @@ likeliest w (registration), after which e follows without loss::
     min over w    sum_p  rho((x - T) / noise) + rho((inside - T_inside) / edge)  +  |B^-1 w|²
 
 with B falling as one over frequency (a membrane): where a volume is flat, displacement goes on as
-smoothly as it does elsewhere. So the edge of a brain is one thing, and where it lies is a matter of a few smooth numbers. A code
-of voxels has to make many voxels agree instead: Gaussian patterns of MD maps gave brains with
-double rims.
+smoothly as it does elsewhere. So the edge of a brain is one thing, and where it lies is a matter of
+a few smooth numbers. A code of voxels has to make many voxels agree instead: Gaussian patterns of
+MD maps gave brains with double rims.
 
 Where a volume has no brain, e is not known and its code is standard normal noise, drawn anew at
 each use. The code is [e, z] with w = C z. C is the spectrum of w beside its largest patterns, so
-that independent standard normal z are displacements as rough as those of the training subjects. Cut into blocks of f x f voxels (and ``depth`` slices), e and z make the channels of
-latents, which are tiled as slices are.
+that independent standard normal z are displacements as rough as those of the training subjects.
+Cut into blocks of f x f voxels (and ``depth`` slices), e and z make the channels of latents, which
+are tiled as slices are.
 
 It holds where subjects share a space up to some voxels, as after :mod:`augment.prepare`.
 """
@@ -259,7 +260,9 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
                 parts: tuple[tuple[Tensor, Tensor], ...] = ((value, trust), (edge, faith)),
             ) -> Tensor:
                 moved = self._displace(self.prior * step)
-                back = sum(g * (w * (g * moved).sum(1))[:, None] for g, w in parts)
+                back = torch.zeros_like(moved)
+                for slope, weight in parts:
+                    back += slope * (weight * (slope * moved).sum(1))[:, None]
                 return self.prior * self._gather(back) + step
 
             step = self.prior * _solve(curvature, pull)
@@ -336,8 +339,9 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
             np.arange(points) / (2 * points * step * side)
             for points, step, side in zip(self.lattice, self.steps, sides, strict=True)
         ]
-        squares: np.ndarray = sum(part**2 for part in np.meshgrid(*parts, indexing="ij"))
-        return np.sqrt(squares)
+        x, y, z = np.meshgrid(*parts, indexing="ij")
+        frequencies: np.ndarray = np.sqrt(x**2 + y**2 + z**2)
+        return frequencies
 
     def _displace(self, waves: Tensor) -> Tensor:
         """Waves of w (B, 3, lattice) to displacements (B, 3, near) in voxels."""

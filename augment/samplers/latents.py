@@ -22,8 +22,8 @@ from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.grid import Grid
 from augment.leakage import voxel_hash
-from augment.nn.slice_autoencoder import SliceAutoencoder
 from augment.nn.deformable_template import DeformableTemplate
+from augment.nn.slice_autoencoder import SliceAutoencoder
 from augment.objectives import Autoencoding, noise_like
 from augment.tiling import Tiling
 from augment.train import TrainConfig, train

@@ -14,6 +14,7 @@ Values come back in 1e-3 mm²/s on the grid of the training subjects.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -255,7 +256,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         transformer: Any = objective.networks["network"]
         if config.lora_rank:
             transformer = transformer.merge_and_unload()
-        record = provenance(cohorts, sum(digests, [])) | {"config": asdict(config)}
+        record = provenance(cohorts, [*itertools.chain(*digests)]) | {"config": asdict(config)}
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         sampler = cls(transformer, parts.codec, parts.scheduler, grid.to_dict(), record)
         sampler.save_pretrained(folder)
@@ -336,15 +337,15 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         ]).to(device)  # fmt: skip
         mask = self.codec.mask.to(device)
         self.scheduler.set_timesteps(steps)
-        for time in self.scheduler.timesteps:
+        for t in self.scheduler.timesteps:
             if guidance == 1:
-                predicted = self.transformer(latents, time.expand(len(latents)).to(device), wanted)
+                predicted = self.transformer(latents, t.expand(len(latents)).to(device), wanted)
             else:
                 twice = torch.cat([latents, latents])
-                pair = self.transformer(twice, time.expand(len(twice)).to(device), both)
+                pair = self.transformer(twice, t.expand(len(twice)).to(device), both)
                 asked, free = pair.chunk(2)
                 predicted = free + guidance * (asked - free)
-            latents = self.scheduler.step(predicted, time, latents).prev_sample
+            latents = self.scheduler.step(predicted, t, latents).prev_sample
         volumes = self.codec.decode(latents * mask)[:, 0].float().cpu().numpy()
         volumes[volumes < FAINTEST] = 0
         return np.minimum(volumes, LARGEST)
