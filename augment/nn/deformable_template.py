@@ -125,7 +125,8 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
     @classmethod
     def fit(
         cls,
-        volumes: Callable[[], Iterable[Tensor]],
+        volumes: Iterable[Tensor],
+        count: int,
         tiling: Tiling,
         spacing: Sequence[float],
         progress: bool = False,
@@ -134,21 +135,23 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         """Learn the template from training volumes.
 
         Args:
-            volumes: Called for each pass; gives batches (B, 1, X, Y, Z), so that a cohort of any
-                size fits.
+            volumes: Batches (B, 1, X, Y, Z); some are kept, so that a cohort of any size fits.
+            count: Volumes in all.
             tiling: How volumes are laid out.
             spacing: Voxel sides along x, y and z in mm.
             progress: Show a progress bar.
             settings: ``factor``, ``depth``, ``floor`` and ``bump``.
         """
         codec = cls(tiling=tiling.to_dict(), spacing=[float(s) for s in spacing], **settings)
-        count, total, held = 0, torch.zeros(codec.shape), torch.zeros(codec.shape)
-        for batch in volumes():
+        chosen = set(np.linspace(0, count - 1, min(count, SUBJECTS)).round().astype(int).tolist())
+        total, held, kept, place = torch.zeros(codec.shape), torch.zeros(codec.shape), [], 0
+        for batch in volumes:
             stacked = codec._stack(batch)
             inside = stacked > codec.floor
-            count += len(batch)
             total += (stacked * inside).sum(0)
             held += inside.sum(0)
+            kept.append(stacked[[k for k in range(len(batch)) if place + k in chosen]])
+            place += len(batch)
         if not held.any():
             raise InputError(
                 f"no value of the images passes {codec.floor:g}, so all is background; the unit "
@@ -162,14 +165,7 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
             start[None], size=codec.template.shape[1:], mode="trilinear", align_corners=True
         )
         codec.template[:2] = fine[0]
-
-        chosen = set(np.linspace(0, count - 1, min(count, SUBJECTS)).round().astype(int).tolist())
-        values, place = [], 0
-        for batch in volumes():
-            keep = [k for k in range(len(batch)) if place + k in chosen]
-            values.append(codec._values(batch[keep]))
-            place += len(batch)
-        codec._learn(torch.cat(values), progress)
+        codec._learn(torch.cat(kept)[:, codec.near], progress)
         return codec
 
     @property

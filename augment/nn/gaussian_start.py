@@ -61,6 +61,7 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
     effects: Tensor
     centre: Tensor
     patterns: Tensor
+    variance: Tensor
     own: Tensor
     level: Tensor
     grams: Tensor
@@ -82,6 +83,7 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         self.register_buffer("effects", torch.zeros(features, size))
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("patterns", torch.zeros(rank, size))
+        self.register_buffer("variance", torch.ones(size))
         self.register_buffer("own", torch.ones(LEVELS))
         self.register_buffer("level", torch.zeros(size, dtype=torch.int16))
         self.register_buffer("grams", torch.zeros(LEVELS, rank, rank))
@@ -126,6 +128,7 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         self.own.copy_(torch.linspace(low, high, LEVELS).exp())
         nearest = (own.clamp_min(1e-12).log() - low) / (high - low).clamp_min(1e-6) * (LEVELS - 1)
         self.level.copy_(nearest.round().clamp(0, LEVELS - 1))
+        self.variance.copy_(self.own[self.level.long()] + self.patterns.square().sum(0))
         for index in range(LEVELS):
             part = self.patterns[:, self.level == index]
             self.grams[index] = part @ part.T
@@ -164,9 +167,8 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         guess = (1 - t) * (own * solved + along @ self.patterns)  # E[x - m | x_t]
         gaussian = t * solved - mean - guess
 
-        variance = own + self.patterns.square().sum(0)
-        total = (1 - t) ** 2 * variance + t**2
-        deviation = variance.sqrt()
+        total = (1 - t) ** 2 * self.variance + t**2
+        deviation = self.variance.sqrt()
         pair = torch.stack([rest / total.sqrt(), guess / deviation.clamp_min(1e-3)], dim=1)
         inputs = pair.reshape(len(latents), -1, *shape[2:])
         answer = self.network(inputs, timestep, labels).flatten(1)

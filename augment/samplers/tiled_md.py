@@ -415,7 +415,7 @@ def _codec(
             return loaded
         factor, depth = config.cell
         codec = DeformableTemplate.fit(
-            lambda: volumes(cohort), tiling, grid.spacing, progress=progress,
+            volumes(cohort), len(cohort), tiling, grid.spacing, progress,
             factor=factor, depth=depth, floor=FAINTEST,
         )  # fmt: skip
         if kept is not None:
