@@ -343,7 +343,7 @@ class _Training:
                 for k in range(len(average.shadow_params))
             ]
             average.optimization_step = state["ema_steps"][name]
-        if state["best"]["step"]:  # without one the loss is infinite, which JSON cannot hold
+        if state["best"]["loss"] is not None:  # JSON cannot hold the infinite one of no validation
             self.best = state["best"]
         self._trim_log(state["step"])
         return int(state["step"])
@@ -352,14 +352,15 @@ class _Training:
         """Put the best averaged weights into the networks."""
         for name in self.objective.networks:
             self.objective.networks[name] = self._bare(name)
-        if self.best["step"]:
+        validated = math.isfinite(self.best["loss"])
+        if validated:
             self._load_weights(load_file(self.folder / "best.safetensors"))
         else:
             for name, average in self.averages.items():
                 average.copy_to(self._trained(name))
         return Trained(
             step=self.config.steps,
-            best_step=self.best["step"] or self.config.steps,
+            best_step=self.best["step"] if validated else self.config.steps,
             validation=self.best["loss"],
             seconds=seconds,
             waiting=waited / max(seconds, 1e-9),

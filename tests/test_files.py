@@ -19,6 +19,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_takes_the_place_of_the_old_one_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "kept"
+    with files.replacing_folder(path) as temporary:
+        (temporary / "a.txt").write_text("old")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), files.replacing_folder(path) as temporary:
+        (temporary / "b.txt").write_text("ne")
+        raise KeyboardInterrupt
+    assert [each.read_text() for each in path.iterdir()] == ["old"]
+    with files.replacing_folder(path) as temporary:
+        (temporary / "b.txt").write_text("new")
+    assert [each.name for each in path.iterdir()] == ["b.txt"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")

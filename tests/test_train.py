@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -64,6 +65,21 @@ def test_a_killed_training_goes_on_to_the_same_weights(unbroken, tmp_path):
     same(dict(network.state_dict()), dict(expected.state_dict()), rtol=0, atol=0)
     assert losses(tmp_path) == losses(folder)
     assert result.best_step == full.best_step
+
+
+def test_a_start_that_no_step_betters_is_kept(tmp_path):
+    """Also when the training is resumed."""
+    config = replace(CONFIG, learning_rate=30.0)
+    network, result = run(tmp_path, config, validation=Samples(6))
+    rows = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    validation = {row["step"]: row["validation"] for row in rows if "validation" in row}
+    assert min(validation, key=validation.get) == result.best_step == 0
+    assert result.validation == validation[0]
+    same(dict(network.state_dict()), dict(toy().state_dict()), rtol=0, atol=0)
+    shutil.rmtree(checkpoints(tmp_path)[-1])
+    resumed, again = run(tmp_path, config, validation=Samples(6))
+    assert (again.best_step, again.validation) == (0, result.validation)
+    same(dict(resumed.state_dict()), dict(toy().state_dict()), rtol=0, atol=0)
 
 
 def test_two_processes_follow_one(unbroken, tmp_path):

@@ -165,7 +165,14 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
             start[None], size=codec.template.shape[1:], mode="trilinear", align_corners=True
         )
         codec.template[:2] = fine[0]
-        codec._learn(torch.cat(kept)[:, codec.near], progress)
+        values = torch.cat(kept)[:, codec.near]
+        brain = values[values > codec.floor]
+        if brain.max() - brain.min() < 1e-3:
+            raise InputError(
+                f"every value of the images that passes {codec.floor:g} is {brain[0]:g}, as in a "
+                "mask; name maps of the diffusivity"
+            )
+        codec._learn(values, progress)
         return codec
 
     @property
@@ -301,8 +308,10 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         seen = torch.cat([
             self._read(self._displace(waves[part]), self.template[1:2])[:, 0] for part in batches
         ])  # fmt: skip
-        share = 1 - float((values > self.floor).float().mean())
-        return 0.5 - float(np.quantile(seen.numpy(), share))
+        outside = values <= self.floor
+        if not outside.any():  # all is brain, and stays so
+            return 0.0
+        return 0.5 - float(np.quantile(seen.numpy(), float(outside.float().mean())))
 
     def _spectrum(self, waves: Tensor, patterns: int = 0) -> Tensor:
         """Amplitude of waves (N, 3, lattice) by frequency, beside so many largest patterns."""

@@ -98,7 +98,7 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
 
         Args:
             latents: Means and standard deviations of codes, (N, 2, C, H, W), an array that may
-                lie on disk.
+                lie on disk. Over subjects their mean is zero, as a template's is.
             codes: Code (N,) for each label, as ``LabelSpace.encode`` gives them.
             weigh: Latents to vectors (N, V) in which the largest patterns are looked for.
         """

@@ -392,9 +392,12 @@ class _Parts:
         space = LabelSpace.from_labels(rows, names)
         with torch.random.fork_rng():
             torch.manual_seed(config.training.seed)
-            codec = _codec(cohort, config, grid, work, progress)
+            codec = _codec(config, grid)
             torch.manual_seed(config.training.seed)
+            # A network that does not fit is told before minutes go by.
             network = build_network(config, space, codec, max(len(cohort) // 4, 1))
+            if isinstance(codec, DeformableTemplate):
+                codec = _fitted(codec, cohort, grid, work, progress)
         return cls(space, codec, network, _scheduler(config))
 
     def objective(self, config: TiledMDConfig) -> FlowMatching | NoisePrediction:
@@ -404,30 +407,40 @@ class _Parts:
         return NoisePrediction(self.network, alphas, config.label_dropout, self.codec.mask)
 
 
-def _codec(
-    cohort: Cohort, config: TiledMDConfig, grid: Grid, work: Path | None, progress: bool
-) -> DeformableTemplate | SliceAutoencoder:
+def _codec(config: TiledMDConfig, grid: Grid) -> DeformableTemplate | SliceAutoencoder:
+    """The codec as it is before it has seen a subject."""
     tiling = Tiling(grid.shape, config.plane, token_side(config))
     if config.autoencoder == "template":
-        kept = None if work is None else work / "codec"
-        if kept is not None and kept.is_dir():
-            loaded: DeformableTemplate = DeformableTemplate.from_pretrained(kept)
-            return loaded
         factor, depth = config.cell
-        codec = DeformableTemplate.fit(
-            volumes(cohort), len(cohort), tiling, grid.spacing, progress,
+        return DeformableTemplate(
+            tiling=tiling.to_dict(), spacing=list(grid.spacing),
             factor=factor, depth=depth, floor=FAINTEST,
         )  # fmt: skip
-        if kept is not None:
-            with files.replacing_folder(kept) as folder:
-                codec.save_pretrained(folder)
-        return codec
     if config.autoencoder == "kl":
         return SliceAutoencoder.new(
             tiling, channels=config.channels, widths=config.widths, largest=LARGEST
         )
     path, revision = _source(config.autoencoder)
     return SliceAutoencoder.from_kl(path, tiling, largest=LARGEST, revision=revision)
+
+
+def _fitted(
+    codec: DeformableTemplate, cohort: Cohort, grid: Grid, work: Path | None, progress: bool
+) -> DeformableTemplate:
+    """A template of these settings, learned from a cohort, or before and kept in ``work``."""
+    kept = None if work is None else work / "codec"
+    if kept is not None and kept.is_dir():
+        loaded: DeformableTemplate = DeformableTemplate.from_pretrained(kept)
+        return loaded
+    factor, _, depth = codec.block
+    learned = DeformableTemplate.fit(
+        volumes(cohort), len(cohort), codec.volume_tiling, grid.spacing, progress,
+        factor=factor, depth=depth, floor=codec.floor,
+    )  # fmt: skip
+    if kept is not None:
+        with files.replacing_folder(kept) as folder:
+            learned.save_pretrained(folder)
+    return learned
 
 
 def build_network(
@@ -511,11 +524,11 @@ def _check_settings(
     settings = json.loads(json.dumps(settings | {"images": images}))
     path = work / "settings.json"
     fitted = [work / name for name in ("codec", "train.npy", "validation.npy")]
-    begun = (
-        checkpoints(work)
-        or checkpoints(work / "autoencoder")
-        or any(part.exists() for part in fitted)
-    )
+    begun = [
+        *checkpoints(work),
+        *checkpoints(work / "autoencoder"),
+        *(part for part in fitted if part.exists()),
+    ]
     if resume and begun and path.is_file():
         before = json.loads(path.read_text())
         odd = [name for name in settings if settings[name] != before.get(name)]
@@ -525,9 +538,11 @@ def _check_settings(
                 f"{settings[odd[0]]!r} came; name another folder, or train without resuming"
             )
         return
-    shutil.rmtree(fitted[0], ignore_errors=True)
-    for part in fitted[1:]:
-        part.unlink(missing_ok=True)
+    for part in begun:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
     files.write_json(path, settings)
 
 
