@@ -51,6 +51,6 @@ def fold(field: Tensor, block: tuple[int, int, int]) -> Tensor:
 
 
 def unfold(blocks: Tensor, block: tuple[int, int, int]) -> Tensor:
-    """Inverse of :func:`_fold`."""
+    """Inverse of :func:`fold`."""
     parts = blocks.unflatten(2, (-1, *block))  # (B, D, K, a, b, c, R, C)
     return parts.permute(0, 2, 6, 3, 7, 4, 1, 5).flatten(6, 7).flatten(4, 5).flatten(2, 3)
