@@ -30,7 +30,7 @@ from augment.objectives import FlowMatching
 from augment.report import rich_table
 from augment.samplers.latents import LatentSet
 from augment.samplers.tiled_md import PRESETS, TiledMDConfig
-from augment.train import train
+from augment.train import sample_generators, train
 from experiments.benchmark import machine
 from experiments.benchmark_md import LABELS, SPACE, now, ours_alone, parameters, unet
 
@@ -103,11 +103,12 @@ def _speed(
     size = config.training.batch_size
     (codec, network), (_, twin) = ours_alone(config, grid), ours_alone(config, grid)
     objective = FlowMatching(network, config.label_dropout, codec.mask)
-    noise = np.random.default_rng(0).standard_normal((8 * size, *network.latent_shape), np.float32)
+    shape = (8 * size, 2, *network.latent_shape)
+    noise = np.random.default_rng(0).standard_normal(shape, np.float32)
     np.save(folder / "speed.npy", noise)
     data = LatentSet(folder / "speed.npy", SPACE, [LABELS] * len(noise))
 
-    batch = data.batch(range(size), [])
+    batch = data.batch(range(size), sample_generators(0, 0, range(size)))
     times, target = torch.full((size,), 500.0), torch.randn_like(batch["latents"])
     bare = _bare_step(
         twin, lambda: F.mse_loss(twin(batch["latents"], times, batch["labels"]), target)
@@ -186,7 +187,7 @@ def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> d
     well, which the system drops when it needs the room.
     """
     codec, network = ours_alone(config, grid)
-    path, shape = folder / f"{subjects}.npy", (subjects, *network.latent_shape)
+    path, shape = folder / f"{subjects}.npy", (subjects, 2, *network.latent_shape)
     # The file has holes: it is read as any other, but the disk need not have the room.
     np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     data = LatentSet(path, SPACE, [LABELS] * subjects)

@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 
 from experiments.cli import main
+from experiments.evidence import Endpoint
+from experiments.transfer import NAME, Transfer
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -28,3 +30,11 @@ def test_links_and_pictures_exist():
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert "://" in target or (root / target).exists(), target
+
+
+def test_the_endpoint_is_a_comparison_of_the_experiment(tmp_path):
+    (text,) = re.findall(r"^```json\n(.*?)^```", README, re.M | re.S)
+    path = tmp_path / "endpoint.json"
+    path.write_text(text)
+    config = Transfer(seed=1000, endpoint=path)
+    Endpoint.read(path, NAME, config.seed).require(config.keys, config.arms)

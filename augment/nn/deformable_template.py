@@ -41,6 +41,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from augment.errors import InputError
+from augment.nn.smooth_fields import along, bumps, cosines, fold, lattice_step, unfold
 from augment.tiling import Tiling
 
 NOISE, EDGE, FARTHEST = 0.12, 0.25, 4.0
@@ -99,7 +100,7 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         """Of padded volumes, slices last: all work is done in this frame."""
         in_plane = [side for k, side in enumerate(spacing) if k != axis]
         widths = [bump / side for side in (*in_plane, spacing[axis])]
-        self.steps = tuple(map(_step, self.block, widths))
+        self.steps = tuple(map(lattice_step, self.block, widths))
         """Distance of lattice points in voxels: bumps overlap, and a block holds whole cells."""
         self.lattice = tuple(
             side // step for side, step in zip(self.shape, self.steps, strict=True)
@@ -108,10 +109,10 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
 
         for k, (side, step, width) in enumerate(zip(self.shape, self.steps, widths, strict=True)):
             # They follow from the config, so checkpoints do not hold them.
-            waves = _waves(side // step)
-            self.register_buffer(f"waves_{k}", waves, persistent=False)
-            bumps = _bumps(side, step, width) @ waves.T  # of the waves of w
-            self.register_buffer(f"bumps_{k}", bumps, persistent=False)
+            own_waves = cosines(side // step)
+            self.register_buffer(f"waves_{k}", own_waves, persistent=False)
+            of_waves = bumps(side, step, width) @ own_waves.T
+            self.register_buffer(f"bumps_{k}", of_waves, persistent=False)
         points = torch.meshgrid(*map(torch.arange, self.shape), indexing="ij")
         self.register_buffer("points", torch.stack(points).flatten(1).float(), persistent=False)
         fine = [2 * side - 1 for side in self.shape]
@@ -350,14 +351,14 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
 
     def _displace(self, waves: Tensor) -> Tensor:
         """Waves of w (B, 3, lattice) to displacements (B, 3, near) in voxels."""
-        field = _along(waves, [getattr(self, f"bumps_{k}") for k in range(3)])
+        field = along(waves, [getattr(self, f"bumps_{k}") for k in range(3)])
         return field[:, :, self.near]
 
     def _gather(self, field: Tensor) -> Tensor:
         """The transpose of :meth:`_displace`: (B, 3, near) to (B, 3, lattice)."""
         full = torch.zeros(*field.shape[:2], *self.shape).to(field)
         full[:, :, self.near] = field
-        return _along(full, [getattr(self, f"bumps_{k}").T for k in range(3)])
+        return along(full, [getattr(self, f"bumps_{k}").T for k in range(3)])
 
     def _read(self, displacement: Tensor, template: Tensor) -> Tensor:
         """A template (C, fine) at displaced points, (B, C, near)."""
@@ -387,7 +388,7 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
     def _waves(self, field: Tensor, *, back: bool = False) -> Tensor:
         """The discrete cosine transform of fields (B, 3, lattice), or its inverse."""
         waves = [getattr(self, f"waves_{k}") for k in range(3)]
-        return _along(field, [each.T for each in waves] if back else waves)
+        return along(field, [each.T for each in waves] if back else waves)
 
     def _stack(self, volumes: Tensor) -> Tensor:
         """Volumes (B, 1, X, Y, Z) to padded ones with slices last, (B, R, C, D)."""
@@ -407,27 +408,19 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
 
     def _tile(self, rest: Tensor, bends: Tensor) -> Tensor:
         """Rest (B, 1, R, C, D) and bends (B, 3, lattice) to mosaics of blocks."""
-        parts = [_fold(rest, self.block), _fold(bends, self._cell)]
+        parts = [fold(rest, self.block), fold(bends, self._cell)]
         return self.tiling.tile_latents(torch.cat(parts, dim=2))
 
     def _untile(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Inverse of :meth:`_tile`."""
         blocks = self.tiling.untile_latents(latents)
         rest, bends = blocks.split([math.prod(self.block), 3 * math.prod(self._cell)], dim=2)
-        return _unfold(rest, self.block), _unfold(bends, self._cell)
+        return unfold(rest, self.block), unfold(bends, self._cell)
 
 
 def registrations(subjects: int) -> float:
     """What learning a template of a cohort costs, in encodings of a subject."""
     return min(subjects, SUBJECTS) * (ROUNDS * FIRST_STEPS / STEPS + 1)
-
-
-def _step(block: int, width: float) -> int:
-    """The largest power of two that divides a block and keeps bumps of this width overlapping."""
-    step = 1
-    while block % (2 * step) == 0 and 2 * step <= 1.4 * width:
-        step *= 2
-    return step
 
 
 def _slopes(template: Tensor) -> Tensor:
@@ -451,39 +444,3 @@ def _solve(matrix: Callable[[Tensor], Tensor], wanted: Tensor) -> Tensor:
         before, length = length, dot(rest, rest)
         way = rest + length / before.clamp_min(1e-12) * way
     return x
-
-
-def _bumps(side: int, step: int, width: float) -> Tensor:
-    """Gaussian bumps at the lattice points, (side, side / step); rows have unit length."""
-    centres = torch.arange(side // step) * step + (step - 1) / 2
-    bumps = torch.exp(-0.5 * ((torch.arange(side)[:, None] - centres) / width) ** 2)
-    bumps[bumps < 1e-6] = 0  # arithmetic with the tiniest numbers is a hundred times slower
-    return bumps / bumps.square().sum(1).mean().sqrt()
-
-
-def _waves(side: int) -> Tensor:
-    """The orthonormal discrete cosine transform, (side, side)."""
-    k, n = torch.arange(side, dtype=torch.float64)[:, None], torch.arange(side)
-    waves = torch.cos(math.pi * k * (2 * n + 1) / (2 * side)) * math.sqrt(2 / side)
-    waves[0] /= math.sqrt(2)
-    return waves.float()
-
-
-def _along(field: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Fields (B, K, I, J, L) times a matrix (I', I), (J', J) and (L', L) along each axis."""
-    for matrix in matrices:
-        field = torch.tensordot(field, matrix, dims=([2], [1]))  # the new axis goes last
-    return field
-
-
-def _fold(field: Tensor, block: tuple[int, int, int]) -> Tensor:
-    """Fields (B, K, R, C, D) to blocks as channels, (B, D / c, K a b c, R / a, C / b)."""
-    a, b, c = block
-    parts = field.unflatten(4, (-1, c)).unflatten(3, (-1, b)).unflatten(2, (-1, a))
-    return parts.permute(0, 6, 1, 3, 5, 7, 2, 4).flatten(2, 5)
-
-
-def _unfold(blocks: Tensor, block: tuple[int, int, int]) -> Tensor:
-    """Inverse of :func:`_fold`."""
-    parts = blocks.unflatten(2, (-1, *block))  # (B, D, K, a, b, c, R, C)
-    return parts.permute(0, 2, 6, 3, 7, 4, 1, 5).flatten(6, 7).flatten(4, 5).flatten(2, 3)

@@ -1,7 +1,7 @@
 """The tiled MD sampler: mean-diffusivity maps made by a 2D diffusion transformer.
 
-A volume is cut into slices, each slice is encoded by itself, the latents are tiled into one mosaic,
-and a DiT makes mosaics from noise, step by step, with classifier-free guidance:
+A volume is encoded, the latents of its slices are tiled into one mosaic, and a DiT makes mosaics
+from noise, step by step, with classifier-free guidance:
 
     p = p(x, t, none) + guidance (p(x, t, y) - p(x, t, none)),      x <- step(p, t, x)
 
