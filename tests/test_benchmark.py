@@ -14,9 +14,7 @@ from experiments.cli import main
 def small(monkeypatch):
     """A demo preset whose networks are small, though not so small that none has equal size."""
     demo = PRESETS["demo"]
-    shape = replace(
-        demo, layers=2, head_dim=24, channels=8, training=replace(demo.training, batch_size=2)
-    )
+    shape = replace(demo, layers=2, head_dim=24, training=replace(demo.training, batch_size=2))
     monkeypatch.setitem(PRESETS, "demo", shape)
 
 

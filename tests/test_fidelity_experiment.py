@@ -37,7 +37,7 @@ class Noise:
 def patched():
     """Two networks, two generators, and 2 against 4 steps instead of 20 against 250."""
     small = replace(
-        PRESETS["demo"], channels=4, layers=1, heads=1, head_dim=16,
+        PRESETS["demo"], layers=1, heads=1, head_dim=16,
         training=replace(PRESETS["demo"].training, steps=3, validate_every=3, checkpoint_every=3),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
