@@ -123,6 +123,15 @@ def estimate(objective: Objective, data: TrainingSet, config: TrainConfig) -> fl
     return config.steps * min(times[1:])
 
 
+def check_size(samples: int, config: TrainConfig) -> None:
+    """Refuse a training set that does not fill a batch."""
+    if samples < config.batch_size:
+        raise InputError(
+            f"{samples} training samples are fewer than a batch of {config.batch_size}; choose a "
+            "smaller batch_size or add subjects"
+        )
+
+
 def sample_generators(seed: int, step: int, positions: Sequence[int]) -> list[torch.Generator]:
     """A generator for each position of the global batch of a step."""
     return [torch.Generator().manual_seed(_mix(seed, step, k)) for k in positions]
@@ -159,11 +168,7 @@ class _Training:
                 f"({self.accelerator.num_processes} processes x {config.accumulation} "
                 "micro-batches); choose a batch_size that does"
             )
-        if len(data) < config.batch_size:
-            raise InputError(
-                f"{len(data)} training samples are fewer than a batch of {config.batch_size}; "
-                "choose a smaller batch_size or add subjects"
-            )
+        check_size(len(data), config)
         self.best: dict[str, Any] = {"step": 0, "loss": math.inf}
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
 

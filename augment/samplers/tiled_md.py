@@ -56,7 +56,7 @@ from augment.samplers.latents import (
     write_slices,
 )
 from augment.tiling import Tiling
-from augment.train import TrainConfig, Trained, checkpoints, estimate, train
+from augment.train import TrainConfig, Trained, check_size, checkpoints, estimate, train
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -224,6 +224,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         cohorts = [cohort] if validation is None else [cohort, validation]
         if validation is not None and common_grid(validation) != grid:
             raise InputError("the validation subjects lie on another grid than the training's")
+        check_size(len(cohort), config.training)  # before minutes go into the codec
         digests = [voxel_digests(each) for each in cohorts]
         state = PartialState()
         with state.main_process_first():
