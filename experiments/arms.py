@@ -34,7 +34,8 @@ from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.samplers.base import is_sampler
 from augment.samplers.latents import label_rows
-from augment.samplers.tiled_md import PRESETS, TiledMDSampler
+from augment.samplers.tiled_md import TiledMDSampler
+from augment.samplers.tiled_md_config import PRESETS
 from augment.split import natural
 from classifiers.base import VolumeClassifier
 from classifiers.dementia import DementiaClassifier

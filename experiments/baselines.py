@@ -18,7 +18,7 @@ import numpy as np
 
 from augment.conditions import LabelSpace
 from augment.samplers.latents import known
-from augment.samplers.tiled_md import FAINTEST, LARGEST
+from augment.samplers.tiled_md_config import FAINTEST, LARGEST
 
 Labels = Sequence[Mapping[str, Any]]
 CONDITIONS = ("sex", "diagnosis", "age")

@@ -34,14 +34,8 @@ from augment.grid import Grid
 from augment.nn.deformable_template import DeformableTemplate
 from augment.report import rich_table
 from augment.samplers.flow import FlowMultistepScheduler
-from augment.samplers.tiled_md import (
-    CHUNK,
-    PRESETS,
-    TiledMDConfig,
-    TiledMDSampler,
-    build_network,
-    token_side,
-)
+from augment.samplers.tiled_md import CHUNK, TiledMDSampler, build_network, token_side
+from augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
 from augment.tiling import Tiling
 from experiments.benchmark import machine
 

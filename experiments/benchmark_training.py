@@ -29,7 +29,7 @@ from augment.grid import Grid
 from augment.objectives import FlowMatching
 from augment.report import rich_table
 from augment.samplers.latents import LatentSet
-from augment.samplers.tiled_md import PRESETS, TiledMDConfig
+from augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
 from augment.train import sample_generators, train
 from experiments.benchmark import machine
 from experiments.benchmark_md import LABELS, SPACE, now, ours_alone, parameters, unet

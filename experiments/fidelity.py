@@ -30,7 +30,8 @@ from augment.errors import InputError
 from augment.phantom import make_phantom
 from augment.report import rich_table
 from augment.samplers.base import is_sampler
-from augment.samplers.tiled_md import PRESETS, TiledMDConfig, TiledMDSampler
+from augment.samplers.tiled_md import TiledMDSampler
+from augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
 from experiments import fidelity_report
 from experiments.baselines import (
     Copies,

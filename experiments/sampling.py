@@ -16,7 +16,8 @@ from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.report import rich_table
 from augment.samplers.base import is_sampler
-from augment.samplers.tiled_md import PRESETS, TiledMDSampler
+from augment.samplers.tiled_md import TiledMDSampler
+from augment.samplers.tiled_md_config import PRESETS
 from experiments.data import load_cohort
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from augment.samplers.tiled_md import PRESETS
+from augment.samplers.tiled_md_config import PRESETS
 from experiments import benchmark
 from experiments.benchmark_md import autoencoder, dit, parameters, unet
 from experiments.cli import main

@@ -8,7 +8,8 @@ import pytest
 from augment import files
 from augment.cohort import Cohort
 from augment.errors import InputError
-from augment.samplers.tiled_md import PRESETS, TiledMDSampler
+from augment.samplers.tiled_md import TiledMDSampler
+from augment.samplers.tiled_md_config import PRESETS
 from experiments import fidelity, fidelity_report
 from experiments.baselines import MeanNoise
 from experiments.cli import main

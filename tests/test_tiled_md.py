@@ -19,7 +19,8 @@ from augment.nn.deformable_template import DeformableTemplate
 from augment.nn.slice_autoencoder import SliceAutoencoder
 from augment.samplers import tiled_md
 from augment.samplers.latents import LatentSet, label_rows, write_latents
-from augment.samplers.tiled_md import PRESETS, TiledMDConfig, TiledMDSampler
+from augment.samplers.tiled_md import TiledMDSampler
+from augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
 from augment.train import TrainConfig, checkpoints
 from experiments.cli import main
 
