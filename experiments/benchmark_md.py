@@ -139,13 +139,17 @@ def ours_alone(config: TiledMDConfig, grid: Grid) -> tuple[DeformableTemplate, A
     return codec, build_network(config, SPACE, codec, config.rank)
 
 
+PATCH = 2
+"""Latent pixels along a side of a token of diffusers' DiT."""
+
+
 def dit(target: int, layers: int, heads: int, side: int) -> DiTTransformer2DModel:
     """Diffusers' DiT with about as many parameters, for pictures of ``side`` latent pixels."""
 
     def build(width: int) -> DiTTransformer2DModel:
         return DiTTransformer2DModel(
             num_attention_heads=heads, attention_head_dim=width, in_channels=4, out_channels=8,
-            num_layers=layers, sample_size=side, patch_size=2,
+            num_layers=layers, sample_size=side, patch_size=PATCH,
         )  # fmt: skip
 
     network: DiTTransformer2DModel = _closest(build, range(4, 129, 4), target)
@@ -213,8 +217,7 @@ def _contenders(config: TiledMDConfig, grid: Grid, measured: int) -> list[Conten
 
     # One square picture with no fewer tokens than the mosaic. A picture for each slice would cost
     # less attention, but nothing would hold the slices of a volume together.
-    tokens, patch = len(network.network.kept), network.network.patch_size
-    side = math.ceil(tokens**0.5) * patch
+    side = PATCH * math.ceil(len(network.network.kept) ** 0.5)
     picture = dit(parameters(network), config.layers, config.heads, side)
     vae = autoencoder(numbers)
     voxels = unet(parameters(network))
