@@ -61,7 +61,7 @@ BASELINES = (*SIMPLE, UNET, *VARIANTS)
 
 FEWEST = 12
 """Volumes that a set needs to be compared."""
-SWEPT = 60
+SWEPT = 100
 """Samples of each number of steps or guidance scale."""
 SHOWN = 6
 """Volumes that are kept of each generator, for the pictures."""
