@@ -233,6 +233,7 @@ def neuro(
     /,
     by: Literal["subject", "run"] = "subject",
     noise_model: Literal["ols", "ar1"] = "ols",
+    smoothing: float = 8.0,
     splits: int = 100,
     seed: int = 0,
 ) -> None:
@@ -245,12 +246,13 @@ def neuro(
         out: Folder of the run folders, or one run folder.
         by: Halves of subjects, or of runs, each taken as a subject (where there are few subjects).
         noise_model: Of the GLM: ols, or ar1, which takes longer.
+        smoothing: Of the effect maps, full width at half maximum in mm.
         splits: Into halves.
         seed: Decides the splits, and who is held out.
     """
     from experiments.neuro import Neuro, run
 
-    run(Neuro(data, by, noise_model, splits, seed), out)
+    run(Neuro(data, by, noise_model, smoothing, splits, seed), out)
 
 
 def _changes(given: dict[str, Any]) -> dict[str, Any]:

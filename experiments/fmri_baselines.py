@@ -21,7 +21,7 @@ generator              what it lacks
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -175,7 +175,7 @@ class PhaseRandomised(RunCopies):
         return changed
 
 
-GENERATORS = {
+GENERATORS: dict[str, Callable[[], Generator]] = {
     "mean response + noise": MeanResponse,
     "time-shuffled run": TimeShuffled,
     "training copies": RunCopies,

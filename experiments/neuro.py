@@ -20,7 +20,7 @@ from rich.console import Console
 
 from augment.cohort import Cohort
 from augment.errors import InputError
-from augment.metrics.neuro import FEWEST, NeuroJudge, failed
+from augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
 from augment.metrics.task_runs import TaskRun, read_runs, subjects_of
 from augment.report import rich_table
 from experiments import neuro_report
@@ -40,6 +40,7 @@ class Neuro:
     data: Path
     by: str = "subject"
     noise_model: str = "ols"
+    smoothing: float = SMOOTHING
     splits: int = 100
     seed: int = 0
 
@@ -66,6 +67,7 @@ def run(config: Neuro, out: Path, *, console: Console | None = None) -> dict[str
             affine,
             train=train,
             noise_model=config.noise_model,
+            smoothing=config.smoothing,
             splits=config.splits,
             seed=config.seed,
         )

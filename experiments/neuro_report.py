@@ -92,8 +92,9 @@ def glass_brains(
 
     names = list(conditions)[:SHOWN]
     top = max(float(np.nanquantile(np.abs(each), 0.998)) for each in shown.values())
-    figure = Figure(figsize=(1.7 * len(names), 1.9 * len(shown) + 0.3), layout="constrained")
-    axes = figure.subplots(len(shown), len(names), squeeze=False)
+    figure = Figure(figsize=(1.7 * len(names) + 0.4, 2.0 * len(shown) + 0.3))
+    room = {"left": 0.04, "right": 1, "top": 0.94, "bottom": 0, "wspace": 0, "hspace": 0}
+    axes = figure.subplots(len(shown), len(names), squeeze=False, gridspec_kw=room)
     for row, (title, each) in zip(axes, shown.items(), strict=True):
         for axis, name, effect in zip(row, names, each, strict=False):
             volume = np.zeros(mask.shape, dtype=np.float32)
@@ -103,9 +104,9 @@ def glass_brains(
                 plot_abs=False, vmin=-top, vmax=top, annotate=False, threshold=0.2 * top,
                 symmetric_cbar=True,
             )  # fmt: skip
-            if row is axes[0]:
-                axis.set_title(name, fontsize=8)
-        row[0].text(-0.1, 0.5, title, transform=row[0].transAxes, rotation=90, fontsize=8,
+            if row is axes[0]:  # nilearn hides the axis and its title
+                axis.text(0.5, 1, name, transform=axis.transAxes, fontsize=8, ha="center")
+        row[0].text(0, 0.5, title, transform=row[0].transAxes, rotation=90, fontsize=8,
                     va="center", ha="right")  # fmt: skip
     caption = (
         f"Mean effects of conditions, {', '.join(shown)}: the strongest voxel along each line from "

@@ -55,12 +55,16 @@ def test_a_run_is_what_was_asked_for_and_depends_on_its_seed_alone(make, train, 
 
 def test_the_mean_response_comes_at_the_time_asked_for(train, requests):
     motor = [r for r in requests if r.task == "motor"]
-    made = draw(MeanResponse().fit(train), motor)
-    for run in made:
-        fit = first_level(run.series(PEOPLE.mask), run.events, TR)
+    swap = {"left": "right", "right": "left"}
+    for run in draw(MeanResponse().fit(train), motor):
+        series = run.series(PEOPLE.mask)
+        fit = first_level(series, run.events, TR)
+        other = run.events.assign(trial_type=run.events["trial_type"].map(swap))
+        effects = [fit.effects["left"], first_level(series, other, TR).effects["left"]]
         truth = PEOPLE.maps["motor/left"][PEOPLE.mask]
-        assert np.corrcoef(fit.effects["left"], truth)[0, 1] > 0.8
-        assert abs(autocorrelation(fit.residuals, 1)[0]) < 0.12
+        asked, not_asked = (np.corrcoef(effect, truth)[0, 1] for effect in effects)
+        assert asked > 0.5 > not_asked + 0.2
+        assert abs(autocorrelation(fit.residuals, 1)[0]) < 0.15
 
 
 def test_copies_are_training_runs_of_one_subject(train, requests):
@@ -101,9 +105,9 @@ def test_what_was_never_seen_is_refused(train, requests):
 
 FAILS = {
     "mean response + noise": {"subject_share": 0.5, "connectivity": 0.3, "spectrum": 0.85},
-    "time-shuffled run": {"group_map": 0.5, "subject_top1": 0.6, "spectrum": 0.85},
-    "training copies": {"nearest_anatomy": 0.7, "nearest_course": 0.6},
-    "phase-randomised run": {"group_map": 0.5, "subject_top1": 0.6, "roi_course": 0.4},
+    "time-shuffled run": {"roi_course": 0.5, "response_size": 0.5, "spectrum": 0.85},
+    "training copies": {"nearest_anatomy": 0.75, "nearest_course": 0.3},
+    "phase-randomised run": {"nearest_anatomy": 0.75, "response_size": 0.8},
 }
 """The share of real that each generator's whole interval lies below, on the phantom."""
 
@@ -112,13 +116,13 @@ FAILS = {
 def phantom(tmp_path_factory):
     """Held-out, training and other subjects of the task phantom, in three of its tasks."""
     out = tmp_path_factory.mktemp("phantom") / "task"
-    make_phantom(out, "task", subjects=22, seed=7, spacing=12.0)
+    make_phantom(out, "task", subjects=16, seed=7, spacing=12.0)
     cohort = Cohort.from_bids(out).where(task=("motor", "language", "emotion"))
     runs = read_runs(cohort)
     names = subjects_of(runs)
     parts = [
         [run for run in runs if run.subject in names[part]]
-        for part in (slice(8), slice(8, 14), slice(14, 22))
+        for part in (slice(6), slice(6, 10), slice(10, 16))
     ]
     return *parts, nib.load(cohort.table["bold_path"][0]).affine
 

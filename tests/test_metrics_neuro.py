@@ -18,7 +18,7 @@ def heldout():
 
 @pytest.fixture(scope="module")
 def judge(heldout):
-    return NeuroJudge(heldout, AFFINE, train=PEOPLE.runs(6, 2), splits=SPLITS)
+    return NeuroJudge(heldout, AFFINE, train=PEOPLE.runs(6, 2), splits=SPLITS, smoothing=0)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,7 @@ def test_shares_are_one_where_as_good_as_real():
     assert share("distance", 0.28, 0.1) == pytest.approx(0.8)
     assert share("level", 3.0, 2.0) == share("level", 2.0, 3.0) == pytest.approx(2 / 3)
     assert share("level", -1.0, 2.0) == 0
+    assert np.isnan(share("similarity", 0.4, 0.0))
     for kind in ("similarity", "distance", "level"):
         assert share(kind, 0.3, 0.3) == 1
 
@@ -159,6 +160,8 @@ def test_conditions_can_be_chosen_and_unknown_ones_are_named(heldout):
     assert NeuroJudge(motor, AFFINE, conditions=chosen, splits=2).conditions == list(chosen)
     with pytest.raises(InputError, match="'motor/foot' is in no real run; allowed are language/"):
         NeuroJudge(heldout, AFFINE, conditions=("motor/foot", "motor/left"))
+    with pytest.raises(InputError, match="a smoothing of -1 mm can't be"):
+        NeuroJudge(heldout, AFFINE, smoothing=-1)
     with pytest.raises(InputError, match=r"1 conditions are to be judged by \(motor/left\)"):
         NeuroJudge(heldout, AFFINE, conditions=("motor/left",))
 

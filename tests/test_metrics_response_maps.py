@@ -9,6 +9,7 @@ from augment.metrics.response_maps import (
     rdm,
     response_size,
     rsa,
+    smooth,
     specificity,
     spread,
     subject_share,
@@ -34,6 +35,20 @@ def test_correlation_does_not_see_size_or_offset(truth):
     assert own(correlations(-truth, truth)) == pytest.approx(-1)
     constant = np.ones_like(truth)
     assert not correlations(constant, truth).any()
+
+
+def test_smoothing_keeps_to_the_mask_and_its_width():
+    mask = np.zeros((21, 21, 21), bool)
+    mask[2:19, 2:19, 2:19] = True
+    affine = np.diag([2.0, 2.0, 2.0, 1])
+    flat = np.ones((2, mask.sum()))
+    np.testing.assert_allclose(smooth(flat, mask, affine, 8.0), 1, rtol=1e-5)  # at the rim, too
+    point = np.zeros(mask.shape)
+    point[10, 10, 10] = 1
+    spread_out = np.zeros(mask.shape)
+    spread_out[mask] = smooth(point[mask], mask, affine, 8.0)
+    assert spread_out[12, 10, 10] == pytest.approx(spread_out[10, 10, 10] / 2, rel=0.02)
+    assert smooth(flat, mask, affine, 0.0) is flat
 
 
 def test_rsa_is_of_the_pattern_of_distances(truth):

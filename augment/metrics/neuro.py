@@ -94,6 +94,8 @@ nobody has two runs of a condition, ``rsa`` below three conditions, ``steady_*``
 than 32 frames.
 """
 
+SMOOTHING = 8.0
+"""Width of the Gaussian in mm that effect maps are smoothed by, as is customary."""
 FEWEST = 4
 """Subjects of which halves can be compared."""
 
@@ -112,6 +114,8 @@ class NeuroJudge:
         conditions: ``task/trial_type`` to judge by; by default all that the real runs have.
         noise_model: ``ols`` or ``ar1``, see :func:`~augment.metrics.glm.first_level`.
         high_pass: Hz below which drift is removed.
+        smoothing: Full width at half maximum of the Gaussian that effect maps are smoothed by, in
+            mm. Single voxels of single runs are mostly noise: without it the ceiling is low.
         lags: Of the autocorrelation.
         splits: Into halves.
         seed: Of the splits.
@@ -128,6 +132,7 @@ class NeuroJudge:
         conditions: Sequence[str] | None = None,
         noise_model: str = "ols",
         high_pass: float = glm.HIGH_PASS,
+        smoothing: float = SMOOTHING,
         lags: int = 5,
         splits: int = 100,
         seed: int = 0,
@@ -147,6 +152,7 @@ class NeuroJudge:
             conditions=conditions,
             noise_model=noise_model,
             high_pass=high_pass,
+            smoothing=smoothing,
             lags=lags,
         )
         self.affine, self.splits, self.seed = affine, splits, seed
@@ -271,9 +277,12 @@ def failed(table: Mapping[str, Any], least: float = 0.9) -> list[str]:
 
 
 def share(kind: str, value: Any, real: Any) -> Any:
-    """How near a value is to what real subjects have, 1 for as good; see the module."""
+    """How near a value is to what real subjects have, 1 for as good; see the module.
+
+    NaN for a similarity that real subjects do not have.
+    """
     if kind == "similarity":
-        return value / np.where(real == 0, np.nan, real)
+        return value / np.where(real > 0, real, np.nan)
     if kind == "distance":
         return (1 - value) / np.maximum(1 - real, 1e-12)
     larger = np.maximum(np.maximum(np.abs(value), np.abs(real)), 1e-12)
@@ -303,7 +312,7 @@ def _row(kind: str, values: np.ndarray, reals: np.ndarray, full: float) -> dict[
 
 def _limits(draws: np.ndarray, value: float) -> list[float]:
     """95 % interval, which reaches to the value."""
-    low, high = np.quantile(draws, (0.025, 0.975)).tolist()
+    low, high = np.nanquantile(draws, (0.025, 0.975)).tolist()
     return [min(low, value), max(high, value)]
 
 

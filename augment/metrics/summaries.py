@@ -86,8 +86,12 @@ class Reader:
         conditions: Sequence[str] | None,
         noise_model: str,
         high_pass: float,
+        smoothing: float,
         lags: int,
     ) -> None:
+        if smoothing < 0:
+            raise InputError(f"a smoothing of {smoothing:g} mm can't be; give 0 or more")
+        self.affine, self.smoothing = affine, smoothing
         self.noise_model, self.high_pass, self.lags = noise_model, high_pass, lags
         present = {run.condition(name) for run in real for name in glm.trial_types(run.events)}
         unknown = sorted(set(conditions or ()) - present)
@@ -107,8 +111,10 @@ class Reader:
         self.regions = grid_regions(self.mask, affine) if regions is None else regions
         self.segment = min(SEGMENT, *(int(np.shape(run.data)[-1]) for run in real))
         self._training = [Fingerprint(run, self._fit(run), self.regions) for run in train]
-        images = [each.image for each in self._training]
-        self._usual: Any = np.mean(images, axis=0) if images else 0.0
+        if self._training:
+            images = np.stack([each.image for each in self._training])
+            self._usual = images.mean(axis=0)
+            self._images = maps.standard(images - self._usual)
 
     def frequencies(self) -> list[float]:
         """Of the spectrum, in cycles per frame."""
@@ -153,7 +159,8 @@ class Reader:
                     raise InputError(
                         f"{run} comes twice with condition {name!r}; tell runs apart by repeat"
                     )
-                effects[key] = fit.effects[name]
+                effect = fit.effects[name]
+                effects[key] = maps.smooth(effect, self.mask, self.affine, self.smoothing)
             own = kept.setdefault(run.subject, {})
             for name, value in self._summary(run, fit, rois).items():
                 own.setdefault(name, []).append(value)
@@ -222,8 +229,7 @@ class Reader:
             for other in self._training
             if other.task == own.task and other.courses.shape == own.courses.shape
         ]
-        images = np.stack([other.image for other in self._training]) - self._usual
-        alike = maps.correlations((own.image - self._usual)[None], images)
+        alike = self._images @ maps.standard(own.image - self._usual)
         return np.array([max(courses, default=np.nan), float(alike.max())])
 
     def _stack(

@@ -52,12 +52,13 @@ def spectrum(residuals: np.ndarray, segment: int) -> np.ndarray:
 
     if len(residuals) < segment:
         raise InputError(f"a run of {len(residuals)} frames is shorter than a segment of {segment}")
-    power = signal.welch(residuals, nperseg=segment, axis=0)[1][1:]
-    total = power.sum(axis=0)
-    varies = total > 1e-12
+    courses = np.ascontiguousarray(residuals.T)  # segments are cut from the last axis
+    power = signal.welch(courses, nperseg=segment)[1][:, 1:]
+    total = power.sum(axis=1, keepdims=True)
+    varies = total[:, 0] > 1e-12
     if not varies.any():
-        return np.zeros(len(power))
-    return np.asarray((power[:, varies] / total[varies]).mean(axis=1))
+        return np.zeros(power.shape[1])
+    return np.asarray((power[varies] / total[varies]).mean(axis=0))
 
 
 def spectrum_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -72,9 +73,14 @@ def region_courses(residuals: np.ndarray, regions: np.ndarray) -> np.ndarray:
         residuals: (T, V).
         regions: Of each voxel, 0 to R - 1, or -1 for none, (V,).
     """
-    inside = regions >= 0
-    member = regions[inside][:, None] == np.arange(regions.max() + 1)
-    courses = residuals[:, inside] @ (member / member.sum(axis=0)).astype(np.float32)
+    from scipy import sparse
+
+    inside = np.flatnonzero(regions >= 0)
+    sizes = np.bincount(regions[inside])
+    shares = (1 / sizes[regions[inside]]).astype(np.float32)
+    shape = (len(sizes), residuals.shape[1])
+    member = sparse.csr_array((shares, (regions[inside], inside)), shape=shape)
+    courses = np.ascontiguousarray((member @ residuals.T).T)
     courses = courses - courses.mean(axis=0)
     deviation = courses.std(axis=0)
     return np.divide(courses, deviation, out=np.zeros_like(courses), where=deviation > 1e-6)
