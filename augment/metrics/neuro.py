@@ -168,12 +168,12 @@ class NeuroJudge:
         Returns:
             Plain content for a JSON file: ``sizes``, ``conditions``, ``metrics`` and ``curves``. A
             metric is a dict of ``kind``, ``value`` with its 95 % ``interval``, ``real`` with
-            ``real_interval``, ``share`` with ``share_interval`` (None where real halves themselves
-            do not agree: the ceiling's interval reaches 0), and ``full``: all synthetic against all
-            real subjects, which is what others report, but has no ceiling. ``group_map`` has
-            ``full_by_condition``, too. Curves have a ``real`` and a ``synthetic`` one each:
-            ``rdm``, ``autocorrelation``, ``spectrum`` (with ``frequency`` in cycles per frame) and
-            ``quarters`` (tSNR, lag-one correlation).
+            ``real_interval``, ``share`` with ``share_interval`` (None where the ceiling's interval
+            reaches 0, so that there is nothing to have a share of), and ``full``: all synthetic
+            against all real subjects, which is what others report, but has no ceiling.
+            ``group_map`` has ``full_by_condition``, too. Curves have a ``real`` and a ``synthetic``
+            one each: ``rdm``, ``autocorrelation``, ``spectrum`` (with ``frequency`` in cycles per
+            frame) and ``quarters`` (tSNR, lag-one correlation).
         """
         made = self.reader.read(synthetic, maps.active_voxels(self.real.group()))
         if len(made) < FEWEST:
@@ -304,7 +304,7 @@ def _row(kind: str, values: np.ndarray, reals: np.ndarray, full: float) -> dict[
         "share_interval": None,
         "full": full,
     }
-    if kind != "similarity" or ceiling[0] > 0:
+    if kind == "distance" or ceiling[0] > 0:
         row["share"] = float(share(kind, value, real))
         row["share_interval"] = _limits(share(kind, values, reals), row["share"])
     return row
