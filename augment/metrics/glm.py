@@ -81,8 +81,8 @@ def first_level(
         series: (T, V).
         events: ``onset``, ``duration`` and ``trial_type``.
         tr: Seconds between frames.
-        noise_model: ``ols``, or ``ar1``, which whitens (about 20 times slower; effects are unbiased
-            either way, and those of block designs hardly differ).
+        noise_model: ``ols``, or ``ar1``, which whitens each voxel and takes longer. Effects are
+            unbiased either way.
         high_pass: In Hz.
     """
     from nilearn.glm.first_level import run_glm
