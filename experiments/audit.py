@@ -15,7 +15,7 @@ classifier trained on real subjects, on samples, and on both.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -359,7 +359,7 @@ def _matched(
     """
     rng = np.random.default_rng(seed)
 
-    def classes(columns: list[dict[str, Any]]) -> np.ndarray:
+    def classes(columns: Sequence[Mapping[Any, Any]]) -> np.ndarray:
         names = [name for name in TITLE if name in bank.labels]
         return np.array(["/".join(str(row.get(n) or "") for n in names) for row in columns])
 

@@ -16,7 +16,7 @@ import pandas as pd
 from rich.table import Table
 
 from augment.figures import Point, bars
-from augment.report import report_page, rich_table, slices
+from augment.report import Picture, report_page, rich_table, slices
 
 FINE, CARE, FAULT = "fine", "care", "fault"
 VERDICTS = {FINE: "Fit for use", CARE: "Use with care", FAULT: "Do not use"}
@@ -99,9 +99,9 @@ def page(
         pairs: Held-out subjects and samples, with titles.
         near: The samples nearest to a training subject, each beside that subject.
     """
-    figures = [
-        (*_montage(pairs, "Held-out subjects and samples of the same sex and diagnosis."),),
-        (*_montage(near, "The samples nearest to a training subject, each beside that subject."),),
+    figures: list[Picture] = [
+        _montage(pairs, "Held-out subjects and samples of the same sex and diagnosis."),
+        _montage(near, "The samples nearest to a training subject, each beside that subject."),
     ]
     gains = [
         (f"{target}, {title}", Point(0.0, 100 * row["difference"], *(100 * e for e in ends)))
