@@ -1,9 +1,10 @@
 """Why samples help or do not: what the arms of an experiment tell of it, in sentences.
 
-Four things must hold for samples to help a classifier: there is something left to learn (room), the
-samples show their labels (alone they teach about what real subjects do), they hold more than the
-subjects that they were made from (more of them help more), and what they add is not had for less
-(the cheap generator, mirrored and moved images). Each is a comparison that the arms hold already.
+Five things must hold for samples to help a classifier: there is something left to learn (room),
+what is learnt before is of use after (pretraining), the samples show their labels (alone they teach
+about what real subjects do), they hold more than the subjects that they were made from (more of
+them help more), and what they add is not had for less (the cheap generator, mirrored and moved
+images). Each is a comparison that the arms hold already.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.arms import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
-from experiments.evidence import CEILING, METRIC, title_of
+from experiments.evidence import CEILING, METRIC, SCRATCH, title_of
 
 NEAR = 0.03
 """Balanced accuracy that samples alone may be below real subjects and still be called faithful."""
@@ -33,7 +34,7 @@ def diagnose(
     rows = [
         {"where": group["title"], "finding": finding}
         for group in groups
-        for told in (_room, _labels, _ratio, _cheaper)
+        for told in (_room, _pretraining, _labels, _ratio, _cheaper)
         for finding in told(group)
     ]
     rows += [
@@ -58,6 +59,17 @@ def _room(group: Mapping[str, Any]) -> Iterator[str]:
         yield f"no clear room: {told}, and their intervals overlap"
     else:
         yield f"room of {100 * (top['value'] - base['value']):.1f} points: {told}"
+
+
+def _pretraining(group: Mapping[str, Any]) -> Iterator[str]:
+    """Does what was learnt at site A help at all?"""
+    row = _against(group, SCRATCH, "real")
+    if row is not None:
+        low, high = (-100 * end for end in reversed(row["interval"]))
+        yield (
+            f"pretraining on real subjects {_verb(low, high)}: {-100 * row['difference']:+.1f} "
+            f"points over a network that was not pretrained ({low:.1f} to {high:.1f})"
+        )
 
 
 def _labels(group: Mapping[str, Any]) -> Iterator[str]:
@@ -92,14 +104,17 @@ def _cheaper(group: Mapping[str, Any]) -> Iterator[str]:
         row = _against(group, arm, "real")
         if row is not None:
             low, high = (100 * end for end in row["interval"])
-            verb = "helps" if low > 0 else "harms" if high < 0 else "makes no clear difference"
             yield (
-                f"{what} {verb}: {100 * row['difference']:+.1f} points over real only "
+                f"{what} {_verb(low, high)}: {100 * row['difference']:+.1f} points over real only "
                 f"({low:.1f} to {high:.1f})"
             )
 
 
+def _verb(low: float, high: float) -> str:
+    return "helps" if low > 0 else "harms" if high < 0 else "makes no clear difference"
+
+
 def _against(group: Mapping[str, Any], arm: str, baseline: str) -> Mapping[str, Any] | None:
-    assert arm in ARMS
+    assert arm in (*ARMS, SCRATCH)
     rows = group["comparisons"]
     return next((r for r in rows if (r["arm"], r["baseline"]) == (arm, baseline)), None)

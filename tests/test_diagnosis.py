@@ -31,6 +31,11 @@ def test_no_room_and_samples_that_mislead():
     assert found[3].startswith("mirroring and moving harms")
 
 
+def test_pretraining_that_harms():
+    (found,) = findings({"real": 0.6, "scratch": 0.8})
+    assert found.startswith("pretraining on real subjects harms: -")
+
+
 def test_arms_that_were_not_run_say_nothing():
     assert findings({"real": 0.6, "synthetic-1": 0.7}) == []
 
