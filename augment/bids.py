@@ -65,7 +65,7 @@ def parse_name(name: str) -> tuple[dict[str, str], str, str]:
     entities = {}
     for pair in pairs:
         key, dash, label = pair.partition("-")
-        if not (key and dash and label):
+        if not (key and dash and label) or key in entities:
             raise InputError(
                 f"{name!r} is not a BIDS name; it must look like sub-01_ses-a_param-md_dwimap.nii"
             )
@@ -289,7 +289,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}); mend or remove it") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}; it must be a JSON object")

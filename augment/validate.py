@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import logging
 import math
 import os
@@ -49,6 +50,7 @@ MD_MEDIAN = (0.3, 2.0)
 MD_UNITS = (("mm²/s", 1e3), ("µm²/s", 1e-3), ("m²/s", 1e9))
 NEGATIVE_MD = 0.01  # share of voxels that noise may turn negative
 TILT = math.radians(0.5)
+APART = 0.1  # mm between the places of a voxel by sform and by qform
 TR_TOLERANCE = 1e-3  # seconds
 
 PREPARE = "run neuromix prepare"
@@ -338,7 +340,30 @@ def _check_affine(image: Any, look: _Look) -> np.ndarray | None:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         look.report("singular affine: voxels have no volume", "export it with its orientation")
         return None
+    codes = image.header["sform_code"], image.header["qform_code"]
+    if all(codes) and len(image.shape) > 2:
+        _check_agreement(image, affine, look)
     return affine
+
+
+def _check_agreement(image: Any, affine: np.ndarray, look: _Look) -> None:
+    """Check that the two places for an affine say the same: readers differ in which they take."""
+    from nibabel.spatialimages import HeaderDataError
+
+    corners = np.array(list(itertools.product(*[(0, side - 1) for side in image.shape[:3]])))
+    try:
+        other = image.get_qform()
+    except (HeaderDataError, ValueError):  # its numbers are no rotation
+        distance = math.inf
+    else:
+        distance = float(
+            np.abs(corners @ (other - affine)[:3, :3].T + (other - affine)[:3, 3]).max()
+        )
+    if not distance <= APART:
+        look.report(
+            f"sform and qform disagree by {distance:.3g} mm, and readers differ in which they take",
+            f"write the same affine in both: {PREPARE}",
+        )
 
 
 def _check_tr(header: Any, path: Path, look: _Look) -> None:
@@ -410,7 +435,8 @@ def _values(path: Path, stored: Any) -> Iterator[np.ndarray]:
         for block in _blocks(stream, math.prod(stored.shape) * stored.dtype.itemsize):
             values = np.frombuffer(block, stored.dtype).astype(np.float32)
             yield values * np.float32(stored.slope) + np.float32(stored.inter)
-        stream.read(1)  # makes gzip compare its checksum
+        while stream.read(BLOCK):  # to its end, where gzip compares its checksum
+            pass
 
 
 def _blocks(stream: io.BufferedIOBase, count: int) -> Iterator[bytes]:

@@ -226,6 +226,15 @@ class TestSpace:
         patch(save(place, md()), SROW_X, np.zeros(4, "<f4"))
         assert "singular affine" in the_one(check(place))
 
+    def test_two_affines(self, place):
+        image = nib.Nifti1Image(md(), GRID.affine)
+        moved = GRID.affine.copy()
+        moved[0, 3] += 3
+        image.set_sform(GRID.affine, code=4)
+        image.set_qform(moved, code=1)
+        image.to_filename(place)
+        assert "sform and qform disagree by 3 mm" in the_one(check(place))
+
     def test_oblique_axes(self, place):
         angle = np.deg2rad(5)
         turn = np.eye(4)
