@@ -93,7 +93,23 @@ def transforms(
     run(spacing, samples, rounds, workers, draws, kills, out)
 
 
+def everything(quick: bool = False, out: Path | None = None, against: Path | None = None) -> None:
+    """Run every benchmark with its defaults: one table, each figure beside its peer.
+
+    Takes about forty minutes on two cores.
+
+    Args:
+        quick: Small sizes, a few minutes: it shows that all works and little of the speed.
+        out: JSON file for the figures. Default: only print them.
+        against: JSON file of an earlier run, to compare with.
+    """
+    from experiments.benchmark_all import everything as run
+
+    run(quick, out, against)
+
+
 BENCHMARKS: dict[str, Callable[..., Any]] = {
+    "all": everything,
     "foundation": foundation,
     "sampling": sampling,
     "training": training,

@@ -104,3 +104,43 @@ def test_a_dit_makes_square_pictures_of_the_wanted_size():
 def test_sizes_that_measure_nothing_are_refused(options, words, capsys):
     assert main(["benchmark", *options]) == 2
     assert words in capsys.readouterr().err
+
+
+class TestAll:
+    @pytest.fixture
+    def figures(self, monkeypatch):
+        """The parts, which have tests of their own, made up."""
+        from experiments import benchmark_all
+
+        def part(name):
+            def measure(quick):
+                yield benchmark_all.Figure(name, "a step", 2.0, "s", "a bare step", 1.5)
+
+            return measure
+
+        monkeypatch.setattr(benchmark_all, "PARTS", {name: part(name) for name in "ab"})
+
+    def test_one_table_kept_and_compared(self, figures, tmp_path, capsys):
+        old, new = tmp_path / "old.json", tmp_path / "new.json"
+        assert main(["benchmark", "all", "--out", str(old)]) == 0
+        told = json.loads(old.read_text())
+        assert [row["part"] for row in told["rows"]] == ["a", "b"]
+        told["rows"][1]["value"] = 1.0
+        old.write_text(json.dumps(told))
+        assert main(["benchmark", "all", "--out", str(new), "--against", str(old)]) == 0
+        rows = json.loads(new.read_text())["rows"]
+        assert [(row["earlier"], row["to earlier"]) for row in rows] == [(2.0, 1.0), (1.0, 2.0)]
+        assert "to earlier" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"rows": [{}]}', '{"machine": 1}'])
+    def test_what_is_no_earlier_run_is_refused(self, figures, tmp_path, capsys, content):
+        path = tmp_path / "old.json"
+        path.write_text(content)
+        assert main(["benchmark", "all", "--against", str(path)]) == 2
+        assert "neuromix benchmark all" in capsys.readouterr().err
+
+    def test_a_quick_run_is_not_compared_with_a_whole_one(self, figures, tmp_path, capsys):
+        path = tmp_path / "old.json"
+        assert main(["benchmark", "all", "--quick", "--out", str(path)]) == 0
+        assert main(["benchmark", "all", "--against", str(path)]) == 2
+        assert "compare like with like" in capsys.readouterr().err
