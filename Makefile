@@ -1,4 +1,4 @@
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 
 # A fresh machine needs Python 3.11 and nothing else. The lock keeps every version exact.
 .venv/.ready: pyproject.toml constraints.txt
@@ -16,3 +16,6 @@ lint: .venv/.ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: .venv/.ready
+	.venv/bin/python docs/reference.py docs/api
