@@ -54,15 +54,17 @@ def canonical(
     """
     _check_names("codings", codings, LABELS)
     _check_names("columns", columns, ALIASES)
-    sources = {}
+    sources, rejected = {}, set()
     for target, aliases in ALIASES.items():
+        fitting = [c for c in table.columns if c.strip().lower() in aliases]
         if target in columns:
             source = columns[target] if columns[target] in table.columns else None
+            rejected |= {*fitting} if source else set()  # they would be ambiguous in a saved table
         else:
-            source = _source(target, [c for c in table.columns if c.strip().lower() in aliases])
+            source = _source(target, fitting)
         if source is not None:
             sources[target] = source
-    taken = {*ALIASES, *sources.values()}
+    taken = {*ALIASES, *sources.values(), *rejected}
     result = table.drop(columns=[column for column in table.columns if column in taken])
     for target, source in sources.items():
         spellings = {_code(code): value for code, value in codings.get(target, {}).items()}
