@@ -24,6 +24,7 @@ Frames of the window before that are given (an overlap, or none) enter as furthe
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -105,7 +106,7 @@ class HybridDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' or
         levels = list(zip(stages, widths, depths, sides, strict=True))
         self.down = nn.ModuleList(_Stage(*level, **settings) for level in levels)
         self.up = nn.ModuleList(_Stage(*level, **settings) for level in levels[:-1])
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv3d(a, b, 3, stride=2, padding=1) for a, b in pairs)
         self.grow = nn.ModuleList(nn.Conv3d(b, a, 3, padding=1) for a, b in pairs)
         self.join = nn.ModuleList(nn.Conv3d(2 * a, a, 1) for a, _ in pairs)
