@@ -258,36 +258,35 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
 
 
 class Courses:
-    """The noise of one run, which goes on as long as it is asked."""
+    """The noise of one run, which goes on as long as it is asked, in pieces of any size."""
 
     def __init__(self, model: LinearRun, generator: torch.Generator) -> None:
-        self.model, self.generator = model, generator
-        self.past = torch.zeros(ORDER, len(model.noise))  # the latest first
-        self._courses(BURN)
-        self.grain = self._white(1)[0] * model.grain[0].cpu()
+        self.generator = generator
+        self.patterns = model.noise.cpu()
+        self.memory, self.innovation = model.memory.cpu().T, model.innovation.cpu()
+        deviation, self.correlation = model.grain.cpu()
+        self.fresh = deviation * (1 - self.correlation**2).sqrt()
+        self.past = torch.zeros(ORDER, len(self.patterns))  # the latest first
+        for _ in range(BURN):
+            self._course()
+        self.grain = deviation * self._white(self.patterns.shape[1])
 
     def take(self, frames: int) -> Tensor:
         """The next frames of the noise (n, V), as a share of the anatomy."""
-        model = self.model
-        smooth = self._courses(frames) @ model.noise.cpu()
-        deviation, correlation = model.grain.cpu()
-        fresh = self._white(frames) * deviation * (1 - correlation**2).sqrt()
+        made = torch.empty(frames, self.patterns.shape[1])
         for t in range(frames):
-            self.grain = correlation * self.grain + fresh[t]
-            smooth[t] += self.grain
-        return smooth
-
-    def _courses(self, frames: int) -> Tensor:
-        memory, innovation = self.model.memory.cpu().T, self.model.innovation.cpu()
-        white = torch.randn(frames, len(innovation), generator=self.generator)
-        made = torch.empty_like(white)
-        for t in range(frames):
-            made[t] = (memory * self.past).sum(0) + innovation * white[t]
-            self.past = torch.cat([made[t : t + 1], self.past[:-1]])
+            self.grain = self.correlation * self.grain + self.fresh * self._white(made.shape[1])
+            made[t] = self._course() @ self.patterns + self.grain
         return made
 
-    def _white(self, frames: int) -> Tensor:
-        return torch.randn(frames, self.model.noise.shape[1], generator=self.generator)
+    def _course(self) -> Tensor:
+        white = self._white(len(self.innovation))
+        course = (self.memory * self.past).sum(0) + self.innovation * white
+        self.past = torch.cat([course[None], self.past[:-1]])
+        return course
+
+    def _white(self, count: int) -> Tensor:
+        return torch.randn(count, generator=self.generator)
 
 
 def _regress(
