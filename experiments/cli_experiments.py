@@ -227,6 +227,34 @@ def settings(
     run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
 
 
+def neuro(
+    data: Path,
+    out: Path = Path("runs"),
+    /,
+    by: Literal["subject", "run"] = "subject",
+    noise_model: Literal["ols", "ar1"] = "ols",
+    smoothing: float = 8.0,
+    splits: int = 100,
+    seed: int = 0,
+) -> None:
+    """Real task fMRI against itself: do halves agree, and are trivial generators told from them?
+
+    Run it again to go on where it stopped.
+
+    Args:
+        data: Prepared cohort with bold and events: BIDS folder or table.
+        out: Folder of the run folders, or one run folder.
+        by: Halves of subjects, or of runs, each taken as a subject (where there are few subjects).
+        noise_model: Of the GLM: ols, or ar1, which takes longer.
+        smoothing: Of the effect maps, full width at half maximum in mm.
+        splits: Into halves.
+        seed: Decides the splits, and who is held out.
+    """
+    from experiments.neuro import Neuro, run
+
+    run(Neuro(data, by, noise_model, smoothing, splits, seed), out)
+
+
 def _changes(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a preset that were given."""
     others = ("out", "preset", "dry_run")
@@ -238,4 +266,5 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "fidelity": fidelity,
     "transfer": transfer,
     "settings": settings,
+    "neuro": neuro,
 }

@@ -115,6 +115,11 @@ def inherited(image: Path, roots: list[Path], ending: str) -> Path | None:
 
     It ends in ``ending`` and has no entity that the image lacks; of several, the nearest and then
     the most specific is meant.
+
+    Args:
+        image: In the first of the datasets.
+        roots: Datasets to look in, in this order.
+        ending: Suffix and extension, such as ``events.tsv``.
     """
     *pairs, _ = image.name.split("_")
     inside = image.parent.relative_to(roots[0])
