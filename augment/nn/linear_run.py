@@ -143,7 +143,7 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
         from rich.progress import track
 
         voxels, most = self.anatomy.shape[1], max(len(run.columns) for run in runs)
-        shapes = {"base": (len(runs), voxels)}
+        shapes: dict[str, tuple[int, ...]] = {"base": (len(runs), voxels)}
         shapes |= {name: (len(runs), most, voxels) for name in ("maps", "null")}
         kept = {
             name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, shape)
