@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import tracemalloc
 from dataclasses import replace
@@ -367,6 +368,16 @@ def test_bad_runs_are_told(damage, message, broken):
     assert "bold.nii" in str(error.value)
 
 
+@pytest.mark.parametrize(("damage", "message"), BAD)
+def test_the_command_says_bad_runs_in_a_line(damage, message, broken, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "demo", CONFIG)
+    damage(broken)
+    assert main(["train", "fmri", str(broken), str(broken / "out"), "--preset", "demo"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("neuromix: ")
+    assert re.search(message, line)
+
+
 def test_runs_of_two_repetition_times_are_refused(broken):
     other_tr(broken)
     rewrite(broken, lambda data: data, tr=0.72)
@@ -390,6 +401,8 @@ def test_bad_requests_are_told(fitted, parts, md_phantom):
         sampler.timed(unknown.assign(trial_type="lefthand", onset=30.0), 10)
     with pytest.raises(InputError, match="a run of 5 frames is shorter than the window of 8"):
         sampler.timed(None, 5)([MOTOR], [0])
+    with pytest.raises(InputError, match="0 frames came; a run needs 1 or more"):
+        sampler.timed(None, 0)
     with pytest.raises(InputError, match="is not in the space"):
         sampler([{"task": "rest"}], [0])
     with pytest.raises(InputError, match="does not go with a window"):

@@ -5,13 +5,14 @@ A run is modelled voxel by voxel as (x a voxel, t a frame, d the design, see ``s
     y(x, t) = B(x) [ 1 + sum_k d_k(t) M_k(x) + sum_j a_j(t) P_j(x) + e(x, t) ]
 
 ``B`` is the person's anatomy in a phase encoding and ``M`` the person's maps of the task's
-conditions, each normal over people, with a mean (linear in the labels, of B) and the largest
-patterns of their covariance. Estimates of maps are noisy, and people would differ too much: from
-the spectrum of their covariance that of noise alone is taken off (as parallel analysis compares
-them, Horn 1965). It is found by the same estimate from each run's residuals backwards in time,
-which have the memory of the noise and know no events. ``P`` are the largest patterns of the
-residuals, ``a`` their courses, autoregressive of order p (Yule-Walker), and ``e`` is autoregressive
-of order one with a strength and a correlation of its own in every voxel.
+conditions, each normal over people, with a mean (linear in the labels, of B) and a covariance. Both
+are a mean plus a normal sum of the training people's deviations, with the same weights in every
+task and phase encoding, so that one person's runs are alike. Estimates of maps are noisy, and
+people would differ too much: from the spectrum of their covariance that of noise alone is taken off
+(as parallel analysis compares them, Horn 1965). It is found by the same estimate from each run's
+residuals backwards in time, which have the memory of the noise and know no events. ``P`` are the
+largest patterns of the residuals, ``a`` their courses, autoregressive of order p (Yule-Walker), and
+``e`` is autoregressive of order one with a strength and a correlation of its own in every voxel.
 
 It is estimated in two readings of the training runs, one run in memory at a time. Runs are drawn
 frame after frame, so that their length is free and a piece of a run goes on from the one before in
@@ -43,7 +44,9 @@ ORDER = 6
 TAKEN = 8
 """Patterns that each run's residuals give to the common ones."""
 MOST = 200
-"""People that patterns are taken from; more change little and need memory."""
+"""People that means are taken from; more change little and need memory."""
+LACKING = 3.0
+"""Most that weights of noise are made larger by; events that are the same backwards have none."""
 DOUBT = 1.0
 """People's worth of doubt that a label changes anything (ridge penalty)."""
 BURN = 200
@@ -70,7 +73,7 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
         courses: Columns K of the design.
         shape: Voxels X, Y and Z.
         voxels: Those V of the brain.
-        people: Patterns of anatomy and of maps.
+        people: Training people whose deviations are summed, the first ones.
         patterns: Patterns J of the noise.
     """
 
@@ -103,6 +106,7 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
             {k: v for k, v in self.label_space.categories.items() if k not in ("task", "dir")},
             self.label_space.ranges,
         )
+        self.most = people
         directions = len(self.label_space.categories.get("dir", ("",)))
         features = sum(map(len, self.persons.categories.values())) + len(self.persons.ranges)
         sizes = {
@@ -153,9 +157,9 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
         numbers = range(len(runs))
         for k in track(numbers, "Responses", disable=not progress):
             run, data = runs[k], read(k)
-            base, maps, rest, weights = _regress(data, run, tr)
+            base, maps, rest, turned = _regress(data, run, tr)
             kept["base"][k], kept["maps"][k, : len(maps)] = base, maps
-            kept["null"][k, : len(maps)] = weights @ rest[::-1]
+            kept["null"][k, : len(maps)] = turned @ rest
             own = _largest(rest / np.sqrt(len(rest) * len(runs)), TAKEN)
             common = _largest(np.concatenate([common, own]), len(self.noise))
         norms = np.linalg.norm(common, axis=1, keepdims=True)
@@ -208,7 +212,9 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
             gram = told.T @ told + DOUBT * torch.eye(told.shape[1])
             effects = torch.linalg.solve(gram, told.T @ rest)
             self.effects[direction] = effects
-            _fill(self.anatomies[direction], _covariance(rest - told @ effects))
+            used = [k for k in range(len(groups)) if runs[groups[k][0]].person < self.most]
+            who = [runs[groups[k][0]].person for k in used]
+            self.anatomies[direction, who] = _deviations((rest - told @ effects)[used])
             for task, columns in tasks.items():
                 own = [k for k in mine if runs[k].task == task]
                 if not own:
@@ -221,10 +227,11 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
                     for name in ("maps", "null")
                 )
                 self.maps[direction, columns] = maps.mean(0)
-                found = _covariance(*((m - m.mean(0)).flatten(1) for m in (maps, null)))
-                found = found.reshape(len(found), len(columns), -1)
-                place = self.responses[direction]
-                place[: len(found), columns] = found[: len(place)]
+                used = [k for k in range(len(groups)) if runs[groups[k][0]].person < self.most]
+                found = _deviations(*((m - m.mean(0))[used].flatten(1) for m in (maps, null)))
+                for k, each in zip(used, found, strict=True):
+                    place = self.responses[direction, runs[groups[k][0]].person]
+                    place[columns] = each.reshape(len(columns), -1)
         for direction, (task, columns) in itertools.product(range(len(self.maps)), tasks.items()):
             if (task, direction) not in seen:  # it answers as in another phase encoding
                 other = min(there for name, there in seen if name == task)
@@ -292,22 +299,28 @@ class Courses:
 def _regress(
     data: np.ndarray, run: Estimated, tr: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Anatomy (V,), maps (k, V), residual (T, V) and the weights (k, T) that make maps of frames.
+    """Anatomy (V,), maps (k, V), residual (T, V), and weights (k, T) that make maps of noise of it.
 
-    Maps and residual are shares of the anatomy. Slow drifts are fitted with the response but stay
-    in the residual, where the courses of the noise take them up.
+    These are the weights of the maps backwards in time, as much larger as the residual lacks of
+    what they look for. Maps and residual are shares of the anatomy. Slow drifts are fitted with
+    the response but stay in the residual, where the courses of the noise take them up.
     """
     size = len(data)
     own = run.design[:, list(run.columns)]
     slow = np.arange(1, int(2 * size * tr / SLOW) + 1)
     drifts = np.cos(np.pi * slow * (np.arange(size)[:, None] + 0.5) / size)
-    weights = np.linalg.pinv(np.concatenate([np.ones((size, 1)), own, drifts], 1))
-    weights = weights[: 1 + own.shape[1]].astype(np.float32)
+    fitted = np.concatenate([np.ones((size, 1)), own, drifts], 1)
+    inverse = np.linalg.pinv(fitted)
+    weights = inverse[: 1 + own.shape[1]].astype(np.float32)
     found = weights @ data
     base = found[0]
     whole = np.maximum(base, FAINTEST)
     rest = (data - base - own @ found[1:]) / whole
-    return base, found[1:] / whole, rest - rest.mean(0), weights[1:]
+    turned = weights[1:, ::-1]
+    left = np.linalg.norm(turned - (turned @ fitted) @ inverse, axis=1, keepdims=True)
+    length = np.linalg.norm(turned, axis=1, keepdims=True)
+    turned = turned * (length / np.maximum(left, length / LACKING)).astype(np.float32)
+    return base, found[1:] / whole, rest - rest.mean(0), turned
 
 
 def _largest(rows: np.ndarray, count: int) -> np.ndarray:
@@ -318,25 +331,22 @@ def _largest(rows: np.ndarray, count: int) -> np.ndarray:
     return result
 
 
-def _covariance(rest: Tensor, null: Tensor | None = None) -> Tensor:
-    """Patterns (N, M) whose normal sums have the covariance of rows (N, M), less that of noise.
+def _deviations(rest: Tensor, null: Tensor | None = None) -> Tensor:
+    """Deviations (N, M) whose normal sums have the covariance of rows (N, M), less that of noise.
+
+    Each remains that of its person: the symmetric root of the spectrum that is kept.
 
     Args:
         rest: Deviations of people from their mean.
         null: The same of noise alone.
     """
     power, vectors = torch.linalg.eigh((rest @ rest.T).double())
-    power, vectors = power.flip(0).clamp_min(1e-12), vectors.flip(1)
     kept = torch.ones_like(power)
     if null is not None:
-        kept -= torch.linalg.eigvalsh((null @ null.T).double()).flip(0) / power
-    weight = (kept.clamp_min(0) / max(len(rest) - 1, 1)).sqrt().float()
-    return (vectors.T.float() @ rest) * weight[:, None]
-
-
-def _fill(place: Tensor, patterns: Tensor) -> None:
-    count = min(len(place), len(patterns))
-    place[:count] = patterns[:count]
+        noise = torch.linalg.eigvalsh((null @ null.T).double()).clamp_min(0)
+        kept -= noise / power.clamp_min(1e-12)
+    weight = (kept.clamp_min(0) / max(len(rest) - 1, 1)).sqrt()
+    return ((vectors * weight) @ vectors.T).float() @ rest
 
 
 def _by_person(runs: Sequence[Estimated], numbers: Sequence[int]) -> list[list[int]]:

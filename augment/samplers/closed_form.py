@@ -32,13 +32,15 @@ class ClosedRun:
     courses: Courses
 
     @classmethod
-    def draw(cls, linear: LinearRun, labels: Mapping[str, Any], seed: int) -> ClosedRun:
-        """The person of a seed, and a run before its first frame."""
+    def draw(
+        cls, linear: LinearRun, labels: Mapping[str, Any], seed: int, person: int
+    ) -> ClosedRun:
+        """The person of a seed, and the run of another before its first frame."""
         space = linear.label_space
         codes = {name: torch.tensor([code]) for name, code in space.encode(labels).items()}
         direction = int(codes["dir"]) if "dir" in codes else 0
-        person = linear.draw(direction, codes, generator(seed, 0, PERSON))
-        return cls(linear, *person, linear.begin(generator(seed, 0, NOISE)))
+        base, maps = linear.draw(direction, codes, generator(person, 0, PERSON))
+        return cls(linear, base, maps, linear.begin(generator(seed, 0, NOISE)))
 
     def take(self, design: np.ndarray) -> Tensor:
         """The next frames (n, 1, X, Y, Z), which follow the next rows of the design."""
@@ -83,7 +85,7 @@ def fit_linear(
     linear = LinearRun(
         label_space=space.to_dict(), courses=BASIS * len(runs.conditions),
         shape=list(survey.mask.shape), voxels=int(survey.mask.sum()),
-        people=min(config.people, max(len(people) - 1, 1)), patterns=config.patterns,
+        people=min(config.people, len(people)), patterns=config.patterns,
     )  # fmt: skip
     linear.mask.copy_(torch.from_numpy(survey.mask))
 

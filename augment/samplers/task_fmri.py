@@ -259,6 +259,8 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
         """
         about = self.about
         if frames is not None:
+            if frames < 1:
+                raise InputError(f"{frames} frames came; a run needs 1 or more")
             about["frames"] = frames
         if events is not None:
             about["events"] = events[list(EVENT_COLUMNS)].to_numpy().tolist()
@@ -296,16 +298,32 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
 
     @torch.no_grad()
     def stream(
-        self, labels: Mapping[str, Any], seed: int, steps: int = 20, guidance: float = 1.0
+        self,
+        labels: Mapping[str, Any],
+        seed: int,
+        steps: int = 20,
+        guidance: float = 1.0,
+        *,
+        person: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Make a run piece by piece, in the memory of a window.
+
+        Args:
+            labels: As of a call.
+            seed: Of the run.
+            steps: As of a call.
+            guidance: As of a call.
+            person: Seed of the person, so that several runs can be one person's; by default the
+                run's. A sampler that starts from noise alone knows no persons.
 
         Yields:
             Frames (n, X, Y, Z) in scanner units, one piece after the other.
         """
         plan = self._plan(labels, seed)
         length, count = self.about["window"], len(plan.design)
-        prior = None if self.linear is None else ClosedRun.draw(self.linear, plan.labels, seed)
+        who = seed if person is None else person
+        linear = self.linear
+        prior = None if linear is None else ClosedRun.draw(linear, plan.labels, seed, who)
         signal = np.float32(self.about["signal"])
         if self.transformer is None:
             assert prior is not None

@@ -24,7 +24,7 @@ class TaskFMRIConfig:
     with that share of noise. 1: from noise alone, as published. 0: the closed form is the run, and
     no network is trained."""
     people: int = 100
-    """Patterns of anatomy and responses over people, of the closed form."""
+    """Training people whose deviations in anatomy and responses the closed form sums."""
     patterns: int = 64
     """Patterns of its noise."""
     objective: Literal["flow", "noise"] = "flow"
