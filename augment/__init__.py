@@ -18,6 +18,7 @@ _HOMES = {
     "Split": "augment.cohort",
     "Synthetic": "augment.transforms",
     "SyntheticSampler": "augment.mixing",
+    "TaskFMRISampler": "augment.samplers.task_fmri",
     "TiledMDSampler": "augment.samplers.tiled_md",
     "TimeConsistent": "augment.transforms",
     "make_phantom": "augment.phantom",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -234,6 +235,10 @@ class Filling:
             if image == "bold" and data.ndim == 4 and tr is None:
                 raise InputError("the sampler's bold tells no RepetitionTime; BIDS asks for it")
             files.write_nifti(path, data, scan.affine, tr=tr)
+            if "events" in scan:
+                columns = ["onset", "duration", "trial_type"]
+                events = pd.DataFrame(json.loads(scan["events"]), columns=columns)
+                files.write_table(_events_path(path), events)
             checksum = hashlib.sha256(path.read_bytes()).hexdigest()
             record["Images"][image] = {
                 "Path": path.relative_to(self.root).as_posix(), "Sha256": checksum,
@@ -324,6 +329,13 @@ def location(name: str, image: str, run: Mapping[str, Any]) -> str:
     if datatype == "func":
         entities |= {key: str(run[key]) for key in bids.RUN if run.get(key)}
     return f"sub-{name}/{datatype}/{bids.build_name(entities, suffix, '.nii')}"
+
+
+def _events_path(path: Path) -> Path:
+    """Where BIDS looks for the events of a run."""
+    entities = bids.parse_name(path.name)[0]
+    own = {key: label for key, label in entities.items() if key not in ("space", "desc")}
+    return path.with_name(bids.build_name(own, "events", ".tsv"))
 
 
 def derive(seed: int, k: int, attempt: int) -> int:

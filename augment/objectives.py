@@ -21,10 +21,12 @@ the batch nor on the number of processes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from augment.nn.labels import drop_labels
@@ -46,8 +48,12 @@ class Objective(Protocol):
         """The mean loss of one network over a batch."""
         ...
 
+    def stepped(self) -> dict[str, float]:
+        """Called after each step, for what no gradient moves; what it gives is logged."""
+        return {}
 
-class _Denoising:
+
+class _Denoising(Objective):
     """A network that sees noisy latents, a time and labels.
 
     Args:
@@ -59,7 +65,9 @@ class _Denoising:
     def __init__(
         self, network: nn.Module, label_dropout: float = 0.1, mask: Tensor | None = None
     ) -> None:
-        self.space: Any = network.label_space
+        space: Any = network.label_space
+        # A network that is conditioned on more than labels knows how that is dropped.
+        self.drop: Any = getattr(network, "drop", functools.partial(drop_labels, space))
         self.networks = {"network": network}
         self.label_dropout = label_dropout
         self.mask = mask
@@ -68,7 +76,7 @@ class _Denoising:
         self, noisy: Tensor, time: Tensor, labels: Mapping[str, Tensor], generators: Generators
     ) -> Tensor:
         draws = torch.stack([torch.rand((), generator=g) for g in generators]).to(noisy.device)
-        kept = drop_labels(self.space, labels, draws < self.label_dropout)
+        kept = self.drop(labels, draws < self.label_dropout)
         prediction: Tensor = self.networks["network"](noisy, time, kept)
         return prediction
 
@@ -133,7 +141,7 @@ class NoisePrediction(_Denoising):
         return self._mean(weight * (predicted.float() - noise) ** 2)
 
 
-class Autoencoding:
+class Autoencoding(Objective):
     """Images through a narrow, noisy code and back (beta-VAE, Higgins et al. 2017).
 
         mean (x' - x)² + kl mean KL( N(mu, sigma²) || N(0, 1) )
@@ -157,6 +165,84 @@ class Autoencoding:
         mean, logvar = mean.float(), logvar.float()
         divergence = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         return ((again.float() - seen) ** 2).mean() + self.kl * divergence
+
+
+class AdversarialAutoencoding(Objective):
+    """Volumes through a code and back, against a discriminator (VQ-GAN, Esser et al. 2021).
+
+    The autoencoder minimises, with F_l the L layers of the discriminator, the last its judgement,
+
+        mean (x' - x)² + w_c code(x) + w_a mean (F_L(x') - 1)² + w_m mean_l | F_l(x') - F_l(x) |
+
+    where code is the commitment to the codes or the divergence of a normal code; and the
+    discriminator mean (F_L(x) - 1)² + F_L(x')² (least squares, Mao et al. 2017). Squares are means
+    over the mask. In evaluation only the first two terms count, which alone mean the same at every
+    step: they choose the best.
+
+    Args:
+        autoencoder: A :class:`VolumeAutoencoder`.
+        discriminator: A :class:`VolumeDiscriminator`.
+        code: Weight w_c.
+        adversarial: Weight w_a.
+        matching: Weight w_m.
+    """
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        discriminator: nn.Module,
+        *,
+        code: float,
+        adversarial: float = 0.001,
+        matching: float = 0.001,
+    ) -> None:
+        self.networks = {"autoencoder": autoencoder, "discriminator": discriminator}
+        self.autoencoder: Any = autoencoder
+        self.discriminator = discriminator
+        self.weights = (code, adversarial, matching)
+        self.encodings: Tensor | None = None
+        """Some of the last batch, one for each code that may have to be revived."""
+
+    def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
+        """Mean loss of either network over a batch ``{"images"}`` of (B, 1, X, Y, Z)."""
+        images = batch["images"]
+        if name == "discriminator":
+            with torch.no_grad():
+                self.autoencoder.eval()  # codes move once a step
+                seen, again, _, _ = self.autoencoder(images, generators)
+                self.autoencoder.train()
+            judged = self.networks[name](torch.cat([seen, again]))[-1]
+            real, made = judged.float().chunk(2)
+            return ((real - 1) ** 2).mean() + (made**2).mean()
+        network = self.networks[name]
+        seen, again, penalty, encoded = network(images, generators)
+        code, adversarial, matching = self.weights
+        inside = self.autoencoder.mask.mean() * images[0].numel() / seen[0].numel()
+        loss = ((again.float() - seen) ** 2).mean() / inside + code * penalty
+        if not network.training:
+            return loss
+        if self.autoencoder.codebook is not None:
+            flat = encoded.detach().float().movedim(1, -1).flatten(0, -2)
+            codes = self.autoencoder.config["codes"]
+            chosen = torch.randint(len(flat), (codes,), generator=generators[0])
+            self.encodings = flat[chosen.to(flat.device)]
+        # The judge stands still: no gradient goes to its weights.
+        still = {key: value.detach() for key, value in self.discriminator.named_parameters()}
+        features = torch.func.functional_call(
+            self.discriminator, still, (torch.cat([seen, again]),)
+        )
+        pairs = [feature.float().chunk(2) for feature in features]
+        fooled = ((pairs[-1][1] - 1) ** 2).mean()
+        apart = torch.stack([(made - real.detach()).abs().mean() for real, made in pairs[:-1]])
+        return loss + adversarial * fooled + matching * apart.mean()
+
+    @torch.no_grad()
+    def stepped(self) -> dict[str, float]:
+        """Revive dead codes, the same in all processes; tell how many are used."""
+        if self.encodings is None:
+            return {}
+        told: dict[str, float] = self.autoencoder.revive(broadcast(self.encodings))
+        return told
 
 
 def noise_like(samples: Tensor, generators: Generators) -> Tensor:

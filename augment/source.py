@@ -91,7 +91,10 @@ class Kind(NamedTuple):
     version: int
 
 
-SAMPLERS = {"TiledMDSampler": Kind("augment.samplers.tiled_md", 1)}
+SAMPLERS = {
+    "TiledMDSampler": Kind("augment.samplers.tiled_md", 1),
+    "TaskFMRISampler": Kind("augment.samplers.task_fmri", 1),
+}
 """Samplers that can be opened, by the name of their class. Nothing is imported before its use."""
 
 

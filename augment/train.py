@@ -10,6 +10,7 @@ its share of the same global batch.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import math
@@ -112,6 +113,7 @@ def train(
 def estimate(objective: Objective, data: TrainingSet, config: TrainConfig) -> float:
     """Seconds that a training would take, from two steps; nothing is written or changed."""
     times = []
+    before = {name: copy.deepcopy(n.state_dict()) for name, n in objective.networks.items()}
     for step in range(3):
         begun = time.perf_counter()
         generators = sample_generators(config.seed, step, range(config.batch_size))
@@ -120,6 +122,8 @@ def estimate(objective: Objective, data: TrainingSet, config: TrainConfig) -> fl
             objective.loss(name, batch, generators).backward()
             network.zero_grad(set_to_none=True)
         times.append(time.perf_counter() - begun)
+    for name, network in objective.networks.items():
+        network.load_state_dict(before[name])  # codebooks move in a forward pass
     return config.steps * min(times[1:])
 
 
@@ -249,7 +253,7 @@ class _Training:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             self.averages[name].step(self._trained(name))
-        return losses, waited
+        return losses | self.objective.stepped(), waited
 
     def _share(self, step: int, micro: int) -> tuple[Batch, list[int]]:
         """This process's part of a micro-batch, on the device, and its places in the batch."""

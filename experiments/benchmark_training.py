@@ -193,18 +193,18 @@ def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> d
     data = LatentSet(path, SPACE, [LABELS] * subjects)
     own: list[float] = []
     # At the end of a forward pass all activations are held.
-    network.register_forward_hook(lambda *_: own.append(_status("RssAnon")))
+    network.register_forward_hook(lambda *_: own.append(own_memory("RssAnon")))
     settings = replace(config.training, steps=STEPS, checkpoint_every=STEPS)
     objective = FlowMatching(network, config.label_dropout, codec.mask)
     train(objective, data, settings, folder / str(subjects))
     return {
         "latents, MB": data.latents.nbytes / 1e6,
         "own, MB": max(own),
-        "peak, MB": _status("VmHWM"),
+        "peak, MB": own_memory("VmHWM"),
     }
 
 
-def _status(name: str) -> float:
+def own_memory(name: str) -> float:
     """A figure of this process from Linux, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(name))

@@ -186,7 +186,7 @@ def train_md(
         seed: Decides the first weights, the order and the noise.
         dry_run: Say what would be done and how long it would take, and stop.
     """
-    from experiments.sampling import train_md as run
+    from experiments.sampling import train
 
     training = {"steps": steps, "batch_size": batch_size, "seed": seed}
     model = {
@@ -196,7 +196,59 @@ def train_md(
         "channels": channels,
         "lora_rank": lora_rank,
     }
-    run(data, out, validation, preset, training, model, dry_run)
+    train("md", data, out, validation, preset, training, model, dry_run)
+
+
+def train_fmri(
+    data: Path,
+    out: Path,
+    /,
+    validation: Path | None = None,
+    preset: Literal["demo", "tiny", "base", "paper"] = "tiny",
+    steps: int | None = None,
+    batch_size: int | None = None,
+    start: float | None = None,
+    window: int | None = None,
+    objective: Literal["flow", "noise"] | None = None,
+    autoencoder: Literal["vq", "kl"] | None = None,
+    time: Literal["factorised", "stack"] | None = None,
+    seed: int = 0,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Fit the task fMRI sampler on training runs. Run it again to go on where it stopped.
+
+    Each run needs its events.tsv, and all have one grid and one repetition time (`neuromix prepare
+    --what bold`).
+
+    Args:
+        data: Training subjects only: train.tsv of a split, or a BIDS folder.
+        out: Folder for the sampler.
+        validation: Subjects that choose the best step: val.tsv of the same split.
+        preset: demo and tiny (two cores; start 0), base (a GPU, hours) or paper, as published. What
+            follows changes a preset; None keeps it.
+        steps: Optimiser steps.
+        batch_size: Windows of a step.
+        start: Where the flow begins: 1 at noise (as published), 0 at a run in closed form, which
+            then is the run, without a network; between, at a mix of both.
+        window: Frames that are made jointly.
+        objective: flow (velocity) or noise (as published).
+        autoencoder: vq (VQ-GAN, as published) or kl.
+        time: factorised (attention over space and over frames) or stack (frames as channels, as
+            published).
+        seed: Decides the first weights, the order and the noise.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    from experiments.sampling import train
+
+    training = {"steps": steps, "batch_size": batch_size, "seed": seed}
+    model = {
+        "start": start,
+        "window": window,
+        "objective": objective,
+        "autoencoder": autoencoder,
+        "time": time,
+    }
+    train("fmri", data, out, validation, preset, training, model, dry_run)
 
 
 def generate(
@@ -212,6 +264,8 @@ def generate(
     seed: int = 0,
     steps: int = 20,
     guidance: float = 1.0,
+    events: Path | None = None,
+    frames: int | None = None,
 ) -> None:
     """Make synthetic subjects as a BIDS derivative. Run it again to go on where it stopped.
 
@@ -230,10 +284,15 @@ def generate(
         seed: Decides the draws; sample k is the same in a dataset of any size.
         steps: Of the sampler; 10 to 20 are enough.
         guidance: Above 1, labels show more than in nature; past about 3 it distorts.
+        events: BIDS events.tsv that all runs follow. Default: timings like those of training runs.
+        frames: Frames of a run, any number from a window on. Default: as many as training runs.
     """
     from experiments.sampling import generate as run
 
-    run(sampler, out, count, labels or {}, quota, like, target, by, seed, steps, guidance)
+    run(
+        sampler, out, count, labels or {}, quota, like, target, by, seed, steps, guidance, events,
+        frames,
+    )  # fmt: skip
 
 
 def verify(bank: Path, /) -> None:
@@ -296,7 +355,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "audit": audit,
 }
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
-    "train": {"md": train_md},
+    "train": {"md": train_md, "fmri": train_fmri},
     "experiment": cli_experiments.EXPERIMENTS,
     "benchmark": cli_benchmarks.BENCHMARKS,
 }

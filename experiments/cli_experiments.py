@@ -255,6 +255,66 @@ def neuro(
     run(Neuro(data, by, noise_model, smoothing, splits, seed), out)
 
 
+def fmri(
+    out: Path = Path("runs"),
+    /,
+    data: Path | None = None,
+    preset: Sampler = "tiny",
+    tasks: tuple[str, ...] = ("motor", "language", "wm"),
+    directions: tuple[str, ...] = (),
+    train: int = 40,
+    validation: int = 8,
+    heldout: int = 100,
+    drawn: int = 12,
+    seconds: float = 480.0,
+    codec_seconds: float = 240.0,
+    cell_seconds: float = 90.0,
+    start: float = 0.5,
+    people: tuple[int, ...] = (5, 10, 20, 40),
+    widths: tuple[int, ...] = (16, 32, 48, 64),
+    ablations: tuple[str, ...] | None = None,
+    steps: tuple[int, ...] = (5, 10, 20, 50),
+    usual: int = 10,
+    splits: int = 100,
+    spacing: float = 6.0,
+    seed: int = 0,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """The task fMRI sampler beside trivial generators and MONAI's U-Net: is it as good as real?
+
+    Run it again to go on where it stopped.
+
+    Args:
+        out: Folder of the run folders, or one run folder.
+        data: BIDS folder or table with bold and events. Default: a phantom is made.
+        preset: Whose sizes the networks have.
+        tasks: Whose runs are used.
+        directions: Phase encodings that are used; all by default.
+        train: Training subjects.
+        validation: Subjects that choose the best step.
+        heldout: Subjects that judge; with fewer than about 100 the ceiling is low.
+        drawn: Held-out subjects whose runs networks are asked for, which is slow.
+        seconds: Training of each of the main networks.
+        codec_seconds: Training of the codec that they share.
+        cell_seconds: Training of each network of scaling and ablation.
+        start: Where the flow of the hybrid from the closed form begins.
+        people: Numbers of training subjects of the closed form. Give none to leave it out.
+        widths: Of networks, multiples of 16.
+        ablations: Some of: "hybrid, stacked frames", "all CNN", "all transformer", "AdaLN only",
+            "factorised time". Default: all.
+        steps: Numbers of steps to compare.
+        usual: Steps of all other rows.
+        splits: Into halves.
+        spacing: Voxel side of the phantom in mm.
+        seed: Decides the phantom, the parts, the first weights and the noise.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    given = locals()
+    from experiments.fmri import FMRI, run
+
+    run(FMRI(**_changes(given | {"preset": None}), preset=preset), out, dry_run=dry_run)
+
+
 def _changes(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a preset that were given."""
     others = ("out", "preset", "dry_run")
@@ -267,4 +327,5 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "transfer": transfer,
     "settings": settings,
     "neuro": neuro,
+    "fmri": fmri,
 }

@@ -14,14 +14,24 @@ from augment.bank import SampleBank
 from augment.cohort import Cohort
 from augment.conditions import LabelSpace
 from augment.errors import InputError
+from augment.prepare.bold import read_events
 from augment.report import rich_table
+from augment.samplers import task_fmri_config, tiled_md_config
 from augment.samplers.base import is_sampler
+from augment.samplers.task_fmri import TaskFMRISampler
 from augment.samplers.tiled_md import TiledMDSampler
-from augment.samplers.tiled_md_config import PRESETS
+from augment.source import open_source
 from experiments.data import load_cohort
 
+KINDS: dict[str, tuple[Any, Any]] = {
+    "md": (TiledMDSampler, tiled_md_config.PRESETS),
+    "fmri": (TaskFMRISampler, task_fmri_config.PRESETS),
+}
+"""Samplers that can be trained, with their presets."""
 
-def train_md(
+
+def train(
+    kind: str,
     data: Path,
     out: Path,
     validation: Path | None,
@@ -30,9 +40,10 @@ def train_md(
     model: Mapping[str, Any],
     dry_run: bool,
 ) -> None:
-    """Fit the tiled MD sampler; see ``neuromix train md --help``.
+    """Fit a sampler; see ``neuromix train md --help`` and ``neuromix train fmri --help``.
 
     Args:
+        kind: ``md`` or ``fmri``.
         data: Training subjects.
         out: Folder for the sampler.
         validation: Subjects that choose the best step.
@@ -42,12 +53,13 @@ def train_md(
         dry_run: Only say how long it would take.
     """
     console = Console()
-    config = PRESETS[preset]
+    sampler, presets = KINDS[kind]
+    config = presets[preset]
     config = replace(config, training=replace(config.training, **_given(training)), **_given(model))
-    cohort = load_cohort(data, ("md",) if data.is_dir() else ())
+    cohort = load_cohort(data, (sampler.image,) if data.is_dir() else ())
     judges = None
     if validation is not None:
-        judges = load_cohort(validation, ("md",) if validation.is_dir() else ())
+        judges = load_cohort(validation, (sampler.image,) if validation.is_dir() else ())
         both = set(cohort.subject_keys) & set(judges.subject_keys)
         if both:
             raise InputError(
@@ -56,10 +68,10 @@ def train_md(
             )
     console.print(asdict(config))
     if dry_run:
-        seconds = TiledMDSampler.estimate(cohort, config)
+        seconds = sampler.estimate(cohort, config)
         console.print(f"{len(cohort)} scans, about {seconds / 60:.1f} minutes on this machine")
         return
-    _, result = TiledMDSampler.fit(cohort, config, out, validation=judges, progress=True)
+    _, result = sampler.fit(cohort, config, out, validation=judges, progress=True)
     console.print(
         f"{result.step} steps, {result.seconds:.0f} s in this call, {100 * result.waiting:.1f} % "
         f"of it waiting for data; step {result.best_step} is kept in {out}"
@@ -82,12 +94,20 @@ def generate(
     seed: int,
     steps: int,
     guidance: float,
+    events: Path | None = None,
+    frames: int | None = None,
 ) -> None:
     """Make a dataset of synthetic subjects; see ``neuromix generate --help``."""
     if not is_sampler(folder):
-        raise InputError(f"{folder} holds no sampler; make one with `neuromix train md`")
-    sampler = TiledMDSampler.from_pretrained(folder)
-    sampler.set_progress_bar_config(disable=True)
+        raise InputError(f"{folder} holds no sampler; make one with `neuromix train`")
+    sampler: Any = open_source(folder)
+    if events is not None or frames is not None:
+        if not hasattr(sampler, "timed"):
+            raise InputError(
+                f"--events or --frames came, and {folder} makes {sampler.image}, which has no "
+                "time; leave them out"
+            )
+        sampler = sampler.timed(None if events is None else read_events(events), frames)
     space = sampler.label_space
     if quota == "grid":
         if count is None or like is not None:
@@ -101,7 +121,7 @@ def generate(
                 f"{came} came with --quota {quota}; it needs --like, the training subjects that "
                 "all labels are drawn from, and no --labels"
             )
-        cohort = load_cohort(like, ("md",) if like.is_dir() else ())
+        cohort = load_cohort(like, (sampler.image,) if like.is_dir() else ())
         wanted = _drawn(cohort, space, quota, target, by, count, seed)
     bank = SampleBank.fill(
         out, sampler, wanted, seed, steps=steps, guidance=guidance, progress=True

@@ -11,7 +11,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,13 +193,19 @@ class VoxelUNet(nn.Module):
         return velocity[:, :, : sides[0], : sides[1], : sides[2]]
 
 
-def unet_width(parameters: int) -> int:
-    """The width whose U-Net has about as many parameters as asked for."""
+def unet_width(parameters: int, build: Callable[[int], Any] | None = None) -> int:
+    """The width whose U-Net has about as many parameters as asked for.
+
+    Args:
+        parameters: How many.
+        build: Makes the U-Net of a width; that of voxels by default.
+    """
+    build = build or _unet
     few = (4, 8, 12)
     counts = []
     for width in few:
         with torch.device("meta"):
-            counts.append(sum(p.numel() for p in _unet(width).parameters()))
+            counts.append(sum(p.numel() for p in build(width).parameters()))
     # Layers hold inputs times outputs, so three widths tell the count of any.
     widths = np.arange(4, 512, 4)
     total = np.polyval(np.polyfit(few, counts, 2), widths)

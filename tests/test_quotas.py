@@ -297,9 +297,9 @@ class TestCommand:
         cohort.save(tmp_path / "train.tsv")
         sampler = FakeSampler()
         sampler.label_space = space_of(cohort, ("sex", "diagnosis", "age"))
-        sampler.set_progress_bar_config = lambda disable: None
+        sampler.image = "md"
         monkeypatch.setattr(sampling, "is_sampler", lambda folder: True)
-        monkeypatch.setattr(sampling.TiledMDSampler, "from_pretrained", lambda folder: sampler)
+        monkeypatch.setattr(sampling, "open_source", lambda folder: sampler)
 
         def run(*args):
             code = cli.main(["generate", "sampler", str(tmp_path / "bank"), *map(str, args)])

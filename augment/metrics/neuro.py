@@ -159,11 +159,18 @@ class NeuroJudge:
         self.mask, self.conditions = self.reader.mask, self.reader.conditions
         self.real = self.reader.heldout(real)
 
-    def table(self, synthetic: Iterable[TaskRun]) -> dict[str, Any]:
+    def read(self, synthetic: Iterable[TaskRun]) -> Subjects:
+        """What is compared of synthetic runs, which are read once, one at a time."""
+        return self.reader.read(synthetic, maps.active_voxels(self.real.group()))
+
+    def table(self, synthetic: Iterable[TaskRun] | Subjects) -> dict[str, Any]:
         """Every metric of a generator, beside the split-half ceiling.
 
         Synthetic runs should be asked for what the held-out ones are: the same tasks, events and
-        lengths, so that no difference is one of the request. They are read once, one at a time.
+        lengths, so that no difference is one of the request.
+
+        Args:
+            synthetic: Runs, or what :meth:`read` has made of them.
 
         Returns:
             Plain content for a JSON file: ``sizes``, ``conditions``, ``metrics`` and ``curves``. A
@@ -175,7 +182,7 @@ class NeuroJudge:
             one each: ``rdm``, ``autocorrelation``, ``spectrum`` (with ``frequency`` in cycles per
             frame) and ``quarters`` (tSNR, lag-one correlation).
         """
-        made = self.reader.read(synthetic, maps.active_voxels(self.real.group()))
+        made = synthetic if isinstance(synthetic, Subjects) else self.read(synthetic)
         if len(made) < FEWEST:
             raise InputError(
                 f"{len(made)} synthetic subjects can't be halved; give {FEWEST} or more, each with "

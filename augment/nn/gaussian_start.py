@@ -30,11 +30,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from augment.nn.labels import label_features
 from augment.nn.tiled_dit import TiledDiT
 
 DOUBT = 1.0
@@ -75,10 +75,8 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         self.tiling = self.network.tiling
         _, height, width = self.network.latent_shape
         self.latent_shape = (channels, height, width)
-        # Sorted, as a saved config is.
-        self.categories = sorted(self.label_space.categories.items())
-        self.ranges = sorted(self.label_space.ranges)
-        features = sum(len(values) for _, values in self.categories) + len(self.ranges)
+        counts = map(len, self.label_space.categories.values())
+        features = sum(counts) + len(self.label_space.ranges)
         size = channels * height * width
         self.register_buffer("effects", torch.zeros(features, size))
         self.register_buffer("centre", torch.zeros(features))
@@ -110,7 +108,7 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         free = len(rest)
         if self.label_space.names:
             chosen = {name: code[rows] for name, code in codes.items()}
-            self.centre.copy_(self._features(chosen).nanmean(0).nan_to_num())
+            self.centre.copy_(label_features(self.label_space, chosen).nanmean(0).nan_to_num())
             features = self._centred(chosen)
             gram = features.T @ features + DOUBT * torch.eye(features.shape[1])
             self.effects.copy_(torch.linalg.solve(gram, features.T @ rest))
@@ -174,16 +172,6 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         answer = self.network(inputs, timestep, labels).flatten(1)
         return (gaussian - deviation / total.sqrt() * answer).reshape(shape)
 
-    def _features(self, labels: Mapping[str, Tensor]) -> Tensor:
-        """Codes to (B, F): ones and zeros for categories, a number for ranges, NaN if missing."""
-        columns = []
-        for name, values in self.categories:
-            codes = labels[name].long()
-            hot = F.one_hot(codes, len(values) + 1)[:, :-1].float()
-            columns.append(hot.masked_fill((codes == len(values))[:, None], torch.nan))
-        columns += [labels[name][:, None].float() for name in self.ranges]
-        return torch.cat(columns, dim=1)
-
     def _centred(self, labels: Mapping[str, Tensor]) -> Tensor:
         """Features whose mean over the training subjects is zero, as is what is missing."""
-        return (self._features(labels) - self.centre).nan_to_num()
+        return (label_features(self.label_space, labels) - self.centre).nan_to_num()

@@ -64,6 +64,21 @@ def drop_labels(
     return {name: codes.masked_fill(dropped, missing[name]) for name, codes in labels.items()}
 
 
+def label_features(space: LabelSpace, labels: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Codes (B,) by name as features (B, F) of a linear model, NaN where a label is missing.
+
+    Ones and zeros for each value of a category, a number for a range; names sorted, as a saved
+    config is. The space must have a label.
+    """
+    columns = []
+    for name, values in sorted(space.categories.items()):
+        codes = labels[name].long()
+        hot = F.one_hot(codes, len(values) + 1)[:, :-1].float()
+        columns.append(hot.masked_fill((codes == len(values))[:, None], torch.nan))
+    columns += [labels[name][:, None].float() for name in sorted(space.ranges)]
+    return torch.cat(columns, dim=1)
+
+
 def _table(values: int, dim: int, scale: float) -> nn.Embedding:
     table = nn.Embedding(values + 1, dim)
     nn.init.normal_(table.weight, std=scale)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from augment import leakage
+from augment import files, leakage
 from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.source import SAMPLERS
@@ -30,6 +31,8 @@ class SamplerSource:
     Mixed into a ``DiffusionPipeline`` that has a ``label_space``, and ``provenance`` in its config.
     """
 
+    image: str
+    """Name of the image that it makes."""
     config: Any  # of the pipeline
     components: dict[str, Any]  # of the pipeline
     label_space: LabelSpace
@@ -83,7 +86,8 @@ class SamplerSource:
     def fingerprint(self) -> str:
         """A digest of the weights and settings of all components."""
         digest = hashlib.sha256()
-        parts: dict[str, Any] = {name: self.components[name] for name in sorted(self.components)}
+        named = sorted(self.components.items())
+        parts: dict[str, Any] = {name: part for name, part in named if part is not None}
         for name, part in parts.items():
             # Keys with an underscore tell where and by which release a part was saved.
             config = {k: v for k, v in part.config.items() if not k.startswith("_")}
@@ -93,7 +97,8 @@ class SamplerSource:
             for key, tensor in sorted(part.state_dict().items()):
                 digest.update(f"{key}:{tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
-        own = {k: v for k, v in self.config.items() if k not in parts and not k.startswith("_")}
+        others = {k: v for k, v in self.config.items() if k not in self.components}
+        own = {k: v for k, v in others.items() if not k.startswith("_")}
         own.pop("provenance", None)  # names who made the weights, which are digested themselves
         digest.update(json.dumps(own, sort_keys=True).encode())
         return digest.hexdigest()[:24]
@@ -133,6 +138,37 @@ def check_requests(labels: Sequence[Any], seeds: Sequence[int]) -> None:
     """Refuse lists that do not belong together."""
     if len(labels) != len(seeds):
         raise InputError(f"{len(labels)} labels came with {len(seeds)} seeds; give one seed each")
+
+
+def keep_settings(
+    settings: Mapping[str, Any], work: Path, begun: Sequence[Path], resume: bool
+) -> None:
+    """Refuse to go on with what was begun otherwise; the training loop sees only shapes.
+
+    Args:
+        settings: All that decides a fit, plain content for a JSON file.
+        work: Folder of the fit.
+        begun: Files and folders of a fit; those that are there go if it is not to be resumed.
+        resume: Whether it is.
+    """
+    settings = json.loads(json.dumps(settings))
+    path = work / "settings.json"
+    there = [part for part in begun if part.exists()]
+    if resume and there and path.is_file():
+        before = json.loads(path.read_text())
+        odd = [name for name in settings if settings[name] != before.get(name)]
+        if odd:
+            raise InputError(
+                f"{work} holds a training with {odd[0]} {before.get(odd[0])!r}, and "
+                f"{settings[odd[0]]!r} came; name another folder, or train without resuming"
+            )
+        return
+    for part in there:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+    files.write_json(path, settings)
 
 
 def is_sampler(folder: Path) -> bool:

@@ -17,7 +17,6 @@ import hashlib
 import itertools
 import json
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -42,7 +41,7 @@ from augment.nn.labels import drop_labels
 from augment.nn.slice_autoencoder import SliceAutoencoder
 from augment.nn.tiled_dit import TiledDiT, add_lora
 from augment.objectives import Autoencoding, FlowMatching, NoisePrediction
-from augment.samplers.base import SamplerSource, check_requests, recipe
+from augment.samplers.base import SamplerSource, check_requests, keep_settings, recipe
 from augment.samplers.flow import FlowMultistepScheduler
 from augment.samplers.latents import (
     LatentSet,
@@ -82,6 +81,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         provenance: Who and what made it.
     """
 
+    image = "md"
     transformer: TiledDiT | GaussianStart
     codec: DeformableTemplate | SliceAutoencoder
     scheduler: Any  # diffusers' own types of its steps are too narrow
@@ -435,29 +435,9 @@ def _check_settings(
     settings = asdict(config)
     del settings["training"], settings["autoencoding"]
     images = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:24]
-    settings = json.loads(json.dumps(settings | {"images": images}))
-    path = work / "settings.json"
     fitted = [work / name for name in ("codec", "train.npy", "validation.npy")]
-    begun = [
-        *checkpoints(work),
-        *checkpoints(work / "autoencoder"),
-        *(part for part in fitted if part.exists()),
-    ]
-    if resume and begun and path.is_file():
-        before = json.loads(path.read_text())
-        odd = [name for name in settings if settings[name] != before.get(name)]
-        if odd:
-            raise InputError(
-                f"{work} holds a training with {odd[0]} {before.get(odd[0])!r}, and "
-                f"{settings[odd[0]]!r} came; name another folder, or train without resuming"
-            )
-        return
-    for part in begun:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink()
-    files.write_json(path, settings)
+    begun = [*checkpoints(work), *checkpoints(work / "autoencoder"), *fitted]
+    keep_settings(settings | {"images": images}, work, begun, resume)
 
 
 def _source(name: str) -> tuple[str, str | None]:

@@ -1,0 +1,126 @@
+"""Settings of the task fMRI sampler, and presets from two cores to the published size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from augment.errors import InputError
+from augment.train import TrainConfig
+
+
+@dataclass(frozen=True)
+class TaskFMRIConfig:
+    """Everything that a fit is made with."""
+
+    labels: tuple[str, ...] = ("task", "dir", "sex", "diagnosis", "age")
+    """Labels to condition on, beside the events; one that no subject has is left out."""
+    window: int = 16
+    """Frames that are made jointly."""
+    overlap: int = 4
+    """Frames of a window that the window before has made, and that it goes on from."""
+    start: float = 1.0
+    """Time of the flow from noise (1) to data (0) at which it begins, from a run in closed form
+    with that share of noise. 1: from noise alone, as published. 0: the closed form is the run, and
+    no network is trained."""
+    people: int = 100
+    """Training people whose deviations in anatomy and responses the closed form sums."""
+    patterns: int = 64
+    """Patterns of its noise."""
+    objective: Literal["flow", "noise"] = "flow"
+    """Velocity of a flow, or the noise of the published schedule."""
+    stages: tuple[str, ...] = ("cnn", "transformer")
+    """``cnn`` or ``transformer`` for each level of the backbone, finest first."""
+    widths: tuple[int, ...] = (48, 96)
+    depths: tuple[int, ...] = (1, 2)
+    head_dim: int = 32
+    time: Literal["factorised", "stack"] = "factorised"
+    """Attention over space and time in turn, or frames stacked into channels, as published."""
+    cross_attention: bool = True
+    """Whether transformers attend to the condition, beside AdaLN."""
+    label_dropout: float = 0.05
+    training: TrainConfig = field(default_factory=TrainConfig)
+    autoencoder: Literal["vq", "kl"] = "vq"
+    """VQ-GAN, as published, or a normal code."""
+    channels: int = 4
+    codes: int = 8192
+    autoencoder_widths: tuple[int, int] = (32, 64)
+    sampled: int = 8
+    """Volumes of each run that the autoencoder is trained on."""
+    autoencoding: TrainConfig = field(
+        default_factory=lambda: TrainConfig(steps=2000, batch_size=8, ema_decay=0.99)
+    )
+    """Training of the autoencoder on single volumes; seed and precision are those above."""
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("flow", "noise"):
+            raise InputError(f"objective {self.objective!r} is not known; give flow or noise")
+        if not 0 <= self.start <= 1:
+            raise InputError(f"start {self.start:g} came; allowed is 0 to 1")
+        if self.start < 1 and self.objective == "noise":
+            raise InputError(
+                f"start {self.start:g} came with objective noise; a start in closed form needs flow"
+            )
+        if not 1 <= self.overlap < self.window:
+            raise InputError(
+                f"an overlap of {self.overlap} frames does not go with a window of {self.window}; "
+                "allowed is 1 to one less than the window"
+            )
+        if self.sampled < 1:
+            raise InputError(f"{self.sampled} volumes of a run came; the autoencoder needs 1")
+
+
+PRESETS = {
+    "demo": TaskFMRIConfig(
+        start=0.0,
+        widths=(16, 32), depths=(1, 1), head_dim=16, codes=256, autoencoder_widths=(8, 16),
+        training=TrainConfig(
+            steps=60, batch_size=4, learning_rate=1e-3, warmup=10, ema_decay=0.95,
+            validate_every=30, checkpoint_every=30,
+        ),
+        autoencoding=TrainConfig(
+            steps=100, batch_size=8, learning_rate=2e-3, warmup=10, ema_decay=0.95,
+            validate_every=50, checkpoint_every=50,
+        ),
+    ),
+    "tiny": TaskFMRIConfig(
+        start=0.0,
+        codes=1024, autoencoder_widths=(16, 32),
+        training=TrainConfig(
+            steps=1500, batch_size=8, learning_rate=1e-3, warmup=50, ema_decay=0.99,
+            validate_every=250, checkpoint_every=250,
+        ),
+        autoencoding=TrainConfig(
+            steps=1000, batch_size=8, learning_rate=1e-3, warmup=50, ema_decay=0.99,
+            validate_every=250, checkpoint_every=250,
+        ),
+    ),
+    "base": TaskFMRIConfig(
+        window=40, overlap=8, stages=("cnn", "transformer", "transformer"),
+        widths=(128, 256, 512), depths=(2, 4, 4), head_dim=64,
+        training=TrainConfig(
+            steps=50_000, batch_size=16, learning_rate=3e-4, warmup=500, ema_decay=0.999,
+            precision="bf16", validate_every=2000, checkpoint_every=2000,
+        ),
+        autoencoding=TrainConfig(
+            steps=20_000, batch_size=8, learning_rate=3e-4, warmup=500, ema_decay=0.999,
+            validate_every=2000, checkpoint_every=2000,
+        ),
+    ),
+    "paper": TaskFMRIConfig(
+        window=40, overlap=8, objective="noise", time="stack",
+        stages=("cnn", "cnn", "transformer"), widths=(256, 512, 1024), depths=(2, 2, 8),
+        head_dim=64, autoencoder_widths=(64, 128),
+        training=TrainConfig(
+            steps=400_000, batch_size=16, learning_rate=1e-4, warmup=1000, ema_decay=0.9999,
+            precision="bf16", validate_every=5000, checkpoint_every=5000,
+        ),
+        autoencoding=TrainConfig(
+            steps=100_000, batch_size=8, learning_rate=1e-4, warmup=1000, ema_decay=0.999,
+            validate_every=5000, checkpoint_every=5000,
+        ),
+    ),
+}  # fmt: skip
+"""From two cores to the size of the published system, whose window and widths are not known. demo
+and tiny are the closed form alone, which two readings of the runs fit; with another ``start`` their
+sizes and trainings are those of a network that two cores can train."""

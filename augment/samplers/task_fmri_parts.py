@@ -1,0 +1,168 @@
+"""What a task fMRI sampler is fitted with: its networks, their objectives, and what must agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+from augment.conditions import LabelSpace
+from augment.errors import InputError
+from augment.nn.hybrid_dit import HybridDiT
+from augment.nn.vqgan import VolumeAutoencoder, VolumeDiscriminator
+from augment.objectives import AdversarialAutoencoding, FlowMatching, NoisePrediction
+from augment.samplers.base import keep_settings
+from augment.samplers.closed_form import space_of
+from augment.samplers.flow import FlowMultistepScheduler
+from augment.samplers.runs import BASIS, Runs, Survey
+from augment.samplers.task_fmri_config import TaskFMRIConfig
+from augment.samplers.windows import FrameSet, WindowSet
+from augment.train import TrainConfig, checkpoints, train
+
+CODE = {"vq": 1.0, "kl": 1e-6}
+"""Weight of the code's loss: commitment, or divergence."""
+
+
+@dataclass
+class Parts:
+    """What a fit works with."""
+
+    space: LabelSpace
+    conditions: tuple[str, ...]
+    window: int
+    codec: VolumeAutoencoder
+    game: AdversarialAutoencoding
+    network: HybridDiT
+
+    @classmethod
+    def begin(cls, runs: Runs, survey: Survey, config: TaskFMRIConfig) -> Parts:
+        """Everything as it is before training."""
+        space = space_of(runs, config)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.training.seed)
+            codec = VolumeAutoencoder(
+                shape=list(runs.grid.shape), kind=config.autoencoder, channels=config.channels,
+                widths=list(config.autoencoder_widths), codes=config.codes,
+            )  # fmt: skip
+            codec.mask.copy_(torch.from_numpy(survey.mask).float())
+            judge = VolumeDiscriminator(width=config.autoencoder_widths[0])
+            network = HybridDiT(
+                label_space=space.to_dict(), courses=BASIS * len(runs.conditions),
+                frames=config.window, shape=list(codec.latent_shape), channels=config.channels,
+                stages=list(config.stages), widths=list(config.widths),
+                depths=list(config.depths), head_dim=config.head_dim, time=config.time,
+                cross_attention=config.cross_attention,
+            )  # fmt: skip
+        game = AdversarialAutoencoding(codec, judge, code=CODE[config.autoencoder])
+        return cls(space, runs.conditions, config.window, codec, game, network)
+
+    def fit_codec(
+        self,
+        folders: Sequence[Path],
+        config: TaskFMRIConfig,
+        work: Path,
+        resume: bool,
+        progress: bool,
+    ) -> None:
+        """Train the autoencoder on volumes of the surveys; a finished one is only loaded."""
+        sets = [FrameSet(folder / "frames.npy") for folder in folders]
+        train(
+            self.game,
+            sets[0],
+            autoencoding_of(config),
+            work / "autoencoder",
+            validation=sets[1] if len(sets) > 1 else None,
+            resume=resume,
+            progress=progress,
+        )
+        every = range(0, len(sets[0]), 16)
+        batches = (sets[0].batch(range(k, min(k + 16, len(sets[0]))), ()) for k in every)
+        self.codec.eval().standardise(batch["images"] for batch in batches)
+
+    def windows(self, path: Path, runs: Runs) -> WindowSet:
+        """Latents on disk as a training set."""
+        return WindowSet(path, runs, self.conditions, self.space, self.window)
+
+    def objective(self, config: TaskFMRIConfig) -> FlowMatching | NoisePrediction:
+        """What the network is trained to do."""
+        mask = self.codec.latent_mask[None]
+        if config.objective == "flow":
+            return FlowMatching(self.network, config.label_dropout, mask)
+        # Unweighted, as published.
+        alphas = scheduler_of(config).alphas_cumprod
+        return NoisePrediction(self.network, alphas, config.label_dropout, mask, math.inf)
+
+
+def scheduler_of(config: TaskFMRIConfig) -> Any:
+    """Times and steps: of the flow from its start on, or of the published noise."""
+    if config.objective == "flow":
+        return FlowMultistepScheduler(first=min(max(config.start, 0.02), 0.999))
+    return DPMSolverMultistepScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.0015,
+        beta_end=0.0195,
+        beta_schedule="scaled_linear",
+        use_lu_lambdas=True,
+    )
+
+
+def autoencoding_of(config: TaskFMRIConfig) -> TrainConfig:
+    """How the autoencoder is trained."""
+    # Accelerate has one precision for a process.
+    training = config.training
+    return replace(config.autoencoding, seed=training.seed, precision=training.precision)
+
+
+def about_of(runs: Runs, survey: Survey, config: TaskFMRIConfig) -> dict[str, Any]:
+    """What a sampler of these runs knows of runs."""
+    lengths: dict[str, list[int]] = {}
+    for run in runs.runs:
+        lengths.setdefault(run.task, []).append(run.frames)
+    return {
+        "label_space": space_of(runs, config).to_dict(),
+        "conditions": list(runs.conditions),
+        "timings": runs.timings,
+        "lengths": {task: int(np.median(each)) for task, each in lengths.items()},
+        "tr": runs.tr,
+        "signal": float(np.median(survey.scales)),
+        "grid": runs.grid.to_dict(),
+        "window": config.window,
+        "overlap": config.overlap,
+    }
+
+
+def check_alike(looked: Sequence[Runs]) -> None:
+    """Validation runs must be runs as the training's."""
+    first = looked[0]
+    for other in looked[1:]:
+        if other.grid != first.grid or abs(other.tr - first.tr) > 1e-3:
+            raise InputError(
+                f"the validation runs have {other.grid} every {other.tr:g} s and the training's "
+                f"{first.grid} every {first.tr:g} s, or they lie elsewhere; prepare both alike"
+            )
+        strange = sorted(set(other.conditions) - set(first.conditions))
+        if strange:
+            raise InputError(
+                f"condition {strange[0]!r} is in the validation runs and in no training run; drop "
+                "its runs, or split anew"
+            )
+
+
+def check_settings(
+    config: TaskFMRIConfig, surveys: Sequence[Survey], work: Path, resume: bool
+) -> None:
+    """Refuse to go on with what was begun otherwise."""
+    settings = asdict(config)
+    del settings["training"], settings["autoencoding"]
+    settings["images"] = [survey.digest for survey in surveys]
+    begun = [
+        *checkpoints(work), *checkpoints(work / "autoencoder"),
+        work / "train.npy", work / "validation.npy", work / "linear",
+    ]  # fmt: skip
+    keep_settings(settings, work, begun, resume)

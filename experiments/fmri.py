@@ -1,0 +1,328 @@
+"""The task fMRI sampler beside trivial generators and MONAI's U-Net: is it as good as real runs?
+
+Subjects are parted into training, validation and held-out ones. Every generator is fitted to the
+training subjects and asked for the runs of held-out ones: their tasks, phase encodings, events and
+labels. :class:`augment.metrics.neuro.NeuroJudge` compares what comes with the held-out runs, beside
+halves of these against each other. In the same way are compared, as in the published figures,
+
+- *scaling*: the closed form of fewer people, and networks of other widths;
+- *ablation*: other backbones, trained for the same time, on the same latents;
+- *steps* of the sampler.
+
+And a run of 300 frames, and events that no training run has (:mod:`experiments.fmri_probes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from rich.console import Console
+
+from augment import files
+from augment.cohort import Cohort
+from augment.errors import InputError
+from augment.metrics.neuro import FEWEST, NeuroJudge
+from augment.metrics.task_runs import read_runs
+from augment.phantom import make_phantom
+from augment.report import rich_table
+from augment.samplers.task_fmri import TaskFMRISampler
+from augment.samplers.task_fmri_config import PRESETS
+from augment.samplers.task_fmri_parts import Parts
+from experiments import fmri_report, neuro_report
+from experiments.data import load_cohort
+from experiments.fmri_baselines import GENERATORS, Request
+from experiments.fmri_probes import any_length, unseen_timing
+from experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET
+from experiments.fmri_samplers import SamplerRuns, Workshop
+from experiments.fmri_unet import WindowUNet
+from experiments.run import Run, show_plan
+
+NAME = "fmri"
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "hybrid, stacked frames": {},
+    "all CNN": {"stages": ("cnn", "cnn")},
+    "all transformer": {"stages": ("transformer", "transformer")},
+    "AdaLN only": {"cross_attention": False},
+    "factorised time": {"time": "factorised"},
+}
+"""Changes to the network that starts from noise."""
+PEOPLE = ("sex", "diagnosis", "age")
+SECONDS = {"subject": 1.3, "run read": 0.14, "frame, closed": 0.003, "frame, network": 0.04}
+"""On two cores of a small server; the dry run's estimate."""
+
+
+@dataclass(frozen=True)
+class FMRI:
+    """What to compare. See ``neuromix experiment fmri --help``."""
+
+    data: Path | None = None
+    preset: str = "tiny"
+    tasks: tuple[str, ...] = ("motor", "language", "wm")
+    directions: tuple[str, ...] = ()
+    train: int = 40
+    validation: int = 8
+    heldout: int = 100
+    drawn: int = 12
+    seconds: float = 480.0
+    codec_seconds: float = 240.0
+    cell_seconds: float = 90.0
+    start: float = 0.5
+    people: tuple[int, ...] = (5, 10, 20, 40)
+    widths: tuple[int, ...] = (16, 32, 48, 64)
+    ablations: tuple[str, ...] = tuple(ABLATIONS)
+    steps: tuple[int, ...] = (5, 10, 20, 50)
+    usual: int = 10
+    splits: int = 100
+    spacing: float = 6.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise InputError(f"preset {self.preset!r} came; allowed are {', '.join(PRESETS)}")
+        unknown = sorted(set(self.ablations) - set(ABLATIONS))
+        if unknown:
+            raise InputError(f"ablation {unknown[0]!r} came; allowed are {', '.join(ABLATIONS)}")
+        if not FEWEST <= self.drawn <= self.heldout:
+            raise InputError(
+                f"drawn {self.drawn} came with heldout {self.heldout}; needed are {FEWEST} or more "
+                "of each, and no more drawn than held out"
+            )
+        if self.train < 2 or self.validation < 1 or min(self.people, default=2) < 2:
+            raise InputError(
+                f"train {self.train}, validation {self.validation} and people {self.people} came; "
+                "needed are 2, 1 and 2 or more"
+            )
+        if max(self.people, default=0) > self.train:
+            raise InputError(f"people {max(self.people)} came, of {self.train} to train on")
+        odd = [width for width in self.widths if width < 16 or width % 16]
+        if odd:
+            raise InputError(f"width {odd[0]} came; give multiples of 16")
+        if min((self.usual, self.splits, *self.steps)) < 1:
+            raise InputError("usual, splits and steps must each be 1 or more")
+
+
+def run(config: FMRI, out: Path, *, dry_run: bool = False, console: Console | None = None) -> Any:
+    """Fit, draw and judge what is not done yet; write ``results.json`` and ``report.html``."""
+    console = console or Console()
+    if dry_run:
+        show_plan(plan(config), console)
+        return {}
+    settings = asdict(config)
+    settings["data"] = str(config.data.resolve()) if config.data else None
+    with Run.open(out, NAME, settings, console) as folder:
+        parts = divide(_cohort(config, folder), config)
+        names = {name: len(set(part.table["subject_id"])) for name, part in parts.items()}
+        folder.log(", ".join(f"{count} {name}" for name, count in names.items()))
+        bench = _Bench(config, folder, parts)
+        bench.main()
+        bench.probes()
+        bench.variants()
+        about = f"phantom task, seed {config.seed}" if config.data is None else config.data.name
+        about += f" ({names['train']} training and {names['heldout']} held-out subjects)"
+        results = fmri_report.summarise(bench.rows, bench.extra, about=about)
+        page = fmri_report.page(results | {"config": settings}, bench.shown(), bench.judge)
+        folder.finish(results, page)
+        main = {name: bench.rows["main"][name] for name in (*GENERATORS, CLOSED)}
+        folder.console.print(rich_table(neuro_report.overview(main)))
+    return results
+
+
+def divide(cohort: Cohort, config: FMRI) -> dict[str, Cohort]:
+    """Part subjects at random; those that are left over are not used."""
+    cohort = cohort.where(task=list(config.tasks))
+    if config.directions:
+        cohort = cohort.where(dir=list(config.directions))
+    names = sorted(map(str, set(cohort.table["subject_id"])))
+    sizes = {"train": config.train, "validation": config.validation, "heldout": config.heldout}
+    if len(names) < sum(sizes.values()):
+        raise InputError(
+            f"{len(names)} subjects have runs of {', '.join(config.tasks)}, and {sizes} are asked "
+            "for; ask for fewer, or bring more"
+        )
+    order = list(np.random.default_rng(config.seed).permutation(names))
+    parts = {}
+    for name, count in sizes.items():
+        parts[name] = cohort.where(subject_id=order[:count])
+        order = order[count:]
+    return parts
+
+
+class _Bench:
+    """Fits and judges, each row once; see :class:`experiments.run.Run`."""
+
+    def __init__(self, config: FMRI, folder: Run, parts: dict[str, Cohort]) -> None:
+        self.config, self.folder = config, folder
+        base = PRESETS[config.preset]
+        base = replace(
+            base, start=1.0, window=min(40, _shortest(parts["train"])), overlap=8, time="stack",
+            head_dim=16, training=replace(base.training, seed=config.seed),
+        )  # fmt: skip
+        self.base = base
+        self.workshop = Workshop(
+            parts["train"], parts["validation"], base, folder.folder / "samplers",
+            config.codec_seconds,
+        )  # fmt: skip
+        self.trained = read_runs(parts["train"])
+        real = read_runs(parts["heldout"])
+        affine = nib.load(parts["heldout"].table["bold_path"].iloc[0]).affine
+        self.judge = NeuroJudge(
+            real, affine, train=self.trained, splits=config.splits, seed=config.seed
+        )
+        table = parts["heldout"].table
+        columns = [name for name in PEOPLE if name in table]
+        first = table.drop_duplicates("subject_id").set_index("subject_id")[columns]
+        self.people: dict[str, dict[str, Any]] = {
+            str(name): dict(row) for name, row in first.iterrows()
+        }
+        self.requests = [Request.like(each) for each in real]
+        few = list(self.people)[: config.drawn]
+        self.few = [each for each in self.requests if each.subject in few]
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.extra: dict[str, Any] = {}
+        self.heldout = parts["heldout"]
+
+    def main(self) -> None:
+        """Trivial generators and samplers."""
+        for name in GENERATORS:
+            self._row("main", name, partial(self._trivial, name), self.requests)
+        self._row("main", CLOSED, partial(self._sampler, CLOSED), self.requests)
+        self._row("networks", CLOSED, partial(self._sampler, CLOSED), self.few)
+        for name in (HYBRID, MIXED, UNET):
+            self._row("networks", name, partial(self._sampler, name), self.few)
+
+    def variants(self) -> None:
+        """Scaling, ablation and steps."""
+        config = self.config
+        for count in config.people:
+            self._row("people", str(count), partial(self._closed, count), self.few)
+        for width in config.widths:
+            widths = {} if width == self.base.widths[0] else {"widths": (width, 2 * width)}
+            self._row("width", str(width), partial(self._cell, widths), self.few)
+        for name in config.ablations:
+            self._row("ablation", name, partial(self._cell, ABLATIONS[name]), self.few)
+        for steps in config.steps:
+            self._row("steps", str(steps), partial(self._sampler, HYBRID, steps), self.few)
+
+    def probes(self) -> None:
+        """Unseen timing and a long run, of the closed form and of a network."""
+        config = self.config
+        for name in (CLOSED, MIXED):
+
+            def timing(name: str = name) -> dict[str, Any]:
+                sampler = self._sampler(name)[0].sampler
+                return unseen_timing(
+                    sampler, self.judge, self.people, config.drawn, config.usual, config.seed
+                )
+
+            def length(name: str = name) -> dict[str, Any]:
+                sampler = self._sampler(name)[0].sampler
+                return any_length(sampler, self.judge, config.tasks[0], config.usual, config.seed)
+
+            self.extra.setdefault("timing", {})[name] = self.folder.cell({"timing": name}, timing)
+            self.extra.setdefault("length", {})[name] = self.folder.cell({"length": name}, length)
+
+    def shown(self) -> dict[str, np.ndarray]:
+        """Mean maps for the pictures."""
+        found = {"real": self.judge.real.group()}
+        for group, name in (("main", CLOSED), ("networks", MIXED), ("networks", HYBRID),
+                            ("networks", UNET)):  # fmt: skip
+            found[name] = np.load(self._place(group, name))
+        return found
+
+    def _row(
+        self, group: str, name: str, make: Callable[[], tuple[Any, Any]], asked: Sequence[Request]
+    ) -> None:
+        def judged() -> dict[str, Any]:
+            generator, cost = make()
+            made = self.judge.read(generator.draw(asked, range(len(asked))))
+            if isinstance(generator, SamplerRuns):
+                cost = dict(cost) | {"frames a second": generator.frames / generator.seconds}
+            place = self._place(group, name)
+            place.parent.mkdir(exist_ok=True)
+            with files.replacing(place) as temporary, temporary.open("wb") as stream:
+                np.save(stream, made.group())
+            return self.judge.table(made) | {"cost": cost}
+
+        self.rows.setdefault(group, {})[name] = self.folder.cell({group: name}, judged)
+
+    def _trivial(self, name: str) -> tuple[Any, dict[str, Any]]:
+        return GENERATORS[name]().fit(self.trained), {}
+
+    def _sampler(self, name: str, steps: int | None = None) -> tuple[SamplerRuns, dict[str, Any]]:
+        if name == CLOSED:
+            return self._closed(self.config.train)
+        changes = {"start": self.config.start} if name == MIXED else {}
+        build = self._unet if name == UNET else None
+        fitted = self.workshop.network(_slug(name), changes, self.config.seconds, build)
+        return self._runs_of(*fitted, steps)
+
+    def _closed(self, people: int) -> tuple[SamplerRuns, dict[str, Any]]:
+        return self._runs_of(*self.workshop.closed_form(people))
+
+    def _cell(self, changes: dict[str, Any]) -> tuple[SamplerRuns, dict[str, Any]]:
+        words = [f"{name} {value}" for name, value in changes.items()]
+        place = _slug("cell " + " ".join(words))
+        return self._runs_of(*self.workshop.network(place, changes, self.config.cell_seconds))
+
+    def _runs_of(
+        self, sampler: TaskFMRISampler, cost: dict[str, Any], steps: int | None = None
+    ) -> tuple[SamplerRuns, dict[str, Any]]:
+        sampler.check_disjoint(self.heldout, voxels=False)
+        return SamplerRuns(sampler, self.people, steps or self.config.usual), cost
+
+    def _unet(self, parts: Parts) -> WindowUNet:
+        network = parts.network
+        weights = sum(p.numel() for p in network.parameters())
+        courses = network.config["courses"]
+        return WindowUNet(parts.space, courses, network.window_shape, weights)
+
+    def _place(self, group: str, name: str) -> Path:
+        return self.folder.folder / "maps" / f"{_slug(f'{group} {name}')}.npy"
+
+
+def plan(config: FMRI) -> list[tuple[str, float]]:
+    """What would be done, and seconds for each."""
+    people = config.train + config.validation + config.heldout
+    each = 2 * len(config.tasks)
+    frames, read = 100 * each, SECONDS["run read"] * each
+    closed = config.drawn * (frames * SECONDS["frame, closed"] + read)
+    drawn = config.drawn * (frames * SECONDS["frame, network"] + read)
+    trained = config.train * each * 0.6
+    cells = len(config.widths) + len(config.ablations)
+    return [
+        ("phantom", 0.0 if config.data else people * SECONDS["subject"]),
+        ("held-out runs", 2 * config.heldout * read),
+        ("trivial generators", len(GENERATORS) * config.heldout * read),
+        (CLOSED, trained + config.heldout * (frames * SECONDS["frame, closed"] + read) + closed),
+        ("codec and latents", config.codec_seconds + config.train * frames * 0.01),
+        (f"{HYBRID}, {MIXED}, {UNET}", 3 * (config.seconds + drawn)),
+        ("fewer people", sum(config.people) * each * 0.6 + len(config.people) * closed),
+        ("widths and ablations", cells * (config.cell_seconds + drawn)),
+        ("steps", sum(drawn * (0.5 + steps / 20) for steps in config.steps)),
+        ("long runs and unseen timing", 2 * drawn),
+    ]
+
+
+def _cohort(config: FMRI, folder: Run) -> Cohort:
+    if config.data is not None:
+        return load_cohort(config.data, ("bold",) if config.data.is_dir() else ())
+    people = config.train + config.validation + config.heldout
+    place = folder.folder / "phantom"
+    make_phantom(
+        place, "task", subjects=people, seed=config.seed, spacing=config.spacing, progress=True
+    )
+    return Cohort.from_bids(place)
+
+
+def _shortest(cohort: Cohort) -> int:
+    return min(int(nib.load(path).shape[3]) for path in cohort.table["bold_path"])
+
+
+def _slug(text: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in text).lower().split())

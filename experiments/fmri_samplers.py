@@ -1,0 +1,196 @@
+"""Task fMRI samplers for an experiment: one codec for all networks, each trained for a given time.
+
+What a network is fed is made once, a codec trained and all frames encoded, so that networks differ
+in nothing but themselves and all of the time is theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from augment import files
+from augment.cohort import Cohort
+from augment.leakage import provenance
+from augment.metrics.task_runs import TaskRun
+from augment.nn.vqgan import VolumeAutoencoder
+from augment.samplers.latents import inside
+from augment.samplers.runs import Runs, Survey
+from augment.samplers.task_fmri import TaskFMRISampler
+from augment.samplers.task_fmri_config import TaskFMRIConfig
+from augment.samplers.task_fmri_parts import Parts, about_of, autoencoding_of, scheduler_of
+from augment.samplers.windows import FrameSet, write_latents
+from augment.train import TrainConfig, estimate, train
+from experiments.fmri_baselines import Request
+from experiments.voxel_unet import CHECKS, steps_done, training_cost
+
+Build = Callable[[Parts], Any]
+"""Makes another network for the same windows."""
+PERSON = 1_000_000
+"""Seeds of persons lie beyond those of runs."""
+
+
+class Workshop:
+    """Fits samplers to the training subjects; whatever is finished in the folder is only loaded.
+
+    Args:
+        train: Training subjects.
+        validation: Subjects that choose the best step.
+        base: Settings of the networks; a variant changes some.
+        folder: For everything.
+        codec_seconds: Training of the codec.
+    """
+
+    def __init__(
+        self,
+        train: Cohort,
+        validation: Cohort,
+        base: TaskFMRIConfig,
+        folder: Path,
+        codec_seconds: float,
+    ) -> None:
+        self.cohorts = {"train": train, "validation": validation}
+        self.base, self.folder, self.codec_seconds = base, folder, codec_seconds
+
+    def closed_form(self, people: int) -> tuple[TaskFMRISampler, dict[str, Any]]:
+        """A sampler without a network, of the first people, and what its fit took."""
+        cohort = _first(self.cohorts["train"], people)
+        config = replace(self.base, start=0.0)
+        folder = self.folder / f"closed-form-{people}"
+        begun = time.process_time()
+        sampler, _ = TaskFMRISampler.fit(cohort, config, folder)
+        record = folder / "cost.json"
+        if not record.is_file():
+            files.write_json(record, {"training seconds": time.process_time() - begun})
+        return sampler, json.loads(record.read_text())
+
+    def network(
+        self, name: str, changes: Mapping[str, Any], seconds: float, build: Build | None = None
+    ) -> tuple[TaskFMRISampler, dict[str, Any]]:
+        """A sampler whose network was trained for some seconds, and what that took.
+
+        Args:
+            name: Of its folder.
+            changes: To the settings of all networks.
+            seconds: Of its training alone; the codec is everyone's.
+            build: Of another network than the hybrid.
+        """
+        config = replace(self.base, **changes)
+        folder = self.folder / name
+        runs, survey = self._runs["train"], self._surveys["train"]
+        parts = replace(Parts.begin(runs, survey, config), codec=self._codec)
+        if build is not None:
+            parts = replace(parts, network=build(parts))
+        sets = {each: parts.windows(self._latents[each], self._runs[each]) for each in self._runs}
+        objective = parts.objective(config)
+        training = timed(objective, sets["train"], config.training, seconds, folder)
+        done = steps_done(folder)
+        trained = train(objective, sets["train"], training, folder, validation=sets["validation"])
+        network: Any = objective.networks["network"].eval()
+        cost = training_cost(folder, network, trained, done) | {"loss": trained.validation}
+        linear = None if config.start == 1 else self.closed_form(self.people)[0].linear
+        about = about_of(runs, survey, config)
+        record = provenance([*self.cohorts.values()], survey.digests)
+        sampler = TaskFMRISampler(network, self._codec, scheduler_of(config), linear, about, record)
+        return sampler, cost
+
+    @property
+    def people(self) -> int:
+        """Training subjects."""
+        return len(set(self.cohorts["train"].table["subject_id"]))
+
+    @cached_property
+    def _runs(self) -> dict[str, Runs]:
+        return {name: Runs.of(part, self.base.window) for name, part in self.cohorts.items()}
+
+    @cached_property
+    def _surveys(self) -> dict[str, Survey]:
+        place, sampled = self.folder / "shared", self.base.sampled
+        return {name: Survey.of(runs, place / name, sampled) for name, runs in self._runs.items()}
+
+    @cached_property
+    def _codec(self) -> VolumeAutoencoder:
+        place = self.folder / "shared"
+        parts = Parts.begin(self._runs["train"], self._surveys["train"], self.base)
+        frames = FrameSet(place / "train" / "frames.npy")
+        plan = timed(
+            parts.game, frames, autoencoding_of(self.base), self.codec_seconds, place / "codec"
+        )
+        config = replace(self.base, autoencoding=plan)
+        parts.fit_codec([place / name for name in self._runs], config, place / "codec", True, False)
+        return parts.codec
+
+    @cached_property
+    def _latents(self) -> dict[str, Path]:
+        paths = {name: self.folder / "shared" / f"{name}.npy" for name in self._runs}
+        for name, path in paths.items():
+            if not path.is_file():
+                write_latents(self._codec, self._runs[name], self._surveys[name], path)
+        return paths
+
+
+class SamplerRuns:
+    """A sampler in the shape of :class:`experiments.fmri_baselines.Generator`.
+
+    All runs that are asked for one subject are one person's.
+
+    Args:
+        sampler: What makes them.
+        people: Labels of each subject that is asked for, such as sex.
+        steps: Of the sampler.
+    """
+
+    def __init__(
+        self, sampler: TaskFMRISampler, people: Mapping[str, Mapping[str, Any]], steps: int
+    ) -> None:
+        self.sampler, self.people, self.steps = sampler, people, steps
+        self.seconds, self.frames = 0.0, 0
+
+    def draw(self, requests: Iterable[Request], seeds: Iterable[int]) -> Iterator[TaskRun]:
+        """Make a run for each request."""
+        space = self.sampler.label_space
+        numbers = {name: k for k, name in enumerate(self.people)}
+        for request, seed in zip(requests, seeds, strict=True):
+            begun = time.process_time()
+            words = request.repeat.split()
+            known = [word for word in words if word in space.categories.get("dir", ())]
+            row = dict(self.people[request.subject]) | {
+                "task": request.task,
+                "dir": [*known, ""][0],
+            }
+            pieces = self.sampler.timed(request.events, request.frames).stream(
+                inside(space, row), seed, self.steps, person=PERSON + numbers[request.subject]
+            )
+            data = np.moveaxis(np.concatenate(list(pieces)), 0, 3)
+            self.seconds += time.process_time() - begun
+            self.frames += request.frames
+            yield request.answer(data)
+
+
+def timed(
+    objective: Any, data: Any, training: TrainConfig, seconds: float, folder: Path
+) -> TrainConfig:
+    """As many steps as fit into the time; decided once, so that a training can be resumed."""
+    plan = folder / "plan.json"
+    if not plan.is_file():
+        pace = estimate(objective, data, replace(training, steps=1))
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(plan, {"steps": max(2, round(seconds / pace)), "seconds_per_step": pace})
+    steps = int(json.loads(plan.read_text())["steps"])
+    every = math.ceil(steps / CHECKS)
+    warmup = min(training.warmup, steps // 10 + 1)
+    return replace(
+        training, steps=steps, warmup=warmup, validate_every=every, checkpoint_every=every
+    )
+
+
+def _first(cohort: Cohort, people: int) -> Cohort:
+    return cohort.where(subject_id=list(dict.fromkeys(cohort.table["subject_id"]))[:people])
