@@ -91,8 +91,12 @@ class Kind(NamedTuple):
     version: int
 
 
-SAMPLERS = {"TiledMDSampler": Kind("augment.samplers.tiled_md", 1)}
-"""Samplers that can be opened, by the name of their class. Nothing is imported before its use."""
+SAMPLERS = {
+    "TiledMDSampler": Kind("augment.samplers.tiled_md", 1),
+    "ModalityCompleter": Kind("augment.samplers.modality", 1),
+}
+"""Samplers and completers that can be opened, by their class. Nothing is imported before
+its use."""
 
 
 def open_source(uri: str | os.PathLike[str]) -> Source:

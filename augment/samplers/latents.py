@@ -49,7 +49,7 @@ class LatentSet:
 
     def __init__(self, path: Path, space: LabelSpace, rows: Sequence[Mapping[str, Any]]) -> None:
         self.latents = np.load(path, mmap_mode="r")
-        codes = [space.encode(_inside(space, row)) for row in rows]
+        codes = [space.encode(inside(space, row)) for row in rows]
         self.codes = {name: torch.tensor([row[name] for row in codes]) for name in space.names}
 
     def __len__(self) -> int:
@@ -209,7 +209,7 @@ def known(value: Any) -> bool:
     return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
 
 
-def _inside(space: LabelSpace, row: Mapping[str, Any]) -> dict[str, Any]:
+def inside(space: LabelSpace, row: Mapping[str, Any]) -> dict[str, Any]:
     """Labels of a row as far as the space knows them; validation subjects may lie outside."""
     labels = {name: row.get(name) for name in space.names}
     for name, values in space.categories.items():
