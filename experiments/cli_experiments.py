@@ -227,6 +227,48 @@ def settings(
     run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
 
 
+def completion(
+    out: Path = Path("runs"),
+    /,
+    data: Path | None = None,
+    preset: Sampler = "tiny",
+    train: int = 160,
+    validation: int = 20,
+    heldout: int = 40,
+    samples: int = 16,
+    arms: tuple[str, ...] = ("full",),
+    baselines: tuple[str, ...] | None = None,
+    seconds: float | None = None,
+    spacing: float = 6.0,
+    seed: int = 0,
+) -> None:
+    """The modality completer beside its baselines, on held-out subjects, in both directions.
+
+    Run it again to go on where it stopped.
+
+    Args:
+        out: Run folder, or a folder of them.
+        data: BIDS folder or table with fMRI and dMRI segments. Default: a phantom is made.
+        preset: Of the completer.
+        train: Training subjects.
+        validation: Subjects that choose the best step.
+        heldout: Subjects whose images are predicted.
+        samples: How many are averaged.
+        arms: Some of: full, source-blind, and parts to leave out: pattern, refinement,
+            microstructure, diagnosis.
+        baselines: Some of: "mean volume", "nearest subject", "voxelwise regression",
+            "PCA regression", "regression U-Net", "diffusion U-Net". Default: all.
+        seconds: Processor time of each trained baseline. Default: that of the first arm.
+        spacing: Voxel side of the phantom in mm.
+        seed: Decides the phantom, the parts, the first weights and the noise.
+    """
+    given = locals()
+    from experiments.completion import Completion, run
+
+    changes = _changes(given)
+    run(Completion(**changes | {"data": str(data or "")}), out)
+
+
 def _changes(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a preset that were given."""
     others = ("out", "preset", "dry_run")
@@ -238,4 +280,5 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "fidelity": fidelity,
     "transfer": transfer,
     "settings": settings,
+    "completion": completion,
 }
