@@ -31,7 +31,7 @@ from augment.report import report_page, slices
 from augment.samplers.modality import ModalityCompleter
 from augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
 from augment.samplers.pairs import common_frame, paired, read
-from experiments.completing import ablated
+from experiments.completing import ABLATIONS, ablated
 from experiments.completion_baselines import baselines
 from experiments.data import load_cohort
 from experiments.run import Run
@@ -61,6 +61,22 @@ class Completion:
     seconds: float | None = None
     """Processor time of each trained baseline; by default that of the first arm's fit."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "arms": ("full", "source-blind", *ABLATIONS),
+            "baselines": tuple(baselines(0)),
+            "preset": tuple(PRESETS),
+        }
+        given = {"arms": self.arms, "baselines": self.baselines, "preset": (self.preset,)}
+        for field, names in given.items():
+            for name in names:
+                if name not in allowed[field]:
+                    raise InputError(
+                        f"{field} {name!r} is not known; allowed are {', '.join(allowed[field])}"
+                    )
+        if not self.arms:
+            raise InputError("no arm came; name at least one, such as full")
 
 
 def run(settings: Completion, out: Path) -> dict[str, Any]:

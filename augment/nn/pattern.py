@@ -82,9 +82,10 @@ class PatternModule(nn.Module):
         total = torch.einsum("r,rxyz->xyz", self.weights, self.regions)
         return (total / total.max().clamp_min(1e-6))[None, None]
 
-    def at(self, shape: tuple[int, ...] | torch.Size) -> Tensor:
+    def at(self, shape: torch.Size) -> Tensor:
         """P averaged to a coarser grid, (1, 1, I, J, K)."""
-        return F.adaptive_avg_pool3d(self.map(), shape)
+        x, y, z = shape
+        return F.adaptive_avg_pool3d(self.map(), (x, y, z))
 
     def region_error(self, error: Tensor, support: Tensor) -> Tensor:
         """L_pattern of errors (B, N, X, Y, Z): a mean over samples, segments and regions."""
