@@ -81,6 +81,7 @@ def curves(
         axis.annotate(name, (place, level), xycoords=("axes fraction", "data"), fontsize=8,
                       ha=side, va="bottom", color="#555")  # fmt: skip
         told.append(f"{name}: {level:.3g}")
+    axis.margins(y=0.08)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     if log:
         axis.set_xscale("log")

@@ -363,24 +363,34 @@ def _check_values(path: Path, stored: Any, look: _Look) -> np.ndarray | None:
     """Read all values in blocks; the first volume, NaN set to 0, unless that is pointless."""
     size = math.prod(stored.shape[:3])
     first = np.empty(size, np.float32)
-    total, done, broken = math.prod(stored.shape), 0, 0
+    total, done = math.prod(stored.shape), 0
+    broken = np.zeros(total // size, dtype=int)  # NaN and infinite voxels of each frame
+    dark = np.ones(total // size, dtype=bool)  # frames without a value that is not 0
     low, high = math.inf, -math.inf
     for values in _values(path, stored):
+        frames = range(done // size, -(-(done + len(values)) // size))
+        borders = [max(frame * size - done, 0) for frame in frames]
+        here = slice(frames.start, frames.stop)
         good = np.isfinite(values)
         if not good.all():
-            broken += int((~good).sum())
+            broken[here] += np.add.reduceat(~good, borders, dtype=int)
             values[~good] = 0
         if good.any():
             low, high = min(low, values[good].min()), max(high, values[good].max())
+        dark[here] &= ~np.logical_or.reduceat(values != 0, borders)
         if done < size:
             part = values[: size - done]
             first[done : done + len(part)] = part
         done += len(values)
-    if broken == total:
+    if broken.sum() == total:
         look.report("every voxel is NaN or infinite", AGAIN)
         return None
-    if broken:
-        share = f"{broken} of {total} ({broken / total:.2g} of all)"
+    if dark.any() and not dark[0]:
+        many = f"{dark.sum()} of {len(dark)} frames hold nothing but NaN or zeros"
+        look.report(f"{many}, the first is frame {dark.argmax() + 1}", f"drop them or {AGAIN}")
+    count = int(broken[~dark].sum() if dark.any() and not dark[0] else broken.sum())
+    if count:
+        share = f"{count} of {total} ({count / total:.2g} of all)"
         look.report(f"{share} voxels are NaN or infinite", "set those outside the brain to 0")
     if low == high:
         look.report(f"every voxel is {low:g}", AGAIN)

@@ -357,6 +357,11 @@ def runs_of(
     return predictions, float(np.mean([record["validation"] for record in records]))
 
 
+def samplers_of(run: Run) -> list[dict[str, Any]]:
+    """The records of the samplers that were trained in a run."""
+    return [record for record in run.records() if "sampler" in record["cell"]]
+
+
 def keep_pictures(run: Run, name: str, material: Material) -> None:
     """Keep some real subjects, and samples of the same sex and diagnosis, for the report."""
     real = list(material.train[:SHOWN])

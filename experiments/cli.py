@@ -319,6 +319,39 @@ def verify(bank: Path, /) -> None:
     print(f"{samples!r}: every file is as it was written, digest {samples.digest()[:16]}")
 
 
+def audit(
+    bank: Path,
+    /,
+    train: Path,
+    heldout: Path,
+    out: Path = Path("runs"),
+    seeds: int = 3,
+    steps: int = 250,
+    judge_steps: int = 500,
+    most: int = 400,
+    seed: int = 0,
+) -> None:
+    """The data card of a bank: is it fit for use? A page with a verdict and its reasons.
+
+    Looks at files, leaks, copies and privacy, fidelity and variety, anatomy and units, labels, and
+    at what a classifier gains. Run it again to go on where it stopped.
+
+    Args:
+        bank: Folder that `neuromix generate` has filled, with md.
+        train: BIDS folder or table of the subjects that the sampler was trained on.
+        heldout: Of subjects of the same population that had no part in it; 100 or more are of use.
+        out: Folder of the run folders, or one run folder.
+        seeds: Of the classifiers that tell what samples are good for.
+        steps: Optimiser steps of each of them.
+        judge_steps: Optimiser steps of the classifiers that judge labels.
+        most: Scans or samples of each set that are looked at, at random.
+        seed: Decides halves, choices and draws.
+    """
+    from experiments.audit import Audit, run
+
+    run(Audit(bank, train, heldout, seeds, steps, judge_steps, most, seed), out)
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "phantom": phantom,
@@ -327,6 +360,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "generate": generate,
     "complete": complete,
     "verify": verify,
+    "audit": audit,
 }
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "train": {"md": train_md, "pds": train_pds},

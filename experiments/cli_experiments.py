@@ -227,6 +227,34 @@ def settings(
     run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
 
 
+def neuro(
+    data: Path,
+    out: Path = Path("runs"),
+    /,
+    by: Literal["subject", "run"] = "subject",
+    noise_model: Literal["ols", "ar1"] = "ols",
+    smoothing: float = 8.0,
+    splits: int = 100,
+    seed: int = 0,
+) -> None:
+    """Real task fMRI against itself: do halves agree, and are trivial generators told from them?
+
+    Run it again to go on where it stopped.
+
+    Args:
+        data: Prepared cohort with bold and events: BIDS folder or table.
+        out: Folder of the run folders, or one run folder.
+        by: Halves of subjects, or of runs, each taken as a subject (where there are few subjects).
+        noise_model: Of the GLM: ols, or ar1, which takes longer.
+        smoothing: Of the effect maps, full width at half maximum in mm.
+        splits: Into halves.
+        seed: Decides the splits, and who is held out.
+    """
+    from experiments.neuro import Neuro, run
+
+    run(Neuro(data, by, noise_model, smoothing, splits, seed), out)
+
+
 def completion(
     out: Path = Path("runs"),
     /,
@@ -239,8 +267,11 @@ def completion(
     arms: tuple[str, ...] = ("full",),
     baselines: tuple[str, ...] | None = None,
     seconds: float | None = None,
+    steps: int | None = None,
+    refining_steps: int | None = None,
     spacing: float = 6.0,
     seed: int = 0,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """The modality completer beside its baselines, on held-out subjects, in both directions.
 
@@ -258,15 +289,18 @@ def completion(
             microstructure, diagnosis.
         baselines: Some of: "mean volume", "nearest subject", "voxelwise regression",
             "PCA regression", "regression U-Net", "diffusion U-Net". Default: all.
-        seconds: Processor time of each trained baseline. Default: that of the first arm.
+        seconds: Processor time of each trained baseline in each direction. Default: half of that
+            of the first arm, which learns both.
+        steps: Of PDM's training, if not those of the preset.
+        refining_steps: Of TR's.
         spacing: Voxel side of the phantom in mm.
         seed: Decides the phantom, the parts, the first weights and the noise.
+        dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
     from experiments.completion import Completion, run
 
-    changes = _changes(given)
-    run(Completion(**changes | {"data": str(data or "")}), out)
+    run(Completion(preset=preset, **_changes(given)), out, dry_run=dry_run)
 
 
 def _changes(given: dict[str, Any]) -> dict[str, Any]:
@@ -280,5 +314,6 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "fidelity": fidelity,
     "transfer": transfer,
     "settings": settings,
+    "neuro": neuro,
     "completion": completion,
 }

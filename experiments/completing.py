@@ -25,6 +25,25 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 """What leaves a part out."""
 
 
+def shortened(
+    config: ModalityConfig, steps: int | None, refining_steps: int | None = None
+) -> ModalityConfig:
+    """The config with other numbers of training steps, of PDM and of TR, where they are given."""
+    for name, count in (("training", steps), ("refining", refining_steps)):
+        if count is None:
+            continue
+        if count < 1:
+            raise InputError(f"{count} {name} steps came; give 1 or more")
+        part = getattr(config, name)
+        every = min(part.validate_every, count)
+        changed = replace(
+            part, steps=count, warmup=min(part.warmup, count // 4), validate_every=every,
+            checkpoint_every=every,
+        )  # fmt: skip
+        config = replace(config, **{name: changed})
+    return config
+
+
 def ablated(config: ModalityConfig, without: Sequence[str]) -> ModalityConfig:
     """The config without some of its parts."""
     for name in without:
@@ -58,11 +77,9 @@ def train_pds(
     """
     console = Console()
     config = PRESETS[preset]
-    given = {name: value for name, value in training.items() if value is not None}
-    refining = config.refining
-    if refining_steps is not None:
-        refining = replace(refining, steps=refining_steps)
-    config = replace(config, training=replace(config.training, **given), refining=refining, **model)
+    config = shortened(config, training.get("steps"), refining_steps)
+    given = {k: v for k, v in training.items() if v is not None and k != "steps"}
+    config = replace(config, training=replace(config.training, **given), **model)
     config = ablated(config, without)
     cohort = load_cohort(data)
     judges = None if validation is None else load_cohort(validation)
@@ -73,7 +90,7 @@ def train_pds(
         )
     console.print(asdict(config))
     if dry_run:
-        seconds = ModalityCompleter.estimate(cohort, config)
+        seconds, _ = ModalityCompleter.estimate(cohort, config)
         console.print(f"{len(cohort)} rows, about {seconds / 60:.1f} minutes on this machine")
         return
     _, result = ModalityCompleter.fit(cohort, config, out, validation=judges, progress=True)

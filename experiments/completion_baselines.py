@@ -31,6 +31,10 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Of the PCA regression, in units of the mean eigenvalue."""
 BATCH = 4
 """Subjects of a training step."""
+TRAINED = ("regression U-Net", "diffusion U-Net")
+"""Baselines that are trained for a given time."""
+REGRESSIONS = ("voxelwise regression", "PCA regression", "regression U-Net")
+"""Baselines that predict a mean."""
 
 
 class Baseline(Protocol):
@@ -167,8 +171,8 @@ class _Trained:
         begun, self.steps_ = time.process_time(), 0
         while self.steps_ < 2 or time.process_time() - begun < self.seconds:
             chosen = torch.randint(len(source), (BATCH,), generator=generator).numpy()
-            pair = [self._scaled(v[chosen], k) for k, v in enumerate((source, target))]
-            loss = self._loss(*pair, generator)
+            seen, wanted = (self._scaled(v[chosen], k) for k, v in enumerate((source, target)))
+            loss = self._loss(seen, wanted, generator)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

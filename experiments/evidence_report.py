@@ -36,7 +36,7 @@ def page(
 
     Args:
         title: Of the page.
-        results: Of :func:`experiments.evidence.weigh`, with ``time``.
+        results: Of :func:`experiments.evidence.weigh`, with ``diagnosis`` and ``time``.
         groups: What it was made of.
         pictures: Files of :func:`experiments.arms.keep_pictures`; the last one is looked through.
         methods: What is special to the experiment.
@@ -45,6 +45,8 @@ def page(
     """
     tables = [("Primary endpoint", _primary(results["primary"]))] if results["primary"] else []
     tables += [(_heading(told["title"]), _scores(told)) for told in results["groups"]]
+    if results["diagnosis"]:
+        tables.append(("What explains it", pd.DataFrame(results["diagnosis"])))
     return report_page(
         title=title,
         verdict=results["verdict"],

@@ -93,10 +93,10 @@ class Bench:
             heldout, rows = heldout[: 2 * len(made)], rows[: 2 * len(made)]
         judges = {}
         for target, classifier in self.classifiers.items():
-            asked, true = (_targets(target, each) for each in (labels, rows))
+            asked, true = (targets(target, each) for each in (labels, rows))
             classes = [str(c) for c in classifier.classes_]
             if set(classes) <= set(asked) & set(true):
-                judges[target] = Judge(self._predict(target), classes, asked, true)
+                judges[target] = Judge(self.predictor(target), classes, asked, true)
         table = fidelity_table(
             self.volumes("train"),
             heldout,
@@ -133,7 +133,8 @@ class Bench:
             },
         }  # fmt: skip
 
-    def _predict(self, target: str) -> Any:
+    def predictor(self, target: str) -> Any:
+        """Volumes (N, X, Y, Z) to probabilities of the target's classes."""
         classifier = self.classifiers[target]
         return lambda made: classifier.predict_proba(_subjects(made, [{}] * len(made)))
 
@@ -147,7 +148,7 @@ class Bench:
                 found.append(inputs[0].detach().cpu().numpy())
 
             hook = classifier.net_.module_.head[-1].register_forward_pre_hook(keep)
-            self._predict(target)(made)
+            self.predictor(target)(made)
             hook.remove()
             points.append(np.concatenate(found))
         return np.concatenate(points, axis=1)[:, :, None, None]
@@ -163,7 +164,7 @@ def _subjects(made: np.ndarray, rows: Labels) -> list[tio.Subject]:
     ]
 
 
-def _targets(target: str, rows: Labels) -> Sequence[str | None]:
+def targets(target: str, rows: Labels) -> Sequence[str | None]:
     """What a classifier of this target should say of each row; ``None`` where there is no truth."""
     classifier = VolumeClassifier(target)
     return classifier.labels([

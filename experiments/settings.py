@@ -38,9 +38,11 @@ from experiments.arms import (
     pictures_of,
     run_arms,
     runs_of,
+    samplers_of,
     sex_or_dementia,
 )
 from experiments.costs import pace, spent
+from experiments.diagnosis import diagnose
 from experiments.evidence import CEILING, Endpoint, Group, weigh
 from experiments.evidence_report import page, seeds_warning
 from experiments.questions import (
@@ -169,6 +171,7 @@ def run(config: Settings, out: Path, *, dry_run: bool = False) -> dict[str, Any]
         work.fit()
         groups = work.groups()
         results = weigh(groups, endpoint)
+        results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
         results |= {"config": frame.config, "time": spent(frame)}
         frame.finish(results, work.page(results, groups))
     return results

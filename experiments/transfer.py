@@ -44,8 +44,10 @@ from experiments.arms import (
     pictures_of,
     run_arms,
     runs_of,
+    samplers_of,
 )
 from experiments.costs import pace, spent
+from experiments.diagnosis import diagnose
 from experiments.evidence import CEILING, SCRATCH, Endpoint, Group, weigh
 from experiments.evidence_report import page, seeds_warning
 from experiments.run import Run, show_plan
@@ -146,6 +148,7 @@ def run(config: Transfer, out: Path, *, dry_run: bool = False) -> dict[str, Any]
         transfer.transfer()
         groups = transfer.groups()
         results = weigh(groups, endpoint)
+        results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
         results |= {"config": frame.config, "time": spent(frame)}
         frame.finish(results, transfer.page(results, groups))
     return results

@@ -3,6 +3,7 @@ import pytest
 from chromium import browse, needs_chromium
 from verdicts import group
 
+from experiments.diagnosis import diagnose
 from experiments.evidence import weigh
 from experiments.evidence_report import page, seeds_warning
 
@@ -25,6 +26,7 @@ def report(tmp_path_factory):
     groups = [group(ARMS), group(ARMS, size=160)]
     time = {"seconds": 120.0, "loading share": 0.07, "seconds by part": {"samplers": 60.0}}
     results = weigh(groups, None) | {"time": time}
+    results["diagnosis"] = diagnose(results["groups"], [])
     path = folder / "report.html"
     path.write_text(
         page(
@@ -44,7 +46,8 @@ def test_the_page_holds_what_a_reviewer_asks_for(report):
         "real + synthetic, ratio 2 (chosen on validation)", "share of the gap closed",
         "p, Holm (exploratory)", "of it loading data and waiting for it", "7.0 %",
         "Learning curves, with 95 % intervals", "By the ratio of synthetic to real subjects",
-        "ROC:", "Confusion:", "Reliability:", "Site A is a phantom.", "scikit-learn",
+        "ROC:", "Confusion:", "Reliability:", "What explains it", "scikit-learn",
+        "Site A is a phantom.",
         "A real training subject, F 70 NC", "A synthetic subject, F 70 NC",
     ):  # fmt: skip
         assert words in text, words

@@ -141,3 +141,17 @@ def test_graininess_measures_noise_and_not_tissue():
     assert one == pytest.approx(0.01 * 0.3186 * np.sqrt(7 / 6), rel=0.3)
     with pytest.raises(InputError, match="six neighbours"):
         anatomy.graininess(ramp[None], x == 3)
+
+
+def test_asymmetry_changes_its_sign_when_left_and_right_are_exchanged():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((7, 6, 5), dtype=bool)
+    mask[1:-1, 1:-1, 1:-1] = True
+    lean = rng.standard_normal((7, 6, 5))
+    one, two = (lean + 0.3 * rng.standard_normal((20, 7, 6, 5)) for _ in range(2))
+    maps = [anatomy.asymmetry(volumes, mask) for volumes in (one, two, two[:, ::-1])]
+    assert maps[0].shape == (20, 2 * 4 * 3)
+    assert anatomy.correlation_of_means(maps[0], maps[1]) > 0.9
+    assert anatomy.correlation_of_means(maps[0], maps[2]) < -0.9
+    even = one + one[:, ::-1]
+    assert np.abs(anatomy.asymmetry(even, mask)).max() < 1e-12

@@ -224,4 +224,6 @@ def test_subjects_without_a_pair_count_as_seen(parts, tmp_path):
 
 
 def test_an_estimate_keeps_nothing(parts):
-    assert ModalityCompleter.estimate(parts.train, CONFIG) > 0
+    fit, sample = ModalityCompleter.estimate(parts.train, CONFIG)
+    assert fit > sample > 0
+    assert ModalityCompleter.estimate(parts.train, CONFIG, 1000)[0] > fit

@@ -5,7 +5,7 @@ import pytest
 
 from augment import InputError
 from augment.prepare import cut, hcp_events, read_events, windows
-from augment.prepare.bold import check_events, repetition_time
+from augment.prepare.bold import check_events, check_frames, repetition_time
 
 
 def make_events(*rows):
@@ -90,6 +90,16 @@ def test_windows_without_overlap_share_out_all_events():
 def test_a_window_outside_the_run_is_refused():
     with pytest.raises(InputError, match="frames 3 to 6 are not all in a run of 6"):
         cut(np.zeros((1, 1, 1, 6)), None, 1.0, start=3, length=4)
+
+
+def test_frames_without_signal_are_refused():
+    frames = np.ones((6, 2, 2, 2))
+    frames[1, 0] = np.nan  # part of it
+    check_frames(frames)
+    frames[4] = np.nan
+    frames[5] = 0
+    with pytest.raises(InputError, match=r"2 of 6 frames hold nothing .* the first is frame 5;"):
+        check_frames(frames)
 
 
 def test_repetition_time_of_header_and_sidecar():

@@ -274,6 +274,9 @@ def break_scan(dataset, how):
         save(image, bold[..., 0])
     elif how == "NaN":
         save(image, bold * np.nan, tr=TR)
+    elif how == "NaN frame":
+        bold[..., 7] = np.nan
+        save(image, bold, tr=TR)
     elif how == "no orientation":
         save(image, bold, tr=TR, code=0)
     elif how == "two files":
@@ -290,6 +293,7 @@ def break_scan(dataset, how):
         ("TR", "1 s in the header and 2 s in the sidecar"),
         ("3D", "4 dimensions are needed"),
         ("NaN", "nothing but zeros or NaN"),
+        ("NaN frame", "1 of 12 frames hold nothing but NaN or zeros, the first is frame 8"),
         ("no orientation", "left and right cannot be told"),
         ("two files", "choose with desc="),
         ("mask", "must lie on the image's own grid"),

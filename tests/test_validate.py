@@ -145,6 +145,18 @@ class TestValues:
         save(place, data)
         assert "1 of" in the_one(check(place, image="bold"))
 
+    @pytest.mark.parametrize("value", [np.nan, 0])
+    def test_an_empty_frame(self, place, value):
+        data = bold(100)  # more than a block
+        data[..., 89] = value
+        data[3, 3, 3] = np.nan
+        save(place, data)
+        frame, voxel = found(check(place, image="bold"))
+        assert frame.startswith(
+            "1 of 100 frames hold nothing but NaN or zeros, the first is frame 90"
+        )
+        assert voxel.startswith("99 of")
+
     @pytest.mark.parametrize(
         ("factor", "words"),
         [

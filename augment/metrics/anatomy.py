@@ -190,6 +190,30 @@ def sharpness(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(fine, 1e-30))  # a constant volume has no power
 
 
+def asymmetry(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Right less left at each pair of mirrored voxels, (N, V).
+
+    Brains lean: on average one side is larger, brighter or farther forward. The mean over a set
+    keeps that and loses what is each subject's own, and has the opposite sign in a set whose left
+    and right were exchanged.
+
+    Args:
+        volumes: (N, X, Y, Z), x from left to right, the middle of the head near its middle.
+        mask: (X, Y, Z).
+    """
+    half = len(mask) // 2
+    both = mask[:half] & mask[::-1][:half]
+    found: np.ndarray = volumes[:, ::-1][:, :half][:, both] - volumes[:, :half][:, both]
+    return found
+
+
+def correlation_of_means(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of the means of two sets of maps, (N, V) and (M, V)."""
+    a, b = (maps.mean(axis=0, dtype=np.float64) for maps in (x, y))
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / max(np.sqrt((a @ a) * (b @ b)), 1e-12))
+
+
 def graininess(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Noise of each volume where tissue is uniform, (N,) in the volumes' unit.
 

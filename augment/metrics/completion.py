@@ -191,4 +191,4 @@ def _region_correlation(shown: np.ndarray) -> float:
     size = np.sqrt((made**2).sum(axis=0) * (real**2).sum(axis=0))
     seen = real.std(axis=0) > 1e-9
     together = (made * real).sum(axis=0) / np.maximum(size, 1e-12)
-    return float(together[seen].mean())
+    return float(together[seen].mean()) if seen.any() else float("nan")

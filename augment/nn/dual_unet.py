@@ -129,7 +129,7 @@ class DualModalUNet(nn.Module):
                 target = self.downs[level](target)
         bias = None
         if self.pattern is not None:
-            bias = self.pattern.at(target.shape[2:])  # type: ignore[operator]
+            bias = self.pattern.at(target.shape[2:])  # type: ignore[operator, union-attr]
         target = self.attention(target, source, bias)
         target = self.middle(target, condition)
         for level in reversed(range(last)):
@@ -147,7 +147,7 @@ class DualModalUNet(nn.Module):
     def _gate(self, target: Tensor, level: int) -> Tensor:
         if self.pattern is None:
             return target
-        where: Tensor = self.pattern.at(target.shape[2:])  # type: ignore[operator]
+        where: Tensor = self.pattern.at(target.shape[2:])  # type: ignore[operator, union-attr]
         return target * (1 + torch.tanh(self.gates[level]) * where)
 
 

@@ -97,6 +97,20 @@ def check_events(events: pd.DataFrame, frames: int, tr: float) -> None:
         )
 
 
+def check_frames(frames: np.ndarray) -> None:
+    """Refuse a run with an empty frame, which would pass for a sudden loss of all signal.
+
+    Args:
+        frames: (T, ...).
+    """
+    empty = [k for k, frame in enumerate(frames) if not (np.isfinite(frame) & (frame != 0)).any()]
+    if empty:
+        raise InputError(
+            f"{len(empty)} of {len(frames)} frames hold nothing but NaN or zeros, the first is "
+            f"frame {empty[0] + 1}; fetch the run again, or cut it before that frame"
+        )
+
+
 def repetition_time(header: Any, sidecar: Mapping[str, Any]) -> float:
     """Seconds between frames, from a NIfTI header and a JSON sidecar, which must agree."""
     zooms = header.get_zooms()

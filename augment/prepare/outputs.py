@@ -118,6 +118,7 @@ def _bold(scan: Scan, settings: Settings) -> list[Output]:
     if settings.has_windows and "chunk" in scan.entities:
         raise InputError("this is a window (chunk) already; cut the whole run, or give no window")
     data, affine, header = _read(scan.image, 4)
+    bold.check_frames(np.moveaxis(data, 3, 0))
     tr = bold.repetition_time(header, scan.sidecar)
     frames = data.shape[3]
     events = _events(scan, frames, tr)
@@ -145,6 +146,7 @@ def _bold(scan: Scan, settings: Settings) -> list[Output]:
 
 def _bold_segments(scan: Scan, settings: Settings) -> Output:
     data, affine, header = _read(scan.image, 4)
+    bold.check_frames(np.moveaxis(data, 3, 0))
     tr = bold.repetition_time(header, scan.sidecar)
     mean = data.mean(axis=3)
     transform, mask, quality = _find(scan, mean, affine, _mask(scan, mean.shape, affine))

@@ -94,10 +94,10 @@ def _scan(file: bids.ImageFile, root: Path, raw: Path) -> Scan:
     image = Path(file.path)
     companions = {}
     if file.image == "bold":
-        companions["events"] = _inherited(image, [root, raw], "events.tsv")
+        companions["events"] = inherited(image, [root, raw], "events.tsv")
     elif file.image == "dwi":
-        companions["bval"] = _inherited(image, [root], "dwi.bval")
-        companions["bvec"] = _inherited(image, [root], "dwi.bvec")
+        companions["bval"] = inherited(image, [root], "dwi.bval")
+        companions["bvec"] = inherited(image, [root], "dwi.bvec")
     companions["mask"] = _mask(image, file.entities)
     there = {name: path for name, path in companions.items() if path}
     return Scan(file.image, image, file.entities, bids.metadata(image), there)
@@ -110,11 +110,16 @@ def _mask(image: Path, entities: Mapping[str, str]) -> Path | None:
     return next((image.parent / name for name in names if (image.parent / name).is_file()), None)
 
 
-def _inherited(image: Path, roots: list[Path], ending: str) -> Path | None:
+def inherited(image: Path, roots: list[Path], ending: str) -> Path | None:
     """The file that speaks of an image by BIDS's inheritance principle.
 
     It ends in ``ending`` and has no entity that the image lacks; of several, the nearest and then
     the most specific is meant.
+
+    Args:
+        image: In the first of the datasets.
+        roots: Datasets to look in, in this order.
+        ending: Suffix and extension, such as ``events.tsv``.
     """
     *pairs, _ = image.name.split("_")
     inside = image.parent.relative_to(roots[0])

@@ -80,7 +80,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
     Args:
         model: Mean, Gaussian, PDM and TR.
         scheduler: Owns the times and the step from one to the next.
-        directions: Modalities that it was trained to fill in.
+        directions: Modalities that it was trained to fill in; both by default.
         steps: Evaluations of PDM for a sample.
         provenance: Who and what made it.
     """
@@ -92,13 +92,14 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         self,
         model: DualModalDiffusion,
         scheduler: FlowMultistepScheduler | DDIMScheduler,
-        directions: Sequence[str] = MODALITIES,
+        directions: list[str] | None = None,
         steps: int = 10,
         provenance: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(model=model, scheduler=scheduler)
-        self.register_to_config(directions=list(directions), steps=steps, provenance=provenance)
+        directions = list(directions or MODALITIES)
+        self.register_to_config(directions=directions, steps=steps, provenance=provenance)
 
     @property
     def grid(self) -> Grid:
@@ -155,7 +156,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         fitting = Fitting(config, sets, grid, work, resume, progress)
 
         def draw(source: Tensor, _: Tensor, support: Tensor, d: int, k: list[int]) -> Tensor:
-            sampler = cls(fitting.model, scheduler, config.directions, config.steps)
+            sampler = cls(fitting.model, scheduler, list(config.directions), config.steps)
             return torch.cat([
                 sampler._draw(s[None], u[None], d, [n], {})
                 for s, u, n in zip(source, support, k, strict=True)
@@ -167,36 +168,59 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         record["labelled"] = sorted(subject_hash(*key) for key in cohort.subject_keys)
         record |= {"config": asdict(config), "segments": segments}
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
-        completer = cls(fitting.model, scheduler, config.directions, config.steps, record)
+        completer = cls(fitting.model, scheduler, list(config.directions), config.steps, record)
         completer.save_pretrained(folder)
         completer.register_to_config(_name_or_path=str(Path(folder).resolve()))
         return completer, result
 
     @classmethod
-    def estimate(cls, cohort: Cohort, config: ModalityConfig) -> float:
-        """Seconds that a fit would take on this machine; nothing is kept."""
+    @torch.no_grad()
+    def estimate(
+        cls, cohort: Cohort, config: ModalityConfig, count: int | None = None
+    ) -> tuple[float, float]:
+        """Seconds on this machine of a fit, and of a sample; nothing is kept.
+
+        Args:
+            cohort: Training subjects, or a few of them.
+            config: Settings of the fit.
+            count: How many training subjects there are, if not those of the cohort.
+        """
         pairs = paired(cohort)
         few = pairs.where(np.arange(len(pairs)) < ESTIMATED)
         still = replace(config.training, steps=1, batch_size=1, validate_every=1)
         brief = replace(config, training=still, refining=still)
         with tempfile.TemporaryDirectory() as folder:
-            begun = time.perf_counter()
             grid, _ = common_frame(few)
             fitting = Fitting(brief, [Pairs(Path(folder) / "pairs.npy", few)], grid, Path(folder))
-            fitting.model = fitting.build()
+            fitting.model = model = fitting.build()
+            begun = time.perf_counter()
             fitting.closed_form()
+            once = time.perf_counter() - begun  # most of it is solving, whoever was read before
+            begun = time.perf_counter()
+            for d in fitting.directions:  # what every subject is met with
+                source, _, support = fitting.sets[0].chosen(model, d, range(len(few)))
+                mean = model.mean(source, support, d)
+                chosen = torch.full((len(few),), d)
+                if config.start == "gaussian":
+                    model.residual.fill(mean, support, torch.randn_like(mean), chosen)
             each = (time.perf_counter() - begun) / len(few)
+            begun = time.perf_counter()
+            known = model.known(source, mean, support)
+            model(mean, torch.full((len(few),), 500.0), known, chosen, {
+                name: torch.zeros(len(few), dtype=torch.long) for name in model.label_space.names
+            })  # fmt: skip
+            sample = config.steps * (time.perf_counter() - begun) / len(few)
             nothing = np.zeros((len(few), len(config.directions), *fitting.sets[0].array.shape[2:]))
-            data = DenoisingSet(
-                fitting.sets[0], fitting.model, fitting.directions, nothing, nothing
-            )
+            data = DenoisingSet(fitting.sets[0], model, fitting.directions, nothing, nothing)
             scheduler = _scheduler(config)
             alphas = scheduler.alphas_cumprod if config.objective == "noise" else None
-            objective = SemanticConsistency(fitting.model, config.label_dropout, alphas)
-            seconds = each * len(pairs) + estimate_training(objective, data, config.training)
-            if config.refine != "none":
-                seconds += fitting.pace_refining(config)
-        return seconds
+            objective = SemanticConsistency(model, config.label_dropout, alphas)
+            seconds = once + each * (count or len(pairs))
+            with torch.enable_grad():
+                seconds += estimate_training(objective, data, config.training)
+                if config.refine != "none":
+                    seconds += fitting.pace_refining(config)
+        return seconds, sample
 
     def complete(
         self, subject: tio.Subject, want: str, seed: int, labels: Mapping[str, Any] | None = None

@@ -144,7 +144,7 @@ class Fitting:
         def regress(
             source: Tensor, target: Tensor, support: Tensor, d: int, _: list[int]
         ) -> Tensor:
-            return model.regression(source, support, d)  # type: ignore[no-any-return]
+            return model.regression(source, support, d)
 
         if self.config.refine == "mean":
             estimates = self._arrays("regression", regress)
@@ -180,7 +180,7 @@ class Fitting:
     def _denoise(self, alphas: Tensor | None) -> Trained:
         """Train PDM."""
         means = self._arrays("mean", self._mean)
-        residuals = self._arrays("residual", self._standardised)
+        residuals = self._arrays("residual", self._standardised, means)
         data = [
             DenoisingSet(pairs, self.model, self.directions, m, r)
             for pairs, m, r in zip(self.sets, means, residuals, strict=True)
@@ -232,11 +232,11 @@ class Fitting:
         return self.model.mean(source, support, d)
 
     def _standardised(
-        self, source: Tensor, target: Tensor, support: Tensor, d: int, numbers: list[int]
+        self, mean: Tensor, target: Tensor, support: Tensor, d: int, numbers: list[int]
     ) -> Tensor:
         """Z of some subjects, going on outside their brains."""
         field = self.model.residual
-        z = support * (target - self.model.mean(source, support, d)) / field.deviation[d]
+        z = support * (target - mean) / field.deviation[d]
         if self.config.start == "noise":
             return z
         white = torch.stack([
@@ -245,19 +245,27 @@ class Fitting:
         ])  # fmt: skip
         return field.fill(z, support, white.to(z), torch.full((len(z),), d, device=z.device))
 
-    def _arrays(self, name: str, maker: Maker) -> list[np.ndarray]:
-        """Arrays (subjects, directions, N, X, Y, Z) of what a maker makes, kept on disk."""
+    def _arrays(
+        self, name: str, maker: Maker, sources: Sequence[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """Arrays (subjects, directions, N, X, Y, Z) of what a maker makes, kept on disk.
+
+        Args:
+            name: Of the files.
+            maker: Makes them.
+            sources: Arrays that it gets in the place of the sources.
+        """
         arrays = []
-        for pairs, part in zip(self.sets, ("train", "validation"), strict=False):
+        for k, (pairs, part) in enumerate(zip(self.sets, ("train", "validation"), strict=False)):
             path = self.work / f"{name}-{part}.npy"
             with PartialState().main_process_first():
                 if not path.is_file():
-                    self._write(path, pairs, maker)
+                    self._write(path, pairs, maker, None if sources is None else sources[k])
             arrays.append(np.load(path, mmap_mode="r"))
         return arrays
 
     @torch.no_grad()
-    def _write(self, path: Path, pairs: Pairs, maker: Maker) -> None:
+    def _write(self, path: Path, pairs: Pairs, maker: Maker, sources: np.ndarray | None) -> None:
         from rich.progress import track
 
         count, _, *shape = pairs.array.shape
@@ -270,9 +278,12 @@ class Fitting:
             for start in track(starts, f"Writing {path.stem}", disable=not self.progress):
                 subjects = range(start, min(start + BATCH, count))
                 for which, d in enumerate(self.directions):
-                    volumes = self._units(pairs, d, subjects)
+                    source, target, support = self._units(pairs, d, subjects)
+                    if sources is not None:
+                        given = np.array(sources[start : subjects.stop, which], np.float32)
+                        source = torch.from_numpy(given).to(source)
                     writer[start : subjects.stop, which] = (
-                        maker(*volumes, d, list(subjects)).cpu().numpy()
+                        maker(source, target, support, d, list(subjects)).cpu().numpy()
                     )
             writer.flush()
 

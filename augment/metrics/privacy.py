@@ -1,0 +1,75 @@
+"""Do synthetic volumes give away who the sampler was trained on?
+
+An attacker who holds the samples and somebody's scan asks whether that person was a training
+subject. The closer a sample lies to the scan, the likelier::
+
+    score(r) = -min over samples s of |r - s|
+
+:func:`membership` is the area under the ROC curve of that attack, on training subjects (members)
+and held-out ones (not): 0.5 if the samples tell nothing, 1 if they tell all. What a person sees is
+:func:`closest`: the samples that lie nearest to a training subject, for a look side by side. Copies
+as a share of the samples are in :func:`augment.metrics.features.nearest_distance`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from augment.errors import InputError
+from augment.metrics.features import squared_distances
+
+DRAWS = 2000
+"""Of the bootstrap."""
+
+
+def membership(
+    synthetic: np.ndarray, train: np.ndarray, heldout: np.ndarray, *, seed: int = 0
+) -> dict[str, Any]:
+    """AUC of telling training from held-out subjects by their distance to the nearest sample.
+
+    Args:
+        synthetic: (N, V): voxels in the brain, or features.
+        train: (T, V), the volumes that the sampler was fitted to.
+        heldout: (H, V), volumes of the same population that it was not.
+        seed: Of the interval, a bootstrap over the subjects of both sets.
+
+    Returns:
+        ``value`` and its 95 % ``interval``.
+    """
+    if not (len(synthetic) and min(len(train), len(heldout)) > 1):
+        raise InputError(
+            f"{len(synthetic)} synthetic, {len(train)} training and {len(heldout)} held-out "
+            "volumes came; give a sample, and two or more of each of the others"
+        )
+    member, other = (
+        -np.sqrt(squared_distances(real, synthetic).min(axis=1)) for real in (train, heldout)
+    )
+    # Whether a member lies closer than another, for each pair; ties count half.
+    wins = (member[:, None] > other) + 0.5 * (member[:, None] == other)
+    rng = np.random.default_rng(seed)
+    weights = [rng.multinomial(n, np.full(n, 1 / n), DRAWS) / n for n in wins.shape]
+    drawn = np.einsum("dt,th,dh->d", weights[0], wins, weights[1], optimize=True)
+    return {
+        "value": float(wins.mean()),
+        "interval": np.quantile(drawn, (0.025, 0.975)).tolist(),
+    }
+
+
+def closest(synthetic: np.ndarray, train: np.ndarray, count: int) -> list[tuple[int, int, float]]:
+    """The samples nearest to a training volume, the nearest first.
+
+    Args:
+        synthetic: (N, V).
+        train: (T, V).
+        count: How many.
+
+    Returns:
+        Sample, training volume and the root mean square of their difference.
+    """
+    distances = squared_distances(synthetic, train)
+    nearest = distances.argmin(axis=1)
+    apart = np.sqrt(distances.min(axis=1) / synthetic.shape[1])
+    order = np.argsort(apart, kind="stable")[:count]
+    return [(int(k), int(nearest[k]), float(apart[k])) for k in order]

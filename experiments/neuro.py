@@ -1,0 +1,147 @@
+"""The evaluation of task fMRI on real runs alone: do halves agree, and are trivial generators told?
+
+The subjects of a cohort (or the runs, each taken as a subject) are parted at random in two: the
+generators of :mod:`experiments.fmri_baselines` are fitted to one part and judged by the other,
+beside halves of the other against each other. An evaluation that works finds the real halves alike
+and sees through each generator; how well it can, on this cohort, is what this experiment shows
+before any sampler is judged on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from rich.console import Console
+
+from augment.cohort import Cohort
+from augment.errors import InputError
+from augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
+from augment.metrics.task_runs import TaskRun, read_runs, subjects_of
+from augment.report import rich_table
+from experiments import neuro_report
+from experiments.data import load_cohort
+from experiments.fmri_baselines import GENERATORS, Request
+from experiments.run import Run
+
+UNITS = ("subject", "run")
+HEADLINE = ("group_map", "rsa", "group_top1", "subject_top1", "roi_course")
+"""Metrics that the verdict names."""
+
+
+@dataclass(frozen=True)
+class Neuro:
+    """What to compare. See ``neuromix experiment neuro --help``."""
+
+    data: Path
+    by: str = "subject"
+    noise_model: str = "ols"
+    smoothing: float = SMOOTHING
+    splits: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.by not in UNITS:
+            raise InputError(f"by {self.by!r} came; allowed are {', '.join(UNITS)}")
+        if self.splits < 1:
+            raise InputError(f"{self.splits} splits can't be; give 1 or more")
+
+
+def run(config: Neuro, out: Path, *, console: Console | None = None) -> dict[str, Any]:
+    """Judge each generator that is not judged yet; write ``results.json`` and ``report.html``."""
+    cohort = load_cohort(config.data, ("bold",) if config.data.is_dir() else ())
+    train, heldout = divide(as_units(read_runs(cohort), config.by), config.by, config.seed)
+    settings = asdict(config) | {"data": str(config.data.resolve())}
+    with Run.open(out, "neuro", settings, console) as folder:
+        folder.log(
+            f"{len(subjects_of(heldout))} held-out and {len(subjects_of(train))} training "
+            f"{config.by}s of {cohort.name}"
+        )
+        affine = nib.load(cohort.table["bold_path"].iloc[0]).affine
+        judge = NeuroJudge(
+            heldout,
+            affine,
+            train=train,
+            noise_model=config.noise_model,
+            smoothing=config.smoothing,
+            splits=config.splits,
+            seed=config.seed,
+        )
+        requests = [Request.like(each) for each in heldout]
+        rows, shown = {}, {"real": judge.real.group()}
+        for name, make in GENERATORS.items():
+            generator = make()
+
+            def judged(generator: Any = generator) -> dict[str, Any]:
+                fitted = generator.fit(train)
+                return judge.table(fitted.draw(requests, range(len(requests))))
+
+            rows[name] = folder.cell({"generator": name}, judged)
+        halves = np.arange(len(judge.real)) % 2
+        for k, name in enumerate(("even", "odd")):
+            half = judge.real.take(np.flatnonzero(halves == k))
+            shown[f"{name} {config.by}s"] = half.group()
+        results = summarise(rows, about=_about(config, cohort, judge))
+        page = neuro_report.page(results | {"config": settings}, shown, judge)
+        folder.finish(results, page)
+        folder.console.print(rich_table(neuro_report.overview(rows)))
+    return results
+
+
+def as_units(runs: Sequence[TaskRun], by: str) -> list[TaskRun]:
+    """The runs, with each one as a subject of its own if ``by`` is ``run``."""
+    if by == "subject":
+        return list(runs)
+    return [replace(run, subject=str(run).removeprefix("sub-"), repeat="") for run in runs]
+
+
+def divide(runs: Sequence[TaskRun], by: str, seed: int) -> tuple[list[TaskRun], list[TaskRun]]:
+    """Part subjects at random into training and held-out ones, half each."""
+    names = subjects_of(runs)
+    if len(names) < 2 * FEWEST:
+        advice = "take each run as one with --by run" if by == "subject" else "bring more runs"
+        raise InputError(
+            f"{len(names)} {by}s can't be parted into training and held-out ones; needed are "
+            f"{2 * FEWEST} or more: {advice}"
+        )
+    order = np.random.default_rng(seed).permutation(len(names))
+    chosen = {names[k] for k in order[: len(names) // 2]}
+    return (
+        [run for run in runs if run.subject in chosen],
+        [run for run in runs if run.subject not in chosen],
+    )
+
+
+def summarise(rows: Mapping[str, Mapping[str, Any]], *, about: str) -> dict[str, Any]:
+    """What came out, as plain content.
+
+    Args:
+        rows: Generator to its table, see :meth:`augment.metrics.neuro.NeuroJudge.table`.
+        about: The cohort in words.
+    """
+    faults = {name: failed(row) for name, row in rows.items()}
+    first = next(iter(rows.values()))["metrics"]
+    real = [
+        f"{name.replace('_', ' ')} {first[name]['real']:.2f} "
+        f"({first[name]['real_interval'][0]:.2f} to {first[name]['real_interval'][1]:.2f})"
+        for name in HEADLINE
+        if name in first
+    ]
+    told = [f"{name} by {len(found)} metrics" for name, found in faults.items() if found]
+    missed = [name for name, found in faults.items() if not found]
+    verdict = f"Halves of real {about}: {', '.join(real)}. "
+    verdict += f"{len(told)} of {len(rows)} trivial generators are told from real runs"
+    verdict += f": {', '.join(told)}" if told else ""
+    verdict += f"; not told: {', '.join(missed)}." if missed else "."
+    return {"verdict": verdict, "failed": faults, "rows": dict(rows)}
+
+
+def _about(config: Neuro, cohort: Cohort, judge: NeuroJudge) -> str:
+    return (
+        f"{config.by}s of {cohort.name} ({len(judge.real)} held out, {len(judge.conditions)} "
+        f"conditions, {int(judge.mask.sum())} voxels)"
+    )

@@ -1,0 +1,169 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchio as tio
+from scipy import ndimage
+
+from augment.bank import SampleBank
+from augment.cohort import Cohort
+from augment.errors import InputError
+from augment.leakage import provenance
+from augment.phantom import make_phantom
+from experiments import audit_report
+from experiments.audit import Audit, run
+from experiments.cli import main
+
+
+class Given:
+    """A sampler that hands out subjects that there are already, changed or not."""
+
+    version = 1
+
+    def __init__(self, cohort, seen, change=lambda volumes: volumes):
+        subjects = cohort.subjects()
+        volumes = np.stack([subject["md"].numpy()[0] for subject in subjects])
+        self.affine = subjects[0]["md"].affine
+        self.rows = [{n: s[n] for n in ("sex", "diagnosis", "age")} for s in subjects]
+        self.volumes = change(volumes).astype(np.float32)
+        self.record = provenance([seen], [])
+
+    def fingerprint(self):
+        return f"{self.volumes.sum():.6f}"
+
+    def __call__(self, labels, seeds, steps, guidance):
+        return [self._make(row) for row in labels]
+
+    def _make(self, labels):
+        place = next(k for k, row in enumerate(self.rows) if row["age"] == labels["age"])
+        image = tio.ScalarImage(
+            tensor=torch.from_numpy(self.volumes[place][None].copy()), affine=self.affine
+        )
+        keys = {"dataset": "neuromix", "subject_id": "x", "session_id": ""}
+        return tio.Subject(md=image, **keys, **labels, synthetic=True, synthetic_id="x")
+
+
+def swapped(rows):
+    sex = {"F": "M", "M": "F"}
+    stage = {"NC": "AD", "AD": "NC", "MCI": "MCI"}
+    return [row | {"sex": sex[row["sex"]], "diagnosis": stage[row["diagnosis"]]} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Training subjects, held-out ones, and fresh ones that stand for perfect samples."""
+    folder = tmp_path_factory.mktemp("audit")
+    made = make_phantom(folder / "phantom", "md", subjects=220, seed=5, spacing=8.0)
+    found = Cohort.from_bids(made).split((0.28, 0.32, 0.4), seed=0)
+    found.save(folder / "split")
+    return folder, found
+
+
+@pytest.fixture(scope="module")
+def audited(parts, tmp_path_factory):
+    folder, (train, fresh, _) = parts
+
+    def look(name, change=lambda v: v, source=fresh, seen=train, relabel=list, steps=1, judge=1):
+        sampler = Given(source, seen, change)
+        bank = folder / name
+        wanted = relabel(sampler.rows)
+        SampleBank.fill(bank, sampler, wanted, 0)
+        config = Audit(
+            bank, folder / "split" / "train.tsv", folder / "split" / "test.tsv",
+            seeds=1, steps=steps, judge_steps=judge,
+        )  # fmt: skip
+        out = tmp_path_factory.mktemp("runs") / "0001-audit"
+        results = run(config, out)
+        return results, {f["what"]: f for f in results["findings"]}
+
+    return look
+
+
+def faults(found):
+    return {what for what, finding in found.items() if finding["level"] == audit_report.FAULT}
+
+
+def test_fresh_subjects_in_place_of_samples_have_no_fault(audited):
+    results, found = audited("fresh", steps=30, judge=60)
+    assert not faults(found)
+    cares = {what for what, finding in found.items() if finding["level"] == audit_report.CARE}
+    assert cares <= {"label sex", "label dementia", "units"}  # few subjects, so wide intervals
+    page = audit_report.page(results, [(np.ones((6, 6, 6)), "real")], [(np.ones((6, 6, 6)), "x")])
+    assert results["verdict"] in page
+    assert page.count("<img") == 3  # pairs, nearest, utility
+    assert set(results["utility"]) == {"sex", "dementia"}
+
+
+PLANTED = {
+    "collapse": (lambda v: np.repeat(v.mean(0, keepdims=True), len(v), 0), {"likeness", "variety"}),
+    "blur": (lambda v: ndimage.gaussian_filter(v, (0, 0.7, 0.7, 0.7)), {"detail", "grain"}),
+    "noise": (lambda v: np.abs(v + 0.3 * np.random.default_rng(0).standard_normal(v.shape)),
+              {"grain", "range"}),
+    "units": (lambda v: v / 1000, {"units", "range"}),
+    "mirrored": (lambda v: v[:, ::-1], {"left and right"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_named(audited, name):
+    change, expected = PLANTED[name]
+    results, found = audited(name, change)
+    assert expected <= faults(found)
+    assert results["verdict"].startswith("Do not use")
+    assert all(f"{what}: " in results["verdict"] for what in expected)
+
+
+def test_copies_are_named(audited, parts):
+    _, (train, _, _) = parts
+    _, found = audited("copies", lambda v: v + 0.001 * (v > 0), source=train)
+    assert {"copies", "membership"} <= faults(found)
+
+
+def test_wrong_labels_are_named(audited):
+    _, found = audited("wrong", relabel=swapped, judge=60)
+    assert "label sex" in faults(found)
+    assert "labels are wrong" in found["label sex"]["says"]
+
+
+def test_a_held_out_subject_in_the_training_is_named(audited, parts):
+    _, (train, _, heldout) = parts
+    smuggled = Cohort(
+        pd.concat([train.table, heldout.table.iloc[:1]], ignore_index=True), train.name
+    )
+    results, found = audited("smuggled", seen=smuggled)
+    assert faults(found) == {"leak"}
+    assert heldout.table["subject_id"].iloc[0] in results["verdict"]
+    assert results["utility"] == {}
+
+
+def test_a_run_that_was_stopped_goes_on_and_another_bank_is_refused(parts, audited, tmp_path):
+    folder, (train, fresh, _) = parts
+    paths = {"train": folder / "split" / "train.tsv", "heldout": folder / "split" / "test.tsv"}
+    config = Audit(folder / "fresh", **paths, seeds=1, steps=1, judge_steps=1)
+    out = tmp_path / "0001-audit"
+    first = run(config, out)
+    kept = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json")}
+    again = out / "cells" / "part-anatomy.json"
+    again.unlink()
+    assert run(config, out)["findings"] == first["findings"]
+    assert {p for p, t in kept.items() if p.stat().st_mtime_ns != t} == {again}
+    sampler = Given(fresh, train)
+    SampleBank.fill(folder / "other", sampler, sampler.rows[:30], 0)
+    with pytest.raises(InputError, match="holds a run with bank"):
+        run(replace(config, bank=folder / "other"), out)
+
+
+def test_what_cannot_be_audited_is_told_in_a_line(parts, tmp_path, capsys):
+    folder, (_, _, heldout) = parts
+    train, test = folder / "split" / "train.tsv", folder / "split" / "test.tsv"
+    heldout.where(np.arange(len(heldout)) < 20).save(tmp_path / "few.tsv")
+    line = ["audit", str(folder / "fresh"), "--out", str(tmp_path), "--train"]
+    for others, told in {
+        (train, train): "subjects are in --train and --heldout",
+        (train, tmp_path / "few.tsv"): "half of --heldout has 10 scans; an audit needs 12",
+        (tmp_path / "none", test): "does not exist",
+    }.items():
+        assert main([*line, str(others[0]), "--heldout", str(others[1])]) == 2
+        assert told in capsys.readouterr().err
