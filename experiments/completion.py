@@ -137,17 +137,17 @@ def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, 
             seconds = seconds if seconds is not None else record["processor"] / 2
             for want in MODALITIES:
                 stage.cell({"arm": arm, "want": want}, lambda a=arm, w=want: bench.judge(a, w))  # type: ignore[misc]
-        for name in settings.baselines:
-            for want in MODALITIES:
-                stage.cell(
-                    {"baseline": name, "want": want},
-                    lambda n=name, w=want: bench.baseline(n, w, float(seconds or 0)),  # type: ignore[misc]
-                )
         for want in MODALITIES:
             for steps in STEPS:
                 stage.cell(
                     {"steps": steps, "want": want},
                     lambda n=steps, w=want: bench.in_steps(n, w),  # type: ignore[misc]
+                )
+        for name in settings.baselines:
+            for want in MODALITIES:
+                stage.cell(
+                    {"baseline": name, "want": want},
+                    lambda n=name, w=want: bench.baseline(n, w, float(seconds or 0)),  # type: ignore[misc]
                 )
         results = summarise(stage.records(), truth, settings.arms[0], RANGE) | {
             "config": stage.config
