@@ -139,7 +139,7 @@ def complete_dataset(
             {have: tio.ScalarImage(source, verify_path=False)},
             dataset=row["dataset"], subject_id=row["subject_id"],
         )  # fmt: skip
-        number = _seed(seed, row, want)
+        number = seed_of(seed, row, want)
         posterior = completer.posterior(subject, want, number, samples, labels)
         for place, image in ((deviation, posterior.deviation), (path, posterior.mean)):
             files.write_nifti(place, np.moveaxis(image.numpy(), 0, -1), image.affine)
@@ -255,7 +255,7 @@ def _location(row: Mapping[str, Any], want: str) -> Path:
     return folder / datatype / bids.build_name(entities, suffix, ".nii.gz")
 
 
-def _seed(seed: int, row: Mapping[str, Any], want: str) -> int:
+def seed_of(seed: int, row: Mapping[str, Any], want: str) -> int:
     """The completer's seed for a subject: 53 bits, which JSON holds exactly."""
     name = "/".join([str(seed), *(str(row[k]) for k in ("dataset", "subject_id", "session_id"))])
     digest = hashlib.blake2b(f"{name}/{want}".encode(), digest_size=8).digest()

@@ -303,6 +303,58 @@ def completion(
     run(Completion(preset=preset, **_changes(given)), out, dry_run=dry_run)
 
 
+def hybrid(
+    out: Path = Path("runs"),
+    /,
+    preset: Literal["demo", "tiny"] = "tiny",
+    data: Path | None = None,
+    lacks: Literal["fmri", "dmri"] | None = None,
+    missing: tuple[int, ...] | None = None,
+    arms: tuple[str, ...] | None = None,
+    seeds: int | None = None,
+    train: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    steps: int | None = None,
+    completer: Sampler | None = None,
+    completer_steps: int | None = None,
+    refining_steps: int | None = None,
+    samples: int | None = None,
+    spacing: float | None = None,
+    seed: int | None = None,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """NC, MCI or AD where training or test subjects lack a modality: drop them, or fill it in?
+
+    Run it again to go on where it stopped. What follows the preset changes it.
+
+    Args:
+        out: Folder of the run folders, or one run folder.
+        preset: tiny (hours on two cores, see --dry-run) or demo (a minute; it says nothing).
+        data: BIDS folder or table with fmri, dmri and diagnosis. Default: a phantom is made.
+        lacks: The modality that subjects lack. Tiny: dmri.
+        missing: Shares of the training subjects that lack it, in percent. Tiny: 0 30 50 70.
+        arms: Some of: drop, mask, mean, regression, pds, pds-extra, pds-by-label, complete.
+            Tiny: all. Test subjects that lack it are judged where mask and complete are there.
+        seeds: Of the classifiers, in each arm. Tiny: 5.
+        train: Training subjects. Tiny: 160.
+        validation: Subjects that choose the completer's best step, and checkpoints. Tiny: 40.
+        test: Phantom subjects that judge. Tiny: 200. Of own data, all that are left.
+        steps: Optimiser steps of the classifiers, in every arm. Tiny: 300.
+        completer: Preset of the completer.
+        completer_steps: Training steps of PDM, if not those of the preset.
+        refining_steps: Training steps of TR, if not those of the preset.
+        samples: Of each test subject that lacks the modality. Tiny: 4.
+        spacing: Voxel side of the phantom in mm.
+        seed: Decides the phantom, the parts, who lacks what, and the completer.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    given = locals()
+    from experiments.hybrid import PRESETS, run
+
+    run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
+
+
 def _changes(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a preset that were given."""
     others = ("out", "preset", "dry_run")
@@ -316,4 +368,5 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "settings": settings,
     "neuro": neuro,
     "completion": completion,
+    "hybrid": hybrid,
 }
