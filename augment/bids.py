@@ -8,8 +8,8 @@ is decided here and nowhere else:
 image    file name
 ======== ============================================================================
 md       ``param-md`` with suffix ``dwimap``; suffix ``MD`` or ``desc-md`` (any case)
-fmri     ``desc-segments`` with suffix ``bold``
-dmri     ``desc-segments`` with suffix ``dwi``
+fmri     ``desc-segments`` with suffix ``bold``, or ``desc-imputed``
+dmri     ``desc-segments`` with suffix ``dwi``, or ``desc-imputed``
 bold     any other with suffix ``bold``
 dwi      any other with suffix ``dwi``
 t1w      suffix ``T1w``
@@ -150,7 +150,7 @@ def _which(suffix: str, param: str, desc: str) -> str:
         return "md"
     if desc.lower() == "md" and suffix != "mask":
         return "md"
-    if suffix in ("bold", "dwi") and desc == "segments":
+    if suffix in ("bold", "dwi") and desc in ("segments", "imputed"):
         return {"bold": "fmri", "dwi": "dmri"}[suffix]
     return {"bold": "bold", "dwi": "dwi", "T1w": "t1w"}.get(suffix, "")
 

@@ -240,8 +240,9 @@ class Cohort:
     def subjects(self) -> list[tio.Subject]:
         """A TorchIO subject per row; images are read when they are first used.
 
-        An image that a row lacks has no key, and files of a bank are marked ``synthetic``. Labels
-        that are missing are ``""`` (NaN for age), so that PyTorch can collate them.
+        An image that a row lacks has no key; rows with files of a bank, or imputed ones, are marked
+        ``synthetic``. Labels that are missing are ``""`` (NaN for age), so that PyTorch can collate
+        them.
         """
         import torchio as tio
 
@@ -264,8 +265,11 @@ class Cohort:
             }
             labels = {column: row[column] for column in COLUMNS}
             # A bank that is loaded as any other dataset stays known for what it is.
-            made = any("_desc-synthetic" in Path(path).name for path in given.values())
-            marks = {"synthetic": made, "synthetic_id": row["subject_id"] if made else ""}
+            names = [Path(path).name for path in given.values()]
+            made = any("_desc-synthetic" in name for name in names)
+            filled = [name for name in names if "_desc-imputed" in name]
+            origin = row["subject_id"] if made else ";".join(filled)
+            marks = {"synthetic": made or bool(filled), "synthetic_id": origin}
             subjects.append(tio.Subject(**scans, **labels, **marks))
         return subjects
 

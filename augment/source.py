@@ -94,8 +94,10 @@ class Kind(NamedTuple):
 SAMPLERS = {
     "TiledMDSampler": Kind("augment.samplers.tiled_md", 1),
     "TaskFMRISampler": Kind("augment.samplers.task_fmri", 1),
+    "ModalityCompleter": Kind("augment.samplers.modality", 1),
 }
-"""Samplers that can be opened, by the name of their class. Nothing is imported before its use."""
+"""Samplers and completers that can be opened, by their class. Nothing is imported before
+its use."""
 
 
 def open_source(uri: str | os.PathLike[str]) -> Source:

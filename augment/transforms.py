@@ -120,6 +120,11 @@ class RandomSynthetic(_Marked, RandomTransform):
         match = (match,) if isinstance(match, str) else tuple(match)
         if mode not in MODES:
             raise InputError(f"mode {mode!r} is not known; allowed are {', '.join(MODES)}")
+        if not hasattr(source, "draw"):
+            raise InputError(
+                f"{type(source).__name__} draws no samples; name a bank or a sampler, or use "
+                "CompleteModality if it is a completer"
+            )
         if not source.uri:
             raise InputError(
                 f"{type(source).__name__} lies at no path, so that a history could not be replayed;"

@@ -251,6 +251,72 @@ def train_fmri(
     train("fmri", data, out, validation, preset, training, model, dry_run)
 
 
+def train_pds(
+    data: Path,
+    out: Path,
+    /,
+    validation: Path | None = None,
+    preset: Literal["demo", "tiny", "base", "paper"] = "tiny",
+    directions: tuple[Literal["fmri", "dmri"], ...] = ("fmri", "dmri"),
+    steps: int | None = None,
+    refining_steps: int | None = None,
+    batch_size: int | None = None,
+    without: tuple[Literal["pattern", "refinement", "microstructure", "diagnosis"], ...] = (),
+    source_blind: tyro.conf.FlagCreatePairsOff[bool] = False,
+    seed: int = 0,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Fit the modality completer on subjects with fMRI and dMRI segments. Run it again to go on.
+
+    Args:
+        data: Training subjects only: train.tsv of a split, or a BIDS folder.
+        out: Folder for the completer.
+        validation: Subjects that choose the best step: val.tsv of the same split.
+        preset: demo (minutes on two cores), tiny (half an hour), base (a GPU, hours) or paper, the
+            published system at its size. What follows changes a preset; None keeps it.
+        directions: Modalities that shall be filled in.
+        steps: Optimiser steps of PDM.
+        refining_steps: Optimiser steps of TR's first stage; the second takes a third as many.
+        batch_size: Subjects of a step of PDM.
+        without: Parts to leave out, for ablations.
+        source_blind: Hide the source, as the published code does; for comparison.
+        seed: Decides the first weights, the order and the noise.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    from experiments.completing import train_pds as run
+
+    training = {"steps": steps, "batch_size": batch_size, "seed": seed}
+    model = {"directions": directions, "source_blind": source_blind}
+    run(data, out, validation, preset, training, refining_steps, model, without, dry_run)
+
+
+def complete(
+    data: Path,
+    sampler: Path,
+    out: Path,
+    samples: int = 16,
+    held_out: Path | None = None,
+    by_label: tyro.conf.FlagCreatePairsOff[bool] = False,
+    seed: int = 0,
+) -> None:
+    """Fill in the fMRI or dMRI segments that subjects lack. Run it again to go on.
+
+    What is real is never made or overwritten. No label is used unless --by-label is given.
+
+    Args:
+        data: BIDS folder with segments.
+        sampler: Folder that `neuromix train pds` has filled.
+        out: Folder for the BIDS derivative with the means and their uncertainty.
+        samples: How many are averaged.
+        held_out: Subjects (a table or a BIDS folder) whom the completer must not have seen.
+        by_label: Fill the completer's own training subjects after their diagnosis: an experiment.
+        seed: Decides all samples.
+    """
+    from experiments.completing import complete as run
+
+    run(data, sampler, out, samples, held_out, by_label, seed)
+
+
 def generate(
     sampler: Path,
     out: Path,
@@ -351,11 +417,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "cohort": cohort,
     "prepare": prepare,
     "generate": generate,
+    "complete": complete,
     "verify": verify,
     "audit": audit,
 }
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
-    "train": {"md": train_md, "fmri": train_fmri},
+    "train": {"md": train_md, "fmri": train_fmri, "pds": train_pds},
     "experiment": cli_experiments.EXPERIMENTS,
     "benchmark": cli_benchmarks.BENCHMARKS,
 }

@@ -255,6 +255,112 @@ def neuro(
     run(Neuro(data, by, noise_model, smoothing, splits, seed), out)
 
 
+def completion(
+    out: Path = Path("runs"),
+    /,
+    data: Path | None = None,
+    preset: Sampler = "tiny",
+    train: int = 160,
+    validation: int = 20,
+    heldout: int = 40,
+    samples: int = 16,
+    arms: tuple[str, ...] = ("full",),
+    baselines: tuple[str, ...] | None = None,
+    seconds: float | None = None,
+    steps: int | None = None,
+    refining_steps: int | None = None,
+    spacing: float = 6.0,
+    seed: int = 0,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """The modality completer beside its baselines, on held-out subjects, in both directions.
+
+    Run it again to go on where it stopped.
+
+    Args:
+        out: Run folder, or a folder of them.
+        data: BIDS folder or table with fMRI and dMRI segments. Default: a phantom is made.
+        preset: Of the completer.
+        train: Training subjects.
+        validation: Subjects that choose the best step.
+        heldout: Subjects whose images are predicted.
+        samples: How many are averaged.
+        arms: Some of: full, source-blind, and parts to leave out: pattern, refinement,
+            microstructure, diagnosis.
+        baselines: Some of: "mean volume", "nearest subject", "voxelwise regression",
+            "PCA regression", "regression U-Net", "diffusion U-Net". Default: all.
+        seconds: Processor time of each trained baseline in each direction. Default: half of that
+            of the first arm, which learns both.
+        steps: Of PDM's training, if not those of the preset.
+        refining_steps: Of TR's.
+        spacing: Voxel side of the phantom in mm.
+        seed: Decides the phantom, the parts, the first weights and the noise.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    given = locals()
+    from experiments.completion import Completion, run
+
+    run(Completion(preset=preset, **_changes(given)), out, dry_run=dry_run)
+
+
+def hybrid(
+    out: Path = Path("runs"),
+    /,
+    preset: Literal["demo", "tiny"] = "tiny",
+    data: Path | None = None,
+    lacks: Literal["fmri", "dmri"] | None = None,
+    missing: tuple[int, ...] | None = None,
+    arms: tuple[str, ...] | None = None,
+    seeds: int | None = None,
+    train: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    steps: int | None = None,
+    completer: Sampler | None = None,
+    completer_steps: int | None = None,
+    refining_steps: int | None = None,
+    samples: int | None = None,
+    spacing: float | None = None,
+    seed: int | None = None,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """NC, MCI or AD where training or test subjects lack a modality: drop them, or fill it in?
+
+    Run it again to go on where it stopped. What follows the preset changes it.
+
+    Args:
+        out: Folder of the run folders, or one run folder.
+        preset: tiny (hours on two cores, see --dry-run) or demo (a minute; it says nothing).
+        data: BIDS folder or table with fmri, dmri and diagnosis. Default: a phantom is made.
+        lacks: The modality that subjects lack. Tiny: dmri.
+        missing: Shares of the training subjects that lack it, in percent. Tiny: 0 30 50 70.
+        arms: Some of: drop, mask, mean, regression, pds, pds-extra, pds-by-label, complete.
+            Tiny: all. Test subjects that lack it are judged where mask and complete are there.
+        seeds: Of the classifiers, in each arm. Tiny: 5.
+        train: Training subjects. Tiny: 160.
+        validation: Subjects that choose the completer's best step, and checkpoints. Tiny: 40.
+        test: Phantom subjects that judge. Tiny: 200. Of own data, all that are left.
+        steps: Optimiser steps of the classifiers, in every arm. Tiny: 300.
+        completer: Preset of the completer.
+        completer_steps: Training steps of PDM, if not those of the preset.
+        refining_steps: Training steps of TR, if not those of the preset.
+        samples: Of each test subject that lacks the modality. Tiny: 4.
+        spacing: Voxel side of the phantom in mm.
+        seed: Decides the phantom, the parts, who lacks what, and the completer.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    given = locals()
+    from experiments.hybrid import PRESETS, run
+
+    run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
+
+
+def _changes(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a preset that were given."""
+    others = ("out", "preset", "dry_run")
+    return {k: v for k, v in given.items() if k not in others and v is not None}
+
+
 def fmri(
     out: Path = Path("runs"),
     /,
@@ -328,4 +434,6 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "settings": settings,
     "neuro": neuro,
     "fmri": fmri,
+    "completion": completion,
+    "hybrid": hybrid,
 }

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.arms import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
-from experiments.evidence import CEILING, METRIC, SCRATCH, title_of
+from experiments.evidence import METRIC, SCRATCH, title_of
 
 NEAR = 0.03
 """Balanced accuracy that samples alone may be below real subjects and still be called faithful."""
@@ -40,7 +40,7 @@ def diagnose(
     rows += [
         {
             "where": f"sampler {record['cell']['sampler']}",
-            "finding": f"the transformer learned nothing from {record['scans']} scans that "
+            "finding": f"the network learned nothing from {record['scans']} scans that "
             "validation subjects confirm: samples are those of its start in closed form",
         }
         for record in samplers
@@ -51,9 +51,9 @@ def diagnose(
 
 def _room(group: Mapping[str, Any]) -> Iterator[str]:
     """Is anything left to learn beyond the best baseline?"""
-    if CEILING not in group["scores"]:
+    if group["ceiling"] not in group["scores"]:
         return
-    top, base = (group["scores"][arm][METRIC] for arm in (CEILING, group["baseline"]))
+    top, base = (group["scores"][arm][METRIC] for arm in (group["ceiling"], group["baseline"]))
     told = f"the ceiling has {top['value']:.3f}, {title_of(group['baseline'])} {base['value']:.3f}"
     if top["interval"][0] <= base["interval"][1]:
         yield f"no clear room: {told}, and their intervals overlap"

@@ -1,10 +1,11 @@
 """Did it help? Scores, comparisons and a verdict of the arms of an experiment.
 
 A group is one question: a target on a test cohort, at one size of the training set. In each group
-every arm is compared with real subjects only, and arms with synthetic data also with the best of
-the baselines, the one with the highest score on validation subjects. All those comparisons are one
-family, corrected by Holm and called exploratory. One comparison that was written down before the
-run, in a file, is the primary endpoint instead: it comes first, and is not corrected.
+every arm is compared with one reference (real subjects only), and arms with synthetic data also
+with the best of the baselines, the one with the highest score on validation subjects; which arms
+are what, :class:`Roles` says. All those comparisons are one family, corrected by Holm and called
+exploratory. One comparison that was written down before the run, in a file, is the primary endpoint
+instead: it comes first, and is not corrected.
 
 Without an endpoint the verdict speaks of the first group, and there of the arm with real and
 synthetic subjects that validation subjects favour, against the best baseline.
@@ -24,6 +25,7 @@ from augment.errors import InputError
 from classifiers.evaluate import Predictions, compare, gap_closed, holm, summarise
 from classifiers.scores import SCORES
 from experiments.arms import ARMS, BASELINES, SYNTHETIC
+from experiments.fillings import FILLINGS
 
 METRIC = "balanced_accuracy"
 REPORTED = (METRIC, "auc", "f1", "ece")
@@ -31,6 +33,42 @@ DRAWS = 10_000
 """Of the bootstrap: enough for p-values that survive a correction for a hundred comparisons."""
 CEILING, SCRATCH = "ceiling", "scratch"
 """Arms beside those of :data:`~experiments.arms.ARMS`: many real subjects, and no pretraining."""
+
+
+TITLES = {
+    **{name: arm.title for name, arm in ARMS.items()},
+    CEILING: "ceiling: many real subjects",
+    SCRATCH: "no pretraining",
+    **FILLINGS,
+}
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What arms are to one another.
+
+    Args:
+        reference: What all are compared with.
+        baselines: What is to be beaten, the reference among it.
+        tested: What is to beat it.
+        candidates: Those of the tested that verdicts may choose.
+        ceiling: What is compared with nothing.
+        also: Further comparisons, of an arm with another.
+    """
+
+    reference: str
+    baselines: tuple[str, ...]
+    tested: tuple[str, ...]
+    candidates: tuple[str, ...]
+    ceiling: str
+    also: tuple[tuple[str, str], ...] = ()
+
+
+SYNTHETICS = tuple(name for name, arm in ARMS.items() if arm.source == SYNTHETIC)
+AUGMENTATION = Roles(
+    "real", BASELINES, SYNTHETICS, tuple(n for n in SYNTHETICS if ARMS[n].real), CEILING
+)
+"""Of the arms that add samples to real subjects."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +82,7 @@ class Group:
         target: What was told apart.
         runs: By arm, predictions of each seed.
         validation: By arm, the mean balanced accuracy on validation subjects.
+        roles: Of the arms.
     """
 
     key: dict[str, Any]
@@ -52,22 +91,24 @@ class Group:
     target: str
     runs: dict[str, list[Predictions]]
     validation: dict[str, float]
+    roles: Roles = AUGMENTATION
 
     @property
     def baseline(self) -> str:
         """The best baseline on validation subjects."""
-        return max((arm for arm in BASELINES if arm in self.runs), key=self.validation.__getitem__)
+        there = (arm for arm in self.roles.baselines if arm in self.runs)
+        return max(there, key=self.validation.__getitem__)
 
     @property
     def chosen(self) -> str | None:
-        """Of the arms with real and synthetic subjects, the best on validation subjects."""
-        arms = [arm for arm in self.synthetic if ARMS[arm].real]
+        """Of the candidates, the best on validation subjects."""
+        arms = [arm for arm in self.runs if arm in self.roles.candidates]
         return max(arms, key=self.validation.__getitem__) if arms else None
 
     @property
     def synthetic(self) -> list[str]:
-        """Arms with samples of the diffusion sampler."""
-        return [arm for arm in self.runs if arm in ARMS and ARMS[arm].source == SYNTHETIC]
+        """Arms with samples of a diffusion model."""
+        return [arm for arm in self.runs if arm in self.roles.tested]
 
 
 @dataclass(frozen=True)
@@ -175,9 +216,7 @@ def weigh(groups: Sequence[Group], endpoint: Endpoint | None) -> dict[str, Any]:
 
 def title_of(arm: str) -> str:
     """What reports call an arm."""
-    if arm in ARMS:
-        return ARMS[arm].title
-    return {CEILING: "ceiling: many real subjects", SCRATCH: "no pretraining"}[arm]
+    return TITLES[arm]
 
 
 def points(row: Mapping[str, Any]) -> str:
@@ -187,12 +226,13 @@ def points(row: Mapping[str, Any]) -> str:
 
 
 def _pairs(group: Group) -> list[tuple[str, str]]:
-    """Comparisons of a group: all with real only, synthetic arms with the best baseline, too."""
-    others = [arm for arm in group.runs if arm not in ("real", CEILING)]
-    pairs = [(arm, "real") for arm in others]
-    if group.baseline != "real":
-        pairs += [(arm, group.baseline) for arm in group.synthetic]
-    return pairs
+    """Comparisons of a group: all with the reference, tested arms with the best baseline, too."""
+    roles = group.roles
+    others = [arm for arm in group.runs if arm not in (roles.reference, roles.ceiling)]
+    pairs = [(arm, roles.reference) for arm in others]
+    pairs += [(arm, group.baseline) for arm in group.synthetic]
+    pairs += [pair for pair in roles.also if set(pair) <= set(group.runs)]
+    return list(dict.fromkeys(pairs))
 
 
 def _compared(group: Group, arm: str, baseline: str, metric: str) -> dict[str, Any]:
@@ -204,19 +244,22 @@ def _scores(group: Group) -> dict[str, Any]:
         arm: {metric: summarise(runs, metric=metric) for metric in REPORTED}
         for arm, runs in group.runs.items()
     }
+    reference, ceiling = group.roles.reference, group.roles.ceiling
     gaps = {}
-    if CEILING in group.runs:
+    if ceiling in group.runs:
         gaps = {
-            arm: gap_closed(group.runs["real"], runs, group.runs[CEILING])
+            arm: gap_closed(group.runs[reference], runs, group.runs[ceiling])
             for arm, runs in group.runs.items()
-            if arm not in ("real", CEILING)
+            if arm not in (reference, ceiling)
         }
     return {
         "key": group.key,
         "title": group.title,
         "cohort": group.cohort,
         "target": group.target,
-        "classes": list(group.runs["real"][0].classes),
+        "classes": list(group.runs[reference][0].classes),
+        "reference": reference,
+        "ceiling": ceiling,
         "baseline": group.baseline,
         "chosen": group.chosen,
         "validation": group.validation,

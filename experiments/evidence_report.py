@@ -13,13 +13,19 @@ from augment.figures import Point, Scores, bars, confusion, curves, reliability,
 from augment.report import Picture, Viewer, report_page, slices, viewer
 from classifiers.evaluate import Predictions, metrics
 from experiments.arms import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
-from experiments.evidence import CEILING, METRIC, SCRATCH, Group, title_of
+from experiments.evidence import METRIC, SCRATCH, Group, title_of
 
 WHITE = 2.5
 """Diffusivity that pictures show as white, in 1e-3 mm²/s."""
 
-SIZES = {"size": "real training subjects", "size_b": "of site B"}
+SIZES = {
+    "size": "real training subjects",
+    "size_b": "of site B",
+    "missing": "% of the training subjects lack an image:",
+}
 """What sets groups of one setting apart, in words."""
+AXES = ("size", "missing")
+"""What curves are drawn against."""
 
 
 def page(
@@ -31,6 +37,8 @@ def page(
     methods: Sequence[str],
     warnings: Sequence[str],
     config: Mapping[str, Any],
+    more: Sequence[tuple[str, pd.DataFrame]] = (),
+    first: Sequence[Picture] = (),
 ) -> str:
     """The report.
 
@@ -42,6 +50,8 @@ def page(
         methods: What is special to the experiment.
         warnings: What a reader must know first.
         config: Settings.
+        more: Tables of the experiment's own.
+        first: Pictures of its own.
     """
     tables = [("Primary endpoint", _primary(results["primary"]))] if results["primary"] else []
     tables += [(_heading(told["title"]), _scores(told)) for told in results["groups"]]
@@ -50,8 +60,8 @@ def page(
     return report_page(
         title=title,
         verdict=results["verdict"],
-        tables=tables,
-        figures=[*_slices(pictures), *_figures(results["groups"], groups)],
+        tables=[*tables, *more],
+        figures=[*first, *_slices(pictures), *_figures(results["groups"], groups)],
         viewers=_viewers(pictures[-1]) if pictures else (),
         details=[
             ("Every comparison", _comparisons(results["groups"])),
@@ -75,7 +85,7 @@ def seeds_warning(seeds: int, spread: str) -> str:
 def _scores(told: Mapping[str, Any]) -> pd.DataFrame:
     """An arm a row."""
     rows = []
-    beside_real = {r["arm"]: r for r in told["comparisons"] if r["baseline"] == "real"}
+    beside_real = {r["arm"]: r for r in told["comparisons"] if r["baseline"] == told["reference"]}
     for arm, scores in told["scores"].items():
         row = {
             "arm": title_of(arm) + (" (chosen on validation)" if arm == told["chosen"] else ""),
@@ -87,7 +97,7 @@ def _scores(told: Mapping[str, Any]) -> pd.DataFrame:
             "on validation": f"{told['validation'][arm]:.3f}",
         }
         difference = beside_real.get(arm)
-        row["points over real only"] = (
+        row[f"points over {title_of(told['reference'])}"] = (
             f"{100 * difference['difference']:+.1f} ({_ends(difference['interval'], 100)})"
             if difference
             else ""
@@ -156,22 +166,24 @@ def _figures(told: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> list
     rows = [
         (title_of(row["arm"]), _point(row["difference"], row["interval"], 100))
         for row in first["comparisons"]
-        if row["baseline"] == "real"
+        if row["baseline"] == first["reference"]
     ]
     found = []
     if rows:
         found.append(bars(
             rows,
-            xlabel="points of balanced accuracy over real only",
-            caption=f"Difference to real subjects only, with 95 % intervals: {first['title']}.",
+            xlabel=f"points of balanced accuracy over {title_of(first['reference'])}",
+            caption=f"Difference to {title_of(first['reference'])}, with 95 % intervals: "
+            f"{first['title']}.",
         ))  # fmt: skip
     for setting in dict.fromkeys(group.key["setting"] for group in groups):
         members = [each for each in told if each["key"]["setting"] == setting]
         found += _ratio_curves(members)
         found += _learning_curves(members)
-    arms = [arm for arm in ("real", group.baseline, group.chosen, "synthetic-only", CEILING) if arm]
+    roles = group.roles
+    arms = (roles.reference, group.baseline, group.chosen, "synthetic-only", roles.ceiling)
     shown = {arm: group.runs[arm] for arm in dict.fromkeys(arms) if arm in group.runs}
-    case = first["classes"][1]
+    case = first["classes"][-1]
     pooled = {title_of(arm): _pooled(runs, case) for arm, runs in shown.items()}
     tables = {
         title_of(arm): np.sum([metrics(run)["confusion"] for run in runs], axis=0)
@@ -209,28 +221,30 @@ def _ratio_curves(members: Sequence[Mapping[str, Any]]) -> list[Picture]:
 
 
 def _learning_curves(members: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """Score against the size of the training set, a curve for each arm."""
+    """Score against what the groups of a setting differ in, a curve for each arm."""
     found = []
-    others = dict.fromkeys(tuple(_rest(told).items()) for told in members)
+    axis = next((name for name in AXES if name in members[0]["key"]), "")
+    others = dict.fromkeys(tuple(_rest(told, axis).items()) for told in members)
     for other in others:
-        alike = [told for told in members if tuple(_rest(told).items()) == other]
+        alike = [told for told in members if tuple(_rest(told, axis).items()) == other]
         if len(alike) < 2:
             continue
         series: dict[str, list[Point]] = {}
         for told in alike:
             for arm, scores in told["scores"].items():
-                if arm not in (CEILING, SCRATCH):
+                if arm not in (told["ceiling"], SCRATCH):
                     point = _point(
-                        scores[METRIC]["value"], scores[METRIC]["interval"], x=told["key"]["size"]
+                        scores[METRIC]["value"], scores[METRIC]["interval"], x=told["key"][axis]
                     )
                     series.setdefault(title_of(arm), []).append(point)
         beside = "".join(f", {SIZES[n]} {v}" for n, v in other if n != "setting")
         found.append(curves(
             series,
-            xlabel="real training subjects",
+            xlabel=SIZES[axis].rstrip(":"),
             ylabel="balanced accuracy",
-            caption=f"Learning curves, with 95 % intervals: {_subject(alike[0])}{beside}.",
-            log=True,
+            caption=f"{'Learning curves' if axis == 'size' else 'Curves'}, with 95 % intervals: "
+            f"{_subject(alike[0])}{beside}.",
+            log=axis == "size",
             levels=_levels(alike[:1]),
         ))  # fmt: skip
     return found
@@ -240,7 +254,9 @@ def _levels(members: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Chance, and the ceiling if all members share one."""
     levels = {"chance": 1 / len(members[0]["classes"])}
     ceilings = {
-        told["scores"][CEILING][METRIC]["value"] for told in members if CEILING in told["scores"]
+        told["scores"][told["ceiling"]][METRIC]["value"]
+        for told in members
+        if told["ceiling"] in told["scores"]
     }
     if len(ceilings) == 1:
         levels["ceiling"] = ceilings.pop()
@@ -283,28 +299,38 @@ def _viewers(path: Path) -> list[Viewer]:
 
 def _methods(results: Mapping[str, Any]) -> list[str]:
     arms = list(dict.fromkeys(arm for told in results["groups"] for arm in told["scores"]))
-    ratios = "; ".join(
+    titles = [title_of(results["groups"][0][name]) for name in ("reference", "ceiling")]
+    found = [
+        "All arms of a comparison have the same real training subjects, validation subjects, test "
+        "subjects, seeds and number of optimiser steps; the checkpoint of each is the one with the "
+        "best score on the same real validation subjects."
+    ]
+    if ratios := [
         f"{title_of(arm)}: {ARMS[arm].ratio:g} samples a real subject"
         for arm in arms
         if arm in ARMS and ARMS[arm].source
-    )
+    ]:
+        found.append(
+            "Samples of a smaller ratio are among those of a larger one. "
+            f"{'; '.join(ratios)}. The ceiling is trained on many fresh real subjects, which only "
+            "a phantom has."
+        )
+    if GAUSSIAN in arms:
+        found.append(
+            "The PCA-Gaussian is the cheap generator: a linear regression of voxels on labels and "
+            "a Gaussian in the space of the residuals' principal components, fitted to the "
+            "subjects that the diffusion sampler is fitted to, and asked for the same labels."
+        )
     return [
-        "All arms of a comparison have the same real training subjects, validation subjects, test "
-        "subjects, seeds and number of optimiser steps; the checkpoint of each is the one with the "
-        "best score on the same real validation subjects. Samples of a smaller ratio are among "
-        f"those of a larger one. {ratios}.",
-        "The PCA-Gaussian is the cheap generator: a linear regression of voxels on labels and a "
-        "Gaussian in the space of the residuals' principal components, fitted to the subjects that "
-        "the diffusion sampler is fitted to, and asked for the same labels.",
+        *found,
         "Intervals are 95 % bootstrap intervals over test subjects, drawn within their class with "
         "all their sessions, and over seeds of the classifier; arms are paired by both. The share "
-        "of the gap closed is (arm - real only) / (ceiling - real only); the ceiling is trained on "
-        "many fresh real subjects, which only a phantom has.",
-        f"Each arm is compared with real only, and each arm with synthetic data also with the best "
-        f"of real only, classical augmentation and PCA-Gaussian on validation subjects: "
-        f"{results['comparisons']} comparisons, corrected by Holm's method as one family. They are "
-        "exploratory. Leak guard: no test subject had a part in the training of a sampler or a "
-        "classifier, or in any choice.",
+        "of the gap closed is (arm - a) / (b - a), where a is the score of "
+        f"'{titles[0]}' and b that of '{titles[1]}'.",
+        f"Each arm is compared with '{titles[0]}', and each arm with synthetic data also with the "
+        f"best of the baselines on validation subjects: {results['comparisons']} comparisons, "
+        "corrected by Holm's method as one family. They are exploratory. Leak guard: no test "
+        "subject had a part in the training of a generator or a classifier, or in any choice.",
     ]
 
 
@@ -320,8 +346,8 @@ def _case(group: Group, case: str) -> str:
     return "dementia" if group.target == "dementia" else case
 
 
-def _rest(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in told["key"].items() if name != "size"}
+def _rest(told: Mapping[str, Any], axis: str) -> dict[str, Any]:
+    return {name: value for name, value in told["key"].items() if name != axis}
 
 
 def _short(told: Mapping[str, Any]) -> str:

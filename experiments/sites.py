@@ -8,9 +8,10 @@ that choose checkpoints, test subjects that judge, and of a phantom many fresh o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,10 +111,27 @@ def targets(cohort: Cohort, target: str) -> np.ndarray:
 
 
 def part(
-    cohort: Cohort, name: str, target: str, wanted: Wanted, seed: int, *, is_phantom: bool
+    cohort: Cohort,
+    name: str,
+    target: str,
+    wanted: Wanted,
+    seed: int,
+    *,
+    is_phantom: bool,
+    check: Callable[[Cohort], Any] = common_grid,
 ) -> Parts:
-    """Part labelled subjects, evenly in sex and diagnosis."""
-    common_grid(cohort)
+    """Part labelled subjects, evenly in sex and diagnosis.
+
+    Args:
+        cohort: They.
+        name: For sentences.
+        target: The label.
+        wanted: Numbers.
+        seed: Of the parting.
+        is_phantom: Whether there are fresh subjects for a ceiling.
+        check: Refuses images that do not lie on one grid.
+    """
+    check(cohort)
     people = len(cohort.subject_keys)
     fixed = wanted.pool + wanted.validation
     ceiling = wanted.ceiling if is_phantom else 0

@@ -22,6 +22,12 @@ def paired_phantom(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("phantoms") / "pairs"
+    return make_phantom(out, "paired", subjects=6, seed=3, spacing=12.0)
+
+
+@pytest.fixture(scope="session")
 def task_phantom(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("phantoms") / "task"
     return make_phantom(out, "task", subjects=2, seed=3, spacing=8.0)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from augment.nn.smooth_fields import along, bumps, cosines, fold, lattice_step, unfold
+from augment.nn.smooth_fields import along, bumps, cosines, fold, harmonics, lattice_step, unfold
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,16 @@ def test_cosines_are_orthonormal_and_the_first_is_constant():
     assert waves[0].std() < 1e-6
     turns = (waves[:, 1:] * waves[:, :-1] < 0).sum(1)
     assert turns.tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_harmonics_are_orthonormal_and_vary_as_much_everywhere(side):
+    waves = harmonics(side)
+    torch.testing.assert_close(waves @ waves.T, torch.eye(side), atol=1e-5, rtol=0)
+    # Equal strength for cosine and sine of a frequency gives equal variance at every place.
+    strength = 1.0 / (1 + (torch.arange(side) + 1) // 2)
+    variance = (strength[:, None] * waves.square()).sum(0)
+    torch.testing.assert_close(variance, variance.mean().expand(side), atol=1e-5, rtol=0)
 
 
 def test_each_axis_has_its_matrix():

@@ -14,7 +14,6 @@ model must first read ``z`` and the anatomy off a noisy image).
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from augment.grid import SPACE, template_on
 from augment.phantom.anatomy import Anatomy
 from augment.phantom.md import DIFFUSIVITY, gradients
 from augment.phantom.population import Person
+from augment.regions import dosenbach
 
 SEGMENTS = 8
 RANGE = 1.6
@@ -144,15 +144,6 @@ def write_subject(
     files.write_nifti(place / "func" / fmri, images["fmri"], anatomy.grid.affine)
     dmri = f"{stem}_space-{SPACE}_desc-segments_dwi.nii.gz"
     files.write_nifti(place / "dwi" / dmri, images["dmri"], anatomy.grid.affine)
-
-
-@functools.cache
-def dosenbach() -> np.ndarray:
-    """Centres of the 160 Dosenbach regions, (160, 3) in MNI mm; they ship inside nilearn."""
-    from nilearn.datasets import fetch_coords_dosenbach_2010
-
-    rois = fetch_coords_dosenbach_2010().rois
-    return np.stack([rois["x"], rois["y"], rois["z"]], 1).astype(np.float32)
 
 
 def _psnr(error: float) -> float:

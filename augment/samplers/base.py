@@ -25,38 +25,22 @@ if TYPE_CHECKING:
     from augment.cohort import Cohort
 
 
-class SamplerSource:
-    """A sampler as a Source: it makes each subject when it is drawn, in the main process only.
+class Saved:
+    """A pipeline that tells where it lies, who made it, and what decides what it makes.
 
-    Mixed into a ``DiffusionPipeline`` that has a ``label_space``, and ``provenance`` in its config.
+    Mixed into a ``DiffusionPipeline`` that has ``provenance`` in its config.
     """
 
     image: str
     """Name of the image that it makes."""
     config: Any  # of the pipeline
     components: dict[str, Any]  # of the pipeline
-    label_space: LabelSpace
-
-    def __call__(
-        self,
-        labels: Sequence[Mapping[str, Any]],
-        seeds: Sequence[int],
-        steps: int = 20,
-        guidance: float = 1.0,
-    ) -> list[tio.Subject]:
-        """Make a subject for each of the labels."""
-        raise NotImplementedError
 
     @property
     def uri(self) -> str:
         """The folder that it was saved in or loaded from, or ``""``."""
         folder = self.config.get("_name_or_path")
         return str(Path(folder).resolve()) if folder else ""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the labels that can be asked for."""
-        return self.label_space.names
 
     @property
     def version(self) -> int:
@@ -67,17 +51,6 @@ class SamplerSource:
     def record(self) -> dict[str, Any]:
         """Who had a part in its making."""
         return dict(self.config["provenance"])
-
-    def draw(self, labels: Mapping[str, Any], seed: int) -> tio.Subject:
-        """Make a subject of these labels, in the usual steps and without guidance."""
-        refuse_worker()
-        return self([labels], [seed])[0]
-
-    def replay(self, synthetic_id: str) -> tio.Subject:
-        """Make the subject of a ``synthetic_id`` again."""
-        refuse_worker()
-        labels, seed, steps, guidance = parse_recipe(synthetic_id)
-        return self([labels], [seed], steps, guidance)[0]
 
     def check_disjoint(self, cohort: Cohort, *, voxels: bool = True) -> None:
         """Raise ``LeakageError`` if a subject of the cohort had a part in its making."""
@@ -102,6 +75,41 @@ class SamplerSource:
         own.pop("provenance", None)  # names who made the weights, which are digested themselves
         digest.update(json.dumps(own, sort_keys=True).encode())
         return digest.hexdigest()[:24]
+
+
+class SamplerSource(Saved):
+    """A sampler as a Source: it makes each subject when it is drawn, in the main process only.
+
+    Mixed into a ``DiffusionPipeline`` that has a ``label_space``, and ``provenance`` in its config.
+    """
+
+    label_space: LabelSpace
+
+    def __call__(
+        self,
+        labels: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        steps: int = 20,
+        guidance: float = 1.0,
+    ) -> list[tio.Subject]:
+        """Make a subject for each of the labels."""
+        raise NotImplementedError
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that can be asked for."""
+        return self.label_space.names
+
+    def draw(self, labels: Mapping[str, Any], seed: int) -> tio.Subject:
+        """Make a subject of these labels, in the usual steps and without guidance."""
+        refuse_worker()
+        return self([labels], [seed])[0]
+
+    def replay(self, synthetic_id: str) -> tio.Subject:
+        """Make the subject of a ``synthetic_id`` again."""
+        refuse_worker()
+        labels, seed, steps, guidance = parse_recipe(synthetic_id)
+        return self([labels], [seed], steps, guidance)[0]
 
 
 def refuse_worker() -> None:

@@ -1,0 +1,131 @@
+"""Settings of the modality completer, and presets from two cores to the published size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from augment.errors import InputError
+from augment.train import TrainConfig
+
+MODALITIES = ("fmri", "dmri")
+"""The two that are completed from one another."""
+
+
+@dataclass(frozen=True)
+class ModalityConfig:
+    """Everything that a fit is made with; what can be ablated is a field."""
+
+    directions: tuple[str, ...] = MODALITIES
+    """Modalities that can be filled in."""
+    labels: tuple[str, ...] = ("diagnosis",)
+    """Labels to condition on, dropped at random; one that no subject has is left out. Empty: no
+    diagnosis."""
+    label_dropout: float = 0.5
+    """Filling uses no label unless it is told to, so that most training samples show none."""
+    start: Literal["gaussian", "noise"] = "gaussian"
+    """``gaussian``: PDM adds to a closed form. ``noise``: PDM does all, as published."""
+    objective: Literal["flow", "noise"] = "flow"
+    """``flow`` (velocity), or ``noise`` (a DDPM with a cosine schedule, drawn by DDIM)."""
+    refine: Literal["mean", "sample", "none"] = "mean"
+    """What TR sharpens: the mean that samples spread around, the samples as published, nothing."""
+    pattern: bool = True
+    """The pattern-aware module."""
+    microstructure: float = 0.05
+    """Weight of MR; 0 leaves it out."""
+    source_blind: bool = False
+    """Hide the source, as the published code does; for comparison only."""
+    patch: int = 4
+    """Voxels along a side of a position of PDM's finest resolution."""
+    widths: tuple[int, ...] = (48, 96)
+    """PDM's channels at each resolution."""
+    heads: int = 4
+    refiner_width: int = 48
+    refiner_blocks: int = 3
+    steps: int = 10
+    """Evaluations of PDM for a sample."""
+    box: int = 12
+    """Voxels along a side of the boxes that TR is trained on."""
+    training: TrainConfig = field(default_factory=TrainConfig)
+    """Of PDM."""
+    refining: TrainConfig = field(default_factory=TrainConfig)
+    """Of TR, first stage; the second takes a third as many steps, at a third of the rate."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.directions if name not in MODALITIES]
+        if unknown or not self.directions:
+            raise InputError(
+                f"directions {list(self.directions)} came; they are modalities to fill in, one or "
+                f"both of {', '.join(MODALITIES)}"
+            )
+        allowed = {
+            "start": ("gaussian", "noise"),
+            "objective": ("flow", "noise"),
+            "refine": ("mean", "sample", "none"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise InputError(
+                    f"{name} {getattr(self, name)!r} is not known; allowed are {', '.join(values)}"
+                )
+        if self.start == "gaussian" and self.objective == "noise":
+            raise InputError(
+                "objective noise came with start gaussian, whose flow is a velocity; give "
+                "start noise, or objective flow"
+            )
+        if self.start == "noise" and self.refine == "mean":
+            raise InputError(
+                "refine mean came with start noise, which has no mean; give refine sample or none"
+            )
+
+
+PRESETS = {
+    "demo": ModalityConfig(
+        widths=(32, 64), refiner_width=32, refiner_blocks=2,
+        refining=TrainConfig(
+            steps=150, batch_size=16, learning_rate=3e-3, warmup=10, ema_decay=0.95,
+            validate_every=75, checkpoint_every=75,
+        ),
+        training=TrainConfig(
+            steps=60, batch_size=8, learning_rate=1e-3, warmup=10, ema_decay=0.95,
+            validate_every=30, checkpoint_every=30,
+        ),
+    ),
+    "tiny": ModalityConfig(
+        refiner_width=64,
+        refining=TrainConfig(
+            steps=2000, batch_size=16, learning_rate=2e-3, warmup=50, ema_decay=0.99,
+            validate_every=250, checkpoint_every=250,
+        ),
+        training=TrainConfig(
+            steps=800, batch_size=8, learning_rate=1e-3, warmup=50, ema_decay=0.98,
+            validate_every=100, checkpoint_every=100,
+        ),
+    ),
+    "base": ModalityConfig(
+        patch=2, widths=(64, 128, 256), refiner_width=128, refiner_blocks=4, box=24,
+        refining=TrainConfig(
+            steps=20_000, batch_size=32, learning_rate=1e-3, warmup=200, ema_decay=0.999,
+            precision="bf16", validate_every=1000, checkpoint_every=1000,
+        ),
+        training=TrainConfig(
+            steps=30_000, batch_size=16, learning_rate=3e-4, warmup=500, ema_decay=0.999,
+            precision="bf16", validate_every=1000, checkpoint_every=1000,
+        ),
+    ),
+    "paper": ModalityConfig(
+        start="noise", objective="noise", refine="sample",
+        patch=1, widths=(64, 128, 256, 512), heads=8,
+        refiner_width=128, refiner_blocks=4, box=32, steps=50,
+        refining=TrainConfig(
+            steps=50_000, batch_size=16, learning_rate=1e-4, warmup=500, ema_decay=0.999,
+            precision="bf16", validate_every=1000, checkpoint_every=1000,
+        ),
+        training=TrainConfig(
+            steps=200_000, batch_size=8, learning_rate=1e-4, warmup=1000, ema_decay=0.9999,
+            precision="bf16", validate_every=2000, checkpoint_every=2000,
+        ),
+    ),
+}  # fmt: skip
+"""``demo`` and ``tiny`` for two cores, ``base`` for one GPU; ``paper`` is the published system (a
+DDPM from noise, then TR on its samples) at its size, and needs days of a GPU."""

@@ -1,0 +1,296 @@
+"""How a modality completer is fitted: closed forms, then TR and PDM in the one training loop.
+
+Where TR refines means (the default) it comes before PDM, since samples spread around what it makes;
+where it refines samples, as published, it comes after. Every part is kept in the folder of the fit,
+and is not made again: a fit that was killed goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from augment import files
+from augment.conditions import LabelSpace
+from augment.grid import Grid
+from augment.nn.dual_modal import DualModalDiffusion
+from augment.nn.smooth_residual import Residuals
+from augment.objectives import Objective
+from augment.samplers.latents import known
+from augment.samplers.modality_config import MODALITIES, ModalityConfig
+from augment.samplers.pairs import BATCH, BoxSet, DenoisingSet, Pairs, support_of
+from augment.train import TrainConfig, Trained, TrainingSet, estimate, train
+from augment.two_stage import Refinement, SemanticConsistency
+
+FILLING_SEED = 11
+"""Decides the fields that go on outside the brains of training subjects."""
+
+Maker = Callable[[Tensor, Tensor, Tensor, int, list[int]], Tensor]
+"""Source, target, support, direction and numbers of the subjects to volumes."""
+
+
+@dataclass
+class Fitting:
+    """One fit.
+
+    Args:
+        config: Its settings.
+        sets: Training pairs and, if any, validation pairs.
+        grid: Of all.
+        work: Folder.
+        resume: Go on with trainings that were begun.
+        progress: Show progress bars.
+    """
+
+    config: ModalityConfig
+    sets: list[Pairs]
+    grid: Grid
+    work: Path
+    resume: bool = True
+    progress: bool = False
+    model: DualModalDiffusion = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.directions = [MODALITIES.index(name) for name in self.config.directions]
+
+    def run(self, alphas: Tensor | None, draw: Maker) -> Trained:
+        """Fit everything; :attr:`model` is the result.
+
+        Args:
+            alphas: Of the noise schedule, if PDM predicts noise.
+            draw: Samples of PDM, which TR refines in the published order.
+        """
+        kept = self.work / "start"
+        state = PartialState()
+        with state.main_process_first():
+            if not kept.is_dir():
+                self.model = self.build()
+                self.closed_form()
+        if not kept.is_dir():
+            self.model.to(state.device)
+            if self.config.start == "gaussian":
+                self._around_means()
+            if state.is_main_process:
+                with files.replacing_folder(kept) as folder:
+                    self.model.save_pretrained(folder)
+            state.wait_for_everyone()
+        self.model = DualModalDiffusion.from_pretrained(kept).to(state.device)
+        trained = self._denoise(alphas)
+        self.model.eval()
+        if self.config.refine == "sample":
+            self._refine(self._arrays("sample", draw), ("detail",))
+        return trained
+
+    def build(self) -> DualModalDiffusion:
+        """The model before anything is learned but the scales of the modalities."""
+        config, pairs = self.config, self.sets[0]
+        names = [n for n in config.labels if any(known(row.get(n)) for row in pairs.rows)]
+        space = LabelSpace.from_labels(pairs.rows, names)
+        covered = torch.zeros(self.grid.shape, dtype=torch.bool)
+        sums = torch.zeros(2, 3, dtype=torch.float64)
+        limits = torch.tensor([[torch.inf, -torch.inf]] * 2)
+        for pair in pairs.array:
+            volumes = torch.from_numpy(np.array(pair))
+            support = support_of(volumes)[:, 0] > 0
+            covered |= support.any(0)
+            for m, (volume, inside) in enumerate(zip(volumes, support, strict=True)):
+                values = volume[:, inside].double()
+                moments = (values.numel(), float(values.sum()), float(values.square().sum()))
+                sums[m] += torch.tensor(moments)
+                limits[m, 0] = torch.minimum(limits[m, 0], volume.min())
+                limits[m, 1] = torch.maximum(limits[m, 1], volume.max())
+        average = sums[:, 1] / sums[:, 0]
+        spread = (sums[:, 2] / sums[:, 0] - average**2).sqrt()
+        with torch.random.fork_rng():
+            torch.manual_seed(config.training.seed)
+            model = DualModalDiffusion(
+                label_space=space.to_dict(), grid=self.grid.to_dict(), modalities=list(MODALITIES),
+                segments=pairs.array.shape[2], voxels=int(covered.sum()), start=config.start,
+                refine=config.refine, pattern=config.pattern, source_blind=config.source_blind,
+                widths=list(config.widths), patch=config.patch, heads=config.heads,
+                refiner_width=config.refiner_width, refiner_blocks=config.refiner_blocks,
+            )  # fmt: skip
+        model.scale.copy_(spread)
+        model.limits.copy_(limits)
+        model.regression.cover(covered)
+        if config.start == "noise":  # one mean for all voxels; the deviation is one already
+            model.regression.centre.copy_((average / spread)[:, None, None])
+        return model
+
+    def closed_form(self) -> None:
+        """Regressions and weights of regions, from the training subjects alone."""
+        model, pairs = self.model, self.sets[0]
+        if self.config.start == "gaussian":
+            for d in self.directions:
+                model.regression.fit(d, pairs.batches(model, d), self.config.source_blind)
+        if model.atlas is not None:
+            signals = [
+                torch.cat([model.atlas.signals(t, s) for _, t, s in pairs.batches(model, d)()])
+                for d in range(2)
+            ]
+            told = [str(row.get("diagnosis") or "") for row in pairs.rows]
+            model.atlas.learn(torch.stack(signals), told)
+
+    def _around_means(self) -> None:
+        """TR, and the Gaussian around what it makes."""
+        model = self.model
+
+        def regress(
+            source: Tensor, target: Tensor, support: Tensor, d: int, _: list[int]
+        ) -> Tensor:
+            return model.regression(source, support, d)
+
+        if self.config.refine == "mean":
+            estimates = self._arrays("regression", regress)
+            self._spread(estimates)
+            self._refine(estimates, ("semantic", "detail"))
+        self._spread(self._arrays("mean", self._mean))
+
+    def _spread(self, means: list[np.ndarray]) -> None:
+        """Fit the residual field; validation subjects, if any, say how much larger it is."""
+        for which, d in enumerate(self.directions):
+            size = []
+            for pairs, array in zip(self.sets, means, strict=True):
+                total = voxels = 0.0
+                for error, support in self._errors(pairs, array, which, d)():
+                    total += float((error.square() * support).sum())
+                    voxels += float(support.sum())
+                size.append((total / voxels) ** 0.5)
+            # Subjects that the mean was fitted to lie nearer to it than new ones.
+            inflation = max(size[-1] / size[0], 1.0)
+            errors = self._errors(self.sets[0], means[0], which, d)
+            self.model.residual.fit(d, errors, inflation)
+
+    def _errors(self, pairs: Pairs, means: np.ndarray, which: int, d: int) -> Residuals:
+        def run() -> Iterator[tuple[Tensor, Tensor]]:
+            for start in range(0, len(pairs), BATCH):
+                subjects = range(start, min(start + BATCH, len(pairs)))
+                _, target, support = self._units(pairs, d, subjects)
+                mean = torch.from_numpy(np.array(means[start : subjects.stop, which], np.float32))
+                yield (target - mean.to(target)) * support, support
+
+        return run
+
+    def _denoise(self, alphas: Tensor | None) -> Trained:
+        """Train PDM."""
+        means = self._arrays("mean", self._mean)
+        residuals = self._arrays("residual", self._standardised, means)
+        data = [
+            DenoisingSet(pairs, self.model, self.directions, m, r)
+            for pairs, m, r in zip(self.sets, means, residuals, strict=True)
+        ]
+        objective = SemanticConsistency(self.model, self.config.label_dropout, alphas)
+        return self._train(objective, data, self.config.training, "pdm")
+
+    def _refine(self, estimates: list[np.ndarray], stages: Sequence[str]) -> None:
+        """Train TR on estimates, one stage after the other."""
+        data = [
+            BoxSet(pairs, self.model, self.directions, each, self.config.box)
+            for pairs, each in zip(self.sets, estimates, strict=True)
+        ]
+        first = self.config.refining
+        second = replace(
+            first, steps=max(first.steps // 3, 1), learning_rate=first.learning_rate / 3
+        )
+        for stage in stages:
+            objective = Refinement(self.model, stage == "detail", self.config.microstructure)
+            config = second if stage == "detail" and len(stages) > 1 else first
+            self._train(objective, data, config, stage)
+        assert self.model.refiner is not None
+        self.model.refiner.eval()
+
+    def pace_refining(self, config: ModalityConfig) -> float:
+        """Seconds that TR's training with these settings would take."""
+        nothing = np.zeros((len(self.sets[0]), len(self.directions), *self.sets[0].array.shape[2:]))
+        data = BoxSet(self.sets[0], self.model, self.directions, nothing, config.box)
+        stages = 4 / 3 if config.refine == "mean" else 1
+        objective = Refinement(self.model, True, config.microstructure)
+        return stages * estimate(objective, data, config.refining)
+
+    def _train(
+        self, objective: Objective, data: Sequence[TrainingSet], config: TrainConfig, name: str
+    ) -> Trained:
+        return train(
+            objective,
+            data[0],
+            replace(config, seed=self.config.training.seed),
+            self.work / name,
+            validation=data[1] if len(data) > 1 else None,
+            resume=self.resume,
+            progress=self.progress,
+        )
+
+    def _mean(
+        self, source: Tensor, target: Tensor, support: Tensor, d: int, _: list[int]
+    ) -> Tensor:
+        return self.model.mean(source, support, d)
+
+    def _standardised(
+        self, mean: Tensor, target: Tensor, support: Tensor, d: int, numbers: list[int]
+    ) -> Tensor:
+        """Z of some subjects, going on outside their brains."""
+        field = self.model.residual
+        z = support * (target - mean) / field.deviation[d]
+        if self.config.start == "noise":
+            return z
+        white = torch.stack([
+            torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(FILLING_SEED + k))
+            for k in numbers
+        ])  # fmt: skip
+        return field.fill(z, support, white.to(z), torch.full((len(z),), d, device=z.device))
+
+    def _arrays(
+        self, name: str, maker: Maker, sources: Sequence[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """Arrays (subjects, directions, N, X, Y, Z) of what a maker makes, kept on disk.
+
+        Args:
+            name: Of the files.
+            maker: Makes them.
+            sources: Arrays that it gets in the place of the sources.
+        """
+        arrays = []
+        for k, (pairs, part) in enumerate(zip(self.sets, ("train", "validation"), strict=False)):
+            path = self.work / f"{name}-{part}.npy"
+            with PartialState().main_process_first():
+                if not path.is_file():
+                    self._write(path, pairs, maker, None if sources is None else sources[k])
+            arrays.append(np.load(path, mmap_mode="r"))
+        return arrays
+
+    @torch.no_grad()
+    def _write(self, path: Path, pairs: Pairs, maker: Maker, sources: np.ndarray | None) -> None:
+        from rich.progress import track
+
+        count, _, *shape = pairs.array.shape
+        with files.replacing(path) as temporary:
+            # Half precision is a thousandth of a value, far below the noise of a scan.
+            writer = np.lib.format.open_memmap(
+                temporary, mode="w+", dtype=np.float16, shape=(count, len(self.directions), *shape)
+            )
+            starts = range(0, count, BATCH)
+            for start in track(starts, f"Writing {path.stem}", disable=not self.progress):
+                subjects = range(start, min(start + BATCH, count))
+                for which, d in enumerate(self.directions):
+                    source, target, support = self._units(pairs, d, subjects)
+                    if sources is not None:
+                        given = np.array(sources[start : subjects.stop, which], np.float32)
+                        source = torch.from_numpy(given).to(source)
+                    writer[start : subjects.stop, which] = (
+                        maker(source, target, support, d, list(subjects)).cpu().numpy()
+                    )
+            writer.flush()
+
+    def _units(
+        self, pairs: Pairs, d: int, subjects: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Source, target and support on the model's device."""
+        source, target, support = pairs.chosen(self.model, d, subjects)
+        device = self.model.device
+        return source.to(device), target.to(device), support.to(device)

@@ -1,0 +1,125 @@
+"""Fit a modality completer, and fill in what a dataset lacks with one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from augment.completion import complete_dataset
+from augment.errors import InputError
+from augment.samplers.base import is_sampler
+from augment.samplers.modality import ModalityCompleter
+from augment.samplers.modality_config import PRESETS, ModalityConfig
+from experiments.data import load_cohort
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "pattern": {"pattern": False},
+    "refinement": {"refine": "none"},
+    "microstructure": {"microstructure": 0.0},
+    "diagnosis": {"labels": ()},
+}
+"""What leaves a part out."""
+
+
+def shortened(
+    config: ModalityConfig, steps: int | None, refining_steps: int | None = None
+) -> ModalityConfig:
+    """The config with other numbers of training steps, of PDM and of TR, where they are given."""
+    for name, count in (("training", steps), ("refining", refining_steps)):
+        if count is None:
+            continue
+        if count < 1:
+            raise InputError(f"{count} {name} steps came; give 1 or more")
+        part = getattr(config, name)
+        every = min(part.validate_every, count)
+        changed = replace(
+            part, steps=count, warmup=min(part.warmup, count // 4), validate_every=every,
+            checkpoint_every=every,
+        )  # fmt: skip
+        config = replace(config, **{name: changed})
+    return config
+
+
+def ablated(config: ModalityConfig, without: Sequence[str]) -> ModalityConfig:
+    """The config without some of its parts."""
+    for name in without:
+        config = replace(config, **ABLATIONS[name])
+    return config
+
+
+def train_pds(
+    data: Path,
+    out: Path,
+    validation: Path | None,
+    preset: str,
+    training: Mapping[str, Any],
+    refining_steps: int | None,
+    model: Mapping[str, Any],
+    without: Sequence[str],
+    dry_run: bool,
+) -> None:
+    """Fit the modality completer; see ``neuromix train pds --help``.
+
+    Args:
+        data: Training subjects.
+        out: Folder for the completer.
+        validation: Subjects that choose the best steps.
+        preset: Name of a preset.
+        training: Fields of PDM's training to change; those that are None stay.
+        refining_steps: Steps of TR's first stage, or None.
+        model: Other fields to change.
+        without: Parts to leave out.
+        dry_run: Only say how long it would take.
+    """
+    console = Console()
+    config = PRESETS[preset]
+    config = shortened(config, training.get("steps"), refining_steps)
+    given = {k: v for k, v in training.items() if v is not None and k != "steps"}
+    config = replace(config, training=replace(config.training, **given), **model)
+    config = ablated(config, without)
+    cohort = load_cohort(data)
+    judges = None if validation is None else load_cohort(validation)
+    if judges is not None and (both := set(cohort.subject_keys) & set(judges.subject_keys)):
+        raise InputError(
+            f"{len(both)} subjects are in both parts, the first is {min(both)}; split them with "
+            "`neuromix cohort DATA --out FOLDER`"
+        )
+    console.print(asdict(config))
+    if dry_run:
+        seconds, _ = ModalityCompleter.estimate(cohort, config)
+        console.print(f"{len(cohort)} rows, about {seconds / 60:.1f} minutes on this machine")
+        return
+    _, result = ModalityCompleter.fit(cohort, config, out, validation=judges, progress=True)
+    console.print(
+        f"PDM: {result.step} steps, {result.seconds:.0f} s in this call, "
+        f"{100 * result.waiting:.1f} % of it waiting for data; step {result.best_step} is kept in "
+        f"{out}"
+    )
+
+
+def complete(
+    data: Path,
+    sampler: Path,
+    out: Path,
+    samples: int,
+    held_out: Path | None,
+    by_label: bool,
+    seed: int,
+) -> None:
+    """Fill in what a dataset lacks; see ``neuromix complete --help``."""
+    if not is_sampler(sampler):
+        raise InputError(f"{sampler} holds no completer; make one with `neuromix train pds`")
+    completer = ModalityCompleter.from_pretrained(sampler)
+    if held_out is not None:
+        completer.check_disjoint(load_cohort(held_out))
+    done = complete_dataset(
+        data, completer, out, samples=samples, seed=seed, by_label=by_label, progress=True
+    )
+    print(
+        f"{done.made} images made and {done.stood} were there in {out}; {done.whole} "
+        "subject-sessions lack nothing"
+    )

@@ -1,0 +1,348 @@
+"""``neuromix experiment completion``: does a completer beat the regressions that it must beat?
+
+Training, validation and held-out subjects of one split have both modalities. In each direction, the
+completer and every baseline predict the held-out subjects' real images, by the metrics of
+:mod:`augment.metrics.completion`, in the template's brain. Trained baselines get as much processor
+time for both directions together as the completer's fit took. Beside them stand the completer with
+the source of another subject, its samples in fewer and more steps, and, on a phantom, the PSNR of
+its ideal regression. What is asked of a completer is a list of goals, each met or missed, in
+:mod:`experiments.completion_report`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchio as tio
+from rich.console import Console
+
+from augment import bids, files
+from augment.cohort import Cohort, Split
+from augment.errors import InputError
+from augment.grid import template_on
+from augment.metrics.completion import completion_table
+from augment.phantom import make_phantom
+from augment.regions import region_maps
+from augment.report import slices
+from augment.samplers.base import is_sampler
+from augment.samplers.modality import ModalityCompleter
+from augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
+from augment.samplers.pairs import common_frame, paired, read
+from experiments.completing import ABLATIONS, ablated, shortened
+from experiments.completion_baselines import TRAINED, baselines
+from experiments.completion_report import page, summarise
+from experiments.data import load_cohort
+from experiments.run import Run, show_plan
+
+RANGE = 1.6
+"""Data range of PSNR and SSIM: of the phantom, and of segments in their usual units."""
+HALF = 0.5
+"""Where the template's brain begins."""
+FEW = 4
+"""Samples that suffice to compare an own source with a shuffled one, and one number of steps with
+another."""
+LOOKED = 6
+"""Held-out subjects that numbers of steps are compared on."""
+STEPS = (2, 5, 10, 20)
+MEASURED = 4
+"""Subjects that a dry run looks at."""
+SECONDS_PER_SUBJECT = 1.0
+"""Of a phantom at 4 mm, on a core of a small server; the dry run's estimate."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What decides the results."""
+
+    data: Path | None = None
+    """BIDS folder or table; by default a phantom is made."""
+    preset: str = "tiny"
+    train: int = 160
+    validation: int = 20
+    heldout: int = 40
+    samples: int = 16
+    spacing: float = 6.0
+    arms: tuple[str, ...] = ("full",)
+    """``full``, ``source-blind``, and parts to leave out: ``pattern``, ``refinement``,
+    ``microstructure``, ``diagnosis``."""
+    baselines: tuple[str, ...] = tuple(baselines(0))
+    seconds: float | None = None
+    """Processor time of each trained baseline; by default half of the first arm's fit, since a
+    baseline knows one direction."""
+    steps: int | None = None
+    """Of PDM's training, if not those of the preset."""
+    refining_steps: int | None = None
+    """Of TR's."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "arms": ("full", "source-blind", *ABLATIONS),
+            "baselines": tuple(baselines(0)),
+            "preset": tuple(PRESETS),
+        }
+        given = {"arms": self.arms, "baselines": self.baselines, "preset": (self.preset,)}
+        for field, names in given.items():
+            for name in names:
+                if name not in allowed[field]:
+                    raise InputError(
+                        f"{field} {name!r} is not known; allowed are {', '.join(allowed[field])}"
+                    )
+        if not self.arms:
+            raise InputError("no arm came; name at least one, such as full")
+        if self.samples < FEW or self.heldout < 2:
+            raise InputError(
+                f"{self.samples} samples of {self.heldout} held-out subjects came; intervals need "
+                f"{FEW} samples or more, and 2 subjects or more"
+            )
+        for arm in self.arms:
+            self.config(arm)
+
+    def config(self, arm: str) -> ModalityConfig:
+        """The settings of an arm's completer."""
+        config = shortened(PRESETS[self.preset], self.steps, self.refining_steps)
+        config = replace(config, training=replace(config.training, seed=self.seed))
+        if arm == "full":
+            return config
+        if arm == "source-blind":
+            return replace(config, source_blind=True)
+        return ablated(config, [arm])
+
+
+def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
+    """Run the experiment; finished cells are not computed again.
+
+    Args:
+        settings: What to do.
+        out: Run folder, or a folder of them.
+        dry_run: Say how long it would take, and stop.
+    """
+    console = Console()
+    console.print(asdict(settings))
+    if dry_run:
+        show_plan(_plan(settings), console)
+        return {}
+    with Run.open(out, "completion", asdict(settings), console) as stage:
+        split, truth = _subjects(settings, stage)
+        bench = Bench(settings, split, stage)
+        seconds = settings.seconds
+        for arm in settings.arms:
+            record = stage.cell({"fit": arm}, lambda arm=arm: bench.fit(arm))  # type: ignore[misc]
+            seconds = seconds if seconds is not None else record["processor"] / 2
+            for want in MODALITIES:
+                stage.cell({"arm": arm, "want": want}, lambda a=arm, w=want: bench.judge(a, w))  # type: ignore[misc]
+        for want in MODALITIES:
+            for steps in STEPS:
+                stage.cell(
+                    {"steps": steps, "want": want},
+                    lambda n=steps, w=want: bench.in_steps(n, w),  # type: ignore[misc]
+                )
+        for name in settings.baselines:
+            for want in MODALITIES:
+                stage.cell(
+                    {"baseline": name, "want": want},
+                    lambda n=name, w=want: bench.baseline(n, w, float(seconds or 0)),  # type: ignore[misc]
+                )
+        results = summarise(stage.records(), truth, settings.arms[0], RANGE) | {
+            "config": stage.config
+        }
+        picture = bench.montage(settings.arms[0])
+        stage.finish(results, page(results, picture, split))
+    return results
+
+
+@dataclass
+class Bench:
+    """Held-out subjects, and what predicts them."""
+
+    settings: Completion
+    split: Split
+    stage: Run
+
+    def __post_init__(self) -> None:
+        self.grid, _ = common_frame(self.split.train)
+        self.mask = template_on(self.grid)["brain"] > HALF
+        self.regions = region_maps(self.grid)
+        self.test = self.split.test.subjects()
+
+    def folder(self, arm: str) -> Path:
+        """Where an arm's completer lies."""
+        return self.stage.folder / "completers" / arm
+
+    def completer(self, arm: str) -> ModalityCompleter:
+        """An arm's completer."""
+        if not is_sampler(self.folder(arm)):
+            raise InputError(
+                f"{self.folder(arm)} holds no completer any more, and {self.stage.folder} needs "
+                "it; begin in another folder"
+            )
+        return ModalityCompleter.from_pretrained(self.folder(arm))
+
+    def fit(self, arm: str) -> dict[str, Any]:
+        """Fit an arm."""
+        begun = time.process_time()
+        config, folder = self.settings.config(arm), self.folder(arm)
+        _, trained = ModalityCompleter.fit(
+            self.split.train, config, folder, validation=self.split.val, progress=True
+        )
+        return {
+            "processor": time.process_time() - begun,
+            "best_step": trained.best_step,
+            "validation": trained.validation,
+        }
+
+    def judge(self, arm: str, want: str) -> dict[str, Any]:
+        """An arm's table, and what a shuffled source costs."""
+        completer = self.completer(arm)
+        completer.check_disjoint(self.split.test)
+        errors = {"own": 0.0, "shuffled": 0.0, "mean": 0.0}
+        spent = 0.0
+        average = np.mean(
+            [read(s[want], want).numpy() for s in self.split.train.subjects()], axis=0
+        )
+
+        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            nonlocal spent
+            for k, subject in enumerate(self.test):
+                real = read(subject[want], want).numpy()
+                begun = time.process_time()
+                own = completer.posterior(_without(subject, want), want, k, self.settings.samples)
+                spent += time.process_time() - begun
+                # The same noise for both, and as many samples.
+                other = completer.posterior(_without(self.test[k - 1], want), want, k, FEW)
+                for name, image in (
+                    ("own", own.samples[:FEW].mean(axis=0)),
+                    ("shuffled", other.mean.numpy()),
+                    ("mean", average),
+                ):
+                    error = (image - real)[:, self.mask]
+                    errors[name] += float((error**2).mean()) / len(self.test)
+                yield own.samples, real
+
+        return {
+            "table": self.table(pairs()),
+            "errors": errors,
+            "processor a subject": spent / len(self.test),
+        }
+
+    def in_steps(self, steps: int, want: str) -> dict[str, Any]:
+        """The first arm's table where PDM is evaluated so many times for a sample."""
+        completer = self.completer(self.settings.arms[0])
+        completer.register_to_config(steps=steps)
+        begun = time.process_time()
+        made = [
+            (
+                completer.posterior(_without(subject, want), want, k, FEW).samples,
+                read(subject[want], want).numpy(),
+            )
+            for k, subject in enumerate(self.test[:LOOKED])
+        ]
+        processor = (time.process_time() - begun) / len(made)
+        return {"table": self.table(iter(made)), "processor a subject": processor}
+
+    def baseline(self, name: str, want: str, seconds: float) -> dict[str, Any]:
+        """A baseline's table."""
+        have = MODALITIES[1 - MODALITIES.index(want)]
+        train = self.split.train.subjects()
+        source, target = (np.stack([read(s[m], m).numpy() for s in train]) for m in (have, want))
+        begun = time.process_time()
+        fitted = baselines(seconds, self.settings.seed)[name].fit(source, target)
+        processor = time.process_time() - begun
+        seeds = range(self.settings.samples)
+        spent = 0.0
+
+        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            nonlocal spent
+            for subject in self.test:
+                seen = read(subject[have], have).numpy()[None]
+                begun = time.process_time()
+                made = fitted.predict(seen, seeds)[0]
+                spent += time.process_time() - begun
+                yield made, read(subject[want], want).numpy()
+
+        record = {"table": self.table(pairs()), "processor": processor}
+        record["processor a subject"] = spent / len(self.test)
+        return record | ({"steps": fitted.steps_} if hasattr(fitted, "steps_") else {})
+
+    def table(self, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict[str, float]]:
+        """See :func:`augment.metrics.completion.completion_table`."""
+        return completion_table(
+            pairs, mask=self.mask, data_range=RANGE, regions=self.regions, seed=self.settings.seed
+        )
+
+    def montage(self, arm: str) -> list[tuple[bytes, str]]:
+        """Real, mean, sample and uncertainty of the first held-out subject, both directions."""
+        completer = self.completer(arm)
+        pictures = []
+        for want in MODALITIES:
+            subject = self.test[0]
+            real = read(subject[want], want).numpy()[0]
+            posterior = completer.posterior(_without(subject, want), want, 0, self.settings.samples)
+            volumes = [real, posterior.mean.numpy()[0], posterior.samples[0, 0]]
+            volumes.append(10 * posterior.deviation.numpy()[0])
+            titles = ["real", "mean", "one sample", "10 x deviation"]
+            picture = slices(volumes, titles, upper=float(np.percentile(real, 99.8)))
+            files.write_bytes(self.stage.folder / f"montage-{want}.png", picture)
+            text = f"The first segment of {want} of a held-out subject, made from the other."
+            pictures.append((picture, text))
+        return pictures
+
+
+def _subjects(settings: Completion, stage: Run) -> tuple[Split, dict[str, Any] | None]:
+    counts = (settings.train, settings.validation, settings.heldout)
+    truth = None
+    if settings.data is not None:
+        cohort = paired(load_cohort(settings.data))
+    else:
+        folder = make_phantom(
+            stage.folder / "phantom", "paired", subjects=sum(counts), seed=settings.seed,
+            spacing=settings.spacing, progress=True,
+        )  # fmt: skip
+        cohort = Cohort.from_bids(folder)
+        truth = bids.read_json(folder / "truth.json")["prediction_from_the_other_modality"]
+    if len(cohort.subject_keys) < sum(counts):
+        raise InputError(
+            f"{len(cohort.subject_keys)} subjects have both modalities, and {sum(counts)} are "
+            "asked for; lower train, validation or heldout"
+        )
+    whole = sum(counts)
+    fractions = (counts[0] / whole, counts[1] / whole, counts[2] / whole)
+    return cohort.split(fractions, stratify=("diagnosis",), seed=settings.seed), truth
+
+
+def _without(subject: tio.Subject, want: str) -> tio.Subject:
+    """The subject as one that lacks an image."""
+    return tio.Subject({key: value for key, value in subject.items() if key != want})
+
+
+def _plan(settings: Completion) -> list[tuple[str, float]]:
+    """What would be done, and for how many seconds on this machine."""
+    count = settings.train + settings.validation + settings.heldout
+    config = settings.config(settings.arms[0])
+    with tempfile.TemporaryDirectory() as folder:
+        if settings.data is None:
+            place = make_phantom(
+                Path(folder) / "phantom", "paired", subjects=MEASURED, spacing=settings.spacing
+            )
+            few = Cohort.from_bids(place)
+        else:
+            few = paired(load_cohort(settings.data))
+        few = few.where(np.arange(len(few)) < MEASURED)
+        fit, sample = ModalityCompleter.estimate(few, config, settings.train)
+    phantom = count * SECONDS_PER_SUBJECT * (4 / settings.spacing) ** 3 * (settings.data is None)
+    trained = sum(name in TRAINED for name in settings.baselines)
+    seconds = fit / 2 if settings.seconds is None else settings.seconds
+    drawn = settings.heldout * (settings.samples + FEW) * len(settings.arms)
+    drawn += round(LOOKED * FEW * sum(STEPS) / config.steps)
+    return [
+        ("phantom subjects", phantom),
+        (f"{len(settings.arms)} fits", len(settings.arms) * fit),
+        (f"{trained} trained baselines in 2 directions", 2 * trained * seconds),
+        (f"{2 * drawn} samples", 2 * drawn * sample),
+    ]

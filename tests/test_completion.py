@@ -1,0 +1,200 @@
+import json
+import shutil
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import torchio as tio
+
+from augment.cohort import Cohort
+from augment.completion import complete_dataset, with_completions
+from augment.errors import InputError
+from augment.leakage import subject_hash
+from augment.samplers.modality_config import PRESETS, ModalityConfig
+from augment.train import TrainConfig
+from experiments.cli import main
+
+
+class Posterior:
+    def __init__(self, samples, affine):
+        self.mean, self.deviation = (
+            tio.ScalarImage(tensor=v, affine=affine) for v in (samples.mean(0), samples.std(0))
+        )
+
+
+class Fake:
+    """Samples that cost nothing: the source under noise; it notes what it is asked."""
+
+    def __init__(self, directions=("fmri", "dmri"), weights="w", labelled=()):
+        self.config = {"directions": list(directions)}
+        self.record = {"subjects": [], "voxels": [], "labelled": list(labelled)}
+        self.weights, self.calls = weights, []
+
+    def fingerprint(self):
+        return self.weights
+
+    def posterior(self, subject, want, seed, samples, labels=None):
+        self.calls.append((subject["subject_id"], want, labels))
+        have = {"fmri": "dmri", "dmri": "fmri"}[want]
+        assert want not in subject
+        data = subject[have].data
+        noise = torch.randn((samples, *data.shape), generator=torch.Generator().manual_seed(seed))
+        return Posterior(data + 0.1 * noise, subject[have].affine)
+
+
+@pytest.fixture()
+def gaps(tiny_pairs, tmp_path):
+    """Two subjects without dMRI, one without fMRI, three with both."""
+    data = tmp_path / "study"
+    shutil.copytree(tiny_pairs, data)
+    for name in ("B0001", "B0002"):
+        shutil.rmtree(data / f"sub-{name}" / "dwi")
+    shutil.rmtree(data / "sub-B0003" / "func")
+    return data
+
+
+def content(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def test_what_is_missing_is_made_and_nothing_else(gaps, tmp_path):
+    before, out = content(gaps), tmp_path / "imputed"
+    done = complete_dataset(gaps, Fake(), out, samples=4)
+    assert done == (3, 0, 3)
+    assert content(gaps) == before
+    images = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.nii.gz"))
+    space = "space-MNI152NLin2009aSym_desc-imputed"
+    assert images == [
+        f"sub-B0001/dwi/sub-B0001_{space}_dwi.nii.gz",
+        f"sub-B0001/dwi/sub-B0001_{space}_stdmap.nii.gz",
+        f"sub-B0002/dwi/sub-B0002_{space}_dwi.nii.gz",
+        f"sub-B0002/dwi/sub-B0002_{space}_stdmap.nii.gz",
+        f"sub-B0003/func/sub-B0003_task-rest_{space}_bold.nii.gz",
+        f"sub-B0003/func/sub-B0003_task-rest_{space}_stdmap.nii.gz",
+    ]
+    told = json.loads((out / images[4].replace(".nii.gz", ".json")).read_text())
+    assert told["Synthetic"] is True
+    assert (told["Samples"], told["Labels"], told["WeightsHash"]) == (4, {}, "w")
+    assert "sub-B0003_space-MNI152NLin2009aSym_desc-segments_dwi" in told["Sources"][0]
+    assert isinstance(told["Seed"], int)
+    assert nib.load(out / images[0]).get_fdata().std() > 0.05
+
+
+def test_the_derivative_is_a_cohort_of_the_same_people_marked_synthetic(gaps, tmp_path):
+    out = tmp_path / "imputed"
+    complete_dataset(gaps, Fake(), out, samples=4)
+    cohort, imputed = Cohort.from_bids(gaps), Cohort.from_bids(out)
+    assert set(imputed.subject_keys) < set(cohort.subject_keys)
+    real = cohort.table.set_index("subject_id")
+    for row in imputed.table.to_dict("records"):
+        assert row["diagnosis"] == real.loc[row["subject_id"], "diagnosis"]
+    for subject in imputed.subjects():
+        assert subject["synthetic"] is True
+        assert "desc-imputed" in subject["synthetic_id"]
+    both = with_completions(cohort, out)
+    assert len(both) == 6
+    marks = {s["subject_id"]: (s["synthetic"], {"fmri", "dmri"} <= set(s)) for s in both.subjects()}
+    assert marks == {f"B{k:04d}": (k <= 3, True) for k in range(1, 7)}
+    for image in ("fmri", "dmri"):  # what is real stays
+        column = f"{image}_path"
+        kept = cohort.table[column] != ""
+        assert (both.table[column][kept] == cohort.table[column][kept]).all()
+
+
+def test_a_call_that_was_stopped_goes_on_to_the_same_files(gaps, tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    complete_dataset(gaps, Fake(), whole, samples=3, seed=5)
+    complete_dataset(gaps, Fake(), part, samples=3, seed=5)
+    broken = next(part.rglob("sub-B0002*_dwi.json"))
+    broken.unlink()  # as if it had been killed before its sidecar
+    again = Fake()
+    assert complete_dataset(gaps, again, part, samples=3, seed=5) == (1, 2, 3)
+    assert [call[0] for call in again.calls] == ["B0002"]
+    assert content(part) == content(whole)
+    # A subject's image depends on nobody else.
+    shutil.rmtree(gaps / "sub-B0001")
+    alone = tmp_path / "alone"
+    complete_dataset(gaps, Fake(), alone, samples=3, seed=5)
+    for path, file in content(alone).items():
+        if path.endswith(".nii.gz"):
+            assert file == content(whole)[path]
+
+
+def test_no_label_is_used_and_by_label_only_those_of_the_training_split(gaps, tmp_path):
+    plain = Fake()
+    complete_dataset(gaps, plain, tmp_path / "plain", samples=2)
+    assert all(labels is None for *_, labels in plain.calls)
+    cohort = Cohort.from_bids(gaps)
+    dataset = cohort.table["dataset"][0]
+    completer = Fake(labelled=[subject_hash(dataset, "B0001")])
+    complete_dataset(gaps, completer, tmp_path / "labelled", samples=2, by_label=True)
+    asked = {name: labels for name, _, labels in completer.calls}
+    diagnosis = cohort.table.set_index("subject_id").loc["B0001", "diagnosis"]
+    assert asked == {"B0001": {"diagnosis": diagnosis}, "B0002": None, "B0003": None}
+
+
+def test_bad_input_is_told_in_one_line(gaps, tmp_path, md_phantom):
+    out = tmp_path / "imputed"
+    complete_dataset(gaps, Fake(), out, samples=2)
+    cases = [
+        ((gaps, Fake(), out), {"samples": 3}, "was filled with samples 2, now 3"),
+        ((gaps, Fake(weights="x"), out), {"samples": 2}, "was filled with weights w, now x"),
+        ((gaps, Fake(), gaps), {}, "lies in the dataset itself"),
+        ((gaps, Fake(), gaps / "new"), {}, "lies in the dataset itself"),
+        ((gaps, Fake(("fmri",)), tmp_path / "o"), {}, "sub-B0001 lacks dmri, and .* fill in fmri"),
+        ((md_phantom, Fake(), tmp_path / "o"), {}, "neither fmri nor dmri segments"),
+        ((gaps, Fake(), md_phantom), {}, "holds other files"),
+    ]
+    for arguments, options, message in cases:
+        with pytest.raises(InputError, match=message) as error:
+            complete_dataset(*arguments, **options)
+        assert "\n" not in str(error.value)
+
+
+SHORT = TrainConfig(
+    steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
+)
+CONFIG = ModalityConfig(
+    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, steps=2,
+    training=SHORT, refining=SHORT,
+)  # fmt: skip
+
+
+def test_the_commands_train_and_complete(tiny_pairs, gaps, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "demo", CONFIG)
+    Cohort.from_bids(tiny_pairs).split((0.6, 0.2, 0.2), stratify=(), seed=0).save(tmp_path)
+    train, test = str(tmp_path / "train.tsv"), str(tmp_path / "test.tsv")
+    sampler, out = str(tmp_path / "completer"), tmp_path / "imputed"
+    command = ["train", "pds", train, sampler, "--preset", "demo", "--without", "diagnosis"]
+    assert main([*command, "--dry-run"]) == 0
+    assert not (tmp_path / "completer").exists()
+    assert main(command) == 0
+    make = ["complete", "--data", str(gaps), "--sampler", sampler, "--out", str(out)]
+    make += ["--samples", "2"]
+    assert main([*make, "--held-out", train]) == 2
+    assert "had a part" in capsys.readouterr().err
+    assert main([*make, "--held-out", test]) == 0
+    assert "3 images made and 0 were there" in capsys.readouterr().out
+    image = nib.load(next(out.rglob("*_dwi.nii.gz")))
+    real = nib.load(next(tiny_pairs.rglob("*_dwi.nii.gz")))
+    np.testing.assert_allclose(image.affine, real.affine)
+    assert image.shape == real.shape
+    assert main(["complete", "--data", train, "--sampler", str(gaps), "--out", str(out)]) == 2
+    assert "holds no completer" in capsys.readouterr().err
+    assert main([*command, "--validation", train]) == 2
+    assert "in both parts" in capsys.readouterr().err
+
+
+def test_every_part_can_be_left_out():
+    from experiments.completing import ABLATIONS, ablated
+
+    for name in ABLATIONS:
+        assert ablated(CONFIG, [name]) != CONFIG
+    assert ablated(CONFIG, []) == CONFIG
+    assert ablated(CONFIG, ["refinement", "pattern"]) == replace(
+        CONFIG, refine="none", pattern=False
+    )

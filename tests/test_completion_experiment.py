@@ -1,0 +1,110 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from augment.errors import InputError
+from augment.samplers.modality import ModalityCompleter
+from augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
+from augment.train import TrainConfig
+from experiments import completion
+from experiments.cli import main
+from experiments.completion import Completion, run
+from experiments.completion_report import summarise
+
+SHORT = TrainConfig(
+    steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
+)
+CONFIG = ModalityConfig(
+    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, steps=2,
+    training=SHORT, refining=SHORT,
+)  # fmt: skip
+ARMS = ["full", "source-blind"]
+
+
+def stop(*args, **settings):
+    raise AssertionError("done twice")
+
+
+def test_the_command_compares_and_resumes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "demo", CONFIG)
+    monkeypatch.setattr(completion, "STEPS", (1, 3))
+    command = ["experiment", "completion", str(tmp_path / "runs"), "--preset", "demo"]
+    command += ["--train", "6", "--validation", "2", "--heldout", "3", "--samples", "4"]
+    command += ["--spacing", "12", "--arms", *ARMS, "--baselines", "mean volume", "PCA regression"]
+    assert main(command) == 0
+    folder = tmp_path / "runs" / "0001-completion"
+    results = json.loads((folder / "results.json").read_text())
+    for want in MODALITIES:
+        table = results["tables"][want]
+        assert set(table) == {*ARMS, "mean volume", "PCA regression"}
+        assert {"psnr", "ssim", "crps", "coverage", "spectrum", "pattern"} <= set(table["full"])
+        assert "coverage" not in table["mean volume"]
+        assert table["full"]["psnr"]["value"] > table["mean volume"]["psnr"]["value"]
+        told = results["source"][want]["full"]
+        assert told["use"] > 0.3
+        assert (folder / f"montage-{want}.png").stat().st_size > 1000
+    assert "dB of the ideal regression" in results["verdict"]
+    with monkeypatch.context() as patch:  # finished cells are only read
+        patch.setattr(ModalityCompleter, "fit", stop)
+        patch.setattr(completion, "completion_table", stop)
+        assert main(command) == 0
+    assert json.loads((folder / "results.json").read_text()) == results
+
+
+def test_too_few_subjects_are_told(tiny_pairs, tmp_path):
+    with pytest.raises(InputError, match="6 subjects have both modalities, and 220 are asked for"):
+        run(Completion(data=tiny_pairs), tmp_path)
+
+
+def test_goals_are_met_or_missed():
+    def table(psnr, crps=0.1, **more):
+        values = {"psnr": psnr, "ssim": 0.8, "crps": crps, "spectrum": 0.1, "pattern": 0.5, **more}
+        return {name: {"value": v, "low": v - 0.1, "high": v + 0.1} for name, v in values.items()}
+
+    own = table(21.0, 0.05, coverage=1.05, uncertainty=0.05)
+    errors = {"own": 1.0, "shuffled": 3.9, "mean": 4.0}
+    records = []
+    for want in MODALITIES:
+        records += [
+            {"cell": {"arm": "full", "want": want}, "table": own, "errors": errors},
+            {"cell": {"arm": "source-blind", "want": want}, "table": table(19.8), "errors": errors},
+            {"cell": {"baseline": "PCA regression", "want": want}, "table": table(20.0)},
+            {"cell": {"baseline": "mean volume", "want": want}, "table": table(18.0)},
+        ]
+    truth = {want: {"psnr_ideal_regression": 21.4} for want in MODALITIES}
+    results = summarise(records, truth, "full", (10**2.14) ** 0.5)  # the ideal's error is one
+    met = {(goal["direction"][:4], goal["goal"]): goal["met"] for goal in results["goals"]}
+    assert met["fmri", "PSNR below the ideal regression, dB"]
+    assert met["fmri", "a shuffled source costs"]
+    assert met["dmri", "PSNR over source-blind, dB"]
+    assert not met["fmri", "PSNR over source-blind, dB"]  # more is asked for in this direction
+    assert met["fmri", "crps"]
+    assert not met["fmri", "pattern"]
+    assert met["fmri", "coverage"]
+    assert not met["fmri", "uncertainty with error"]  # its interval holds zero
+    assert results["verdict"].startswith(
+        "fmri 21.00 dB against 20.00 dB of PCA regression, the best baseline, and 21.40 dB of the "
+    )
+    assert "pattern (fmri)" in results["verdict"]
+
+
+def test_arms_differ_from_the_full_system_in_what_they_are_named_for(tiny_pairs, tmp_path):
+    settings = Completion(data=tiny_pairs, preset="demo", train=3, validation=1, heldout=2)
+    full = settings.config("full")
+    assert settings.config("source-blind") == replace(full, source_blind=True)
+    assert settings.config("pattern") == replace(full, pattern=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ("nothing",)}, "arms 'nothing' is not known; allowed are full, source-blind"),
+        ({"baselines": ("best",)}, "baselines 'best' is not known; allowed are mean volume"),
+        ({"preset": "huge"}, "preset 'huge' is not known; allowed are demo"),
+        ({"arms": ()}, "no arm came"),
+    ],
+)
+def test_names_that_are_not_known_are_told_before_anything_is_made(changes, message):
+    with pytest.raises(InputError, match=message):
+        Completion(**changes)
