@@ -22,8 +22,9 @@ from torch.utils.data import Dataset
 from augment.bank import SampleBank
 from augment.cohort import Cohort
 from augment.errors import InputError
+from augment.opening import open_source
 from augment.replacement import Frame, is_known, labels_of, replacement, with_marks
-from augment.source import Source, open_source
+from augment.source import Source
 
 MODES = ("add", "replace")
 

@@ -7,15 +7,8 @@ A Source draws a subject for some labels and a seed, and gives the very same one
 
 from __future__ import annotations
 
-import functools
-import importlib
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
-
-from augment import bids
-from augment.errors import InputError
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -28,7 +21,7 @@ class Source(Protocol):
 
     @property
     def uri(self) -> str:
-        """A path that :func:`open_source` takes, or ``""``."""
+        """A path that :func:`augment.opening.open_source` takes, or ``""``."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -98,29 +91,3 @@ SAMPLERS = {
 }
 """Samplers and completers that can be opened, by their class. Nothing is imported before
 its use."""
-
-
-def open_source(uri: str | os.PathLike[str]) -> Source:
-    """Open a bank's or a sampler's folder; the same folder is opened once in a process."""
-    folder = Path(uri).resolve()
-    for name in ("bank.json", "model_index.json"):
-        if uri and (folder / name).is_file():
-            # A folder that was written to since is another one.
-            return _open(folder, name, (folder / name).stat().st_mtime_ns)
-    raise InputError(
-        f"{str(uri)!r} is no source of samples; name the folder of a bank (`neuromix generate`) or "
-        "of a sampler (`neuromix train`)"
-    )
-
-
-@functools.lru_cache(maxsize=8)
-def _open(folder: Path, name: str, written: int) -> Source:
-    if name == "bank.json":
-        return cast(Source, importlib.import_module("augment.bank").SampleBank(folder))
-    kind = bids.read_json(folder / name).get("_class_name")
-    if kind not in SAMPLERS:
-        raise InputError(
-            f"{folder} holds a {kind}; samplers that can be opened are {', '.join(SAMPLERS)}"
-        )
-    sampler = getattr(importlib.import_module(SAMPLERS[kind].module), kind)
-    return cast(Source, sampler.from_pretrained(folder))

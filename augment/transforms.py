@@ -27,6 +27,7 @@ from torchio.transforms.preprocessing.intensity import NormalizationTransform
 from torchio.utils import get_subclasses
 
 from augment.errors import InputError
+from augment.opening import open_source
 from augment.replacement import (
     BARE,
     Frame,
@@ -40,7 +41,7 @@ from augment.replacement import (
     to_dict,
     with_marks,
 )
-from augment.source import Completer, Source, open_source
+from augment.source import Completer, Source
 
 MODES = ("replace", "mixup")
 

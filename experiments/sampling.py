@@ -14,13 +14,13 @@ from augment.bank import SampleBank
 from augment.cohort import Cohort
 from augment.conditions import LabelSpace
 from augment.errors import InputError
+from augment.opening import open_source
 from augment.prepare.bold import read_events
 from augment.report import rich_table
 from augment.samplers import task_fmri_config, tiled_md_config
 from augment.samplers.base import is_sampler
 from augment.samplers.task_fmri import TaskFMRISampler
 from augment.samplers.tiled_md import TiledMDSampler
-from augment.source import open_source
 from experiments.data import load_cohort
 
 KINDS: dict[str, tuple[Any, Any]] = {

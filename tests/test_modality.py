@@ -7,9 +7,9 @@ import torchio as tio
 
 from augment import Cohort, CompleteModality, RandomSynthetic
 from augment.errors import InputError, LeakageError
+from augment.opening import open_source
 from augment.samplers.modality import ModalityCompleter
 from augment.samplers.modality_config import ModalityConfig
-from augment.source import open_source
 from augment.train import TrainConfig
 
 SHORT = TrainConfig(

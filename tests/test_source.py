@@ -8,9 +8,9 @@ from augment import files
 from augment.bank import SampleBank
 from augment.cohort import Cohort
 from augment.errors import InputError, LeakageError
+from augment.opening import open_source
 from augment.samplers.tiled_md import TiledMDSampler
 from augment.samplers.tiled_md_config import TiledMDConfig
-from augment.source import open_source
 from augment.train import TrainConfig
 
 CONFIG = TiledMDConfig(

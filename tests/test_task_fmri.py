@@ -15,13 +15,13 @@ from augment.bank import SampleBank
 from augment.cohort import Cohort
 from augment.errors import InputError, LeakageError
 from augment.leakage import subject_hash
+from augment.opening import open_source
 from augment.phantom import make_phantom
 from augment.phantom.task import TASKS
 from augment.prepare.bold import read_events
 from augment.samplers.runs import Runs, design_of, draw_events
 from augment.samplers.task_fmri import TaskFMRISampler
 from augment.samplers.task_fmri_config import PRESETS, TaskFMRIConfig
-from augment.source import open_source
 from augment.train import TrainConfig, checkpoints
 from experiments.cli import main
 

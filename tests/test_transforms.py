@@ -267,6 +267,9 @@ def test_a_source_needs_a_path_and_a_path_is_a_source(bank, subjects):
         uri = ""
         labels = ("sex",)
 
+        def draw(self, labels, seed):
+            raise AssertionError
+
     with pytest.raises(InputError, match="save it"):
         RandomSynthetic(Online(), match="sex")
 
