@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from augment.nn.dual_modal import DualModalDiffusion
 from augment.nn.labels import drop_labels
-from augment.objectives import SHIFT, SPREAD, Batch, Generators, noise_like
+from augment.objectives import SHIFT, SPREAD, Batch, Generators, Objective, noise_like
 
 EDGES = 0.1
 """Weight of the errors of edges."""
 
 
-class SemanticConsistency:
+class SemanticConsistency(Objective):
     """PDM's loss: denoising, weighed by the pattern.
 
     Args:
@@ -75,7 +75,7 @@ class SemanticConsistency:
         return semantic(self.model, error, support)
 
 
-class Refinement:
+class Refinement(Objective):
     """TR's loss.
 
     Args:

@@ -56,8 +56,10 @@ def _training(quick: bool) -> Iterator[Figure]:
 
 
 def _transforms(quick: bool) -> Iterator[Figure]:
-    small = (8.0, 8, 5, (0, 2), 100, 1)
-    result = transforms(*(small if quick else (1.75, 30, 30, (0, 2, 4), 1000, 3)), None)
+    if quick:
+        result = transforms(8.0, 8, 5, (0, 2), 100, 1, None)
+    else:
+        result = transforms(1.75, 30, 30, (0, 2, 4), 1000, 3, None)
     for row in result["draw"]:
         yield Figure(
             "transforms", row["what"], row["ms"], "ms", "SampleBank.draw", 1 / row["draw / it"]

@@ -16,15 +16,18 @@ from augment.errors import InputError, TrainingError
 from experiments import cli_benchmarks, cli_experiments
 
 
-def demo(out: Path = Path("runs")) -> None:
-    """Make a phantom cohort, split it, and show what is there on one page.
+def demo(out: Path = Path("runs"), quick: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
+    """Three phantoms, three samplers, what they make, an audit, and one page that says how it went.
+
+    Run it again to go on where it stopped.
 
     Args:
-        out: Folder of the run folders; this run makes a new one in it.
+        out: Folder of the run folders; this run makes a new one in it, or goes on with the last.
+        quick: Smaller still: about two minutes.
     """
     from experiments.demo import run
 
-    run(out)
+    run(out, quick=quick)
 
 
 def phantom(

@@ -355,12 +355,6 @@ def hybrid(
     run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
 
 
-def _changes(given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a preset that were given."""
-    others = ("out", "preset", "dry_run")
-    return {k: v for k, v in given.items() if k not in others and v is not None}
-
-
 def fmri(
     out: Path = Path("runs"),
     /,
