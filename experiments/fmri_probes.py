@@ -36,7 +36,9 @@ TRIAL = 7.0
 def unseen_events(conditions: Sequence[str], frames: int, tr: float, seed: int) -> pd.DataFrame:
     """Trials of :data:`TRIAL` seconds with pauses of 5 to 21, the conditions in turns at random."""
     rng = np.random.default_rng(seed)
-    rows, names, onset = [], [], float(rng.uniform(3, 12))
+    rows: list[tuple[float, float, str]] = []
+    names: list[str] = []
+    onset = float(rng.uniform(3, 12))
     while onset + TRIAL < frames * tr - 10:
         names = names or [str(name) for name in rng.permutation(list(conditions))]
         rows.append((round(onset, 2), TRIAL, names.pop()))
