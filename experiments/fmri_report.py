@@ -69,14 +69,8 @@ def _criteria(rows: Mapping[str, Rows], extra: Mapping[str, Any]) -> list[tuple[
         share = own[name]["share"] if name in own else None
         told = "has no ceiling here" if share is None else f"{share:.2f} of the ceiling"
         found.append((f"{words} {told} (aim {NEAR:g})", share is not None and share >= NEAR))
-    ours, theirs = (rows["networks"][name]["metrics"] for name in (CLOSED, UNET))
-    shared = [n for n in ours if ours[n]["share"] is not None and n in theirs]
-    behind = [
-        n.replace("_", " ") for n in shared
-        if theirs[n]["share"] is not None and ours[n]["share"] < theirs[n]["share"]
-    ]  # fmt: skip
-    words = f"ahead of {UNET} in {len(shared) - len(behind)} of {len(shared)} metrics"
-    found.append((words + (f", not in {', '.join(behind)}" if behind else ""), not behind))
+    if UNET in rows["networks"]:
+        found.append(_ahead(*(rows["networks"][name]["metrics"] for name in (CLOSED, UNET))))
     lowest = min(each["r"] for each in extra["timing"][CLOSED]["conditions"].values())
     words = f"unseen timing: r of the mean course {lowest:.2f} or more (aim {FOLLOWS:g})"
     found.append((words, lowest >= FOLLOWS))
@@ -89,6 +83,17 @@ def _criteria(rows: Mapping[str, Rows], extra: Mapping[str, Any]) -> list[tuple[
     return [*found, (words, steady >= STEADY)]
 
 
+def _ahead(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, bool]:
+    """Whether no metric with a ceiling is nearer to it in the U-Net."""
+    shared = [n for n in ours if ours[n]["share"] is not None and n in theirs]
+    behind = [
+        n.replace("_", " ") for n in shared
+        if theirs[n]["share"] is not None and ours[n]["share"] < theirs[n]["share"]
+    ]  # fmt: skip
+    words = f"ahead of {UNET} in {len(shared) - len(behind)} of {len(shared)} metrics"
+    return words + (f", not in {', '.join(behind)}" if behind else ""), not behind
+
+
 def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: NeuroJudge) -> str:
     """The report.
 
@@ -98,13 +103,20 @@ def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: Neu
         judge: Who judged.
     """
     rows = results["rows"]
-    tables = [
-        ("Closed form and trivial generators, all held-out subjects: value (share of the ceiling)",
-         overview({CLOSED: rows["main"][CLOSED]} | dict(rows["main"]))),
-        ("Networks, fewer subjects and so other ceilings: value (share)",
-         overview(rows["networks"])),
-        ("What they took", _costs(rows)),
-    ]  # fmt: skip
+    tables: list[tuple[str, pd.DataFrame]] = [
+        (
+            "Closed form and trivial generators: value (share of the ceiling)",
+            overview({CLOSED: rows["main"][CLOSED]} | dict(rows["main"])),
+        ),
+    ]
+    if len(rows["networks"]) > 1:
+        tables.append(
+            (
+                "Networks, fewer subjects and so other ceilings: value (share)",
+                overview(rows["networks"]),
+            )
+        )
+    tables.append(("What they took", _costs(rows)))  # fmt: skip
     headings = {
         "people": ("Scaling: closed form by training subjects", "training subjects"),
         "width": ("Scaling: hybrid from noise by width, trained for equal time", "width"),

@@ -10,7 +10,7 @@ from augment.cohort import Cohort
 from augment.errors import InputError
 from augment.samplers.task_fmri_config import PRESETS
 from experiments.cli import main
-from experiments.fmri import FMRI, divide
+from experiments.fmri import FMRI, divide, plan
 from experiments.fmri_baselines import GENERATORS
 from experiments.fmri_probes import TRIAL, unseen_events
 from experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET, summarise
@@ -73,6 +73,12 @@ def test_everything_is_judged_once_and_shown(data, tmp_path, monkeypatch):
     assert main(command) == 0
 
 
+def test_without_networks_there_is_less_to_do():
+    whole, few = (dict(plan(FMRI(seconds=seconds))) for seconds in (480.0, 0.0))
+    assert {"codec and latents", "steps"} <= set(whole) - set(few)
+    assert all(whole[name] == seconds for name, seconds in few.items())
+
+
 def test_unseen_events_have_every_condition_and_end_in_time():
     events = unseen_events(("a", "b"), 60, 2.0, 0)
     assert set(events["trial_type"]) == {"a", "b"}
@@ -106,6 +112,8 @@ def test_the_verdict_says_what_is_met_and_what_is_missed():
     met, verdict = criteria(good, extra())
     assert met == [True, False, False, True, True, True, True]  # no RSA and no top 1 are there
     assert "RSA has no ceiling here" in verdict.partition("Missed")[2]
+    alone = {"main": {CLOSED: row(0.95)}, "networks": {CLOSED: row(0.95)}}
+    assert criteria(alone, extra())[0] == [True, False, False, True, True, True]
     bad = {"main": {CLOSED: row(0.5)}, "networks": {CLOSED: row(0.4), UNET: row(0.5)}}
     met, verdict = criteria(bad, extra(r=0.3, peak=150.0, tsnr=(80.0, 60.0)))
     assert not any(met)
