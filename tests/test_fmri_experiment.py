@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -146,3 +147,16 @@ def test_parts_share_nobody(data):
 def test_settings_that_cannot_be(changes, message):
     with pytest.raises(InputError, match=message):
         FMRI(**changes)
+
+
+def test_bad_runs_are_one_line(data, tmp_path, capsys):
+    shutil.copytree(data, tmp_path / "data")
+    for path in (tmp_path / "data").glob("sub-*/func/*task-motor_dir-LR_events.tsv"):
+        path.unlink()
+    command = ["experiment", "fmri", str(tmp_path / "runs"), "--data", str(tmp_path / "data")]
+    assert main([*command, *SMALL]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("neuromix: ")
+    assert "there is no events.tsv for it" in line
+    assert main([*command, *SMALL, "--tasks", "chess"]) == 2
+    assert "0 subjects have runs of chess" in capsys.readouterr().err
