@@ -394,7 +394,7 @@ def fmri(
         validation: Subjects that choose the best step.
         heldout: Subjects that judge; with fewer than about 100 the ceiling is low.
         drawn: Held-out subjects whose runs networks are asked for, which is slow.
-        seconds: Training of each of the main networks.
+        seconds: Training of each of the main networks; 0 leaves all networks out.
         codec_seconds: Training of the codec that they share.
         cell_seconds: Training of each network of scaling and ablation.
         start: Where the flow of the hybrid from the closed form begins.

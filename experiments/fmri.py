@@ -52,6 +52,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "factorised time": {"time": "factorised"},
 }
 """Changes to the network that starts from noise."""
+PROBED = (CLOSED, MIXED)
+"""Samplers that are asked for unseen timings and a long run."""
 PEOPLE = ("sex", "diagnosis", "age")
 SECONDS = {"subject": 1.3, "run read": 0.14, "frame, closed": 0.003, "frame, network": 0.04}
 """On two cores of a small server; the dry run's estimate."""
@@ -183,6 +185,7 @@ class _Bench:
         self.requests = [Request.like(each) for each in real]
         few = list(self.people)[: config.drawn]
         self.few = [each for each in self.requests if each.subject in few]
+        self.networks = (HYBRID, MIXED, UNET) if config.seconds else ()
         self.rows: dict[str, dict[str, Any]] = {}
         self.extra: dict[str, Any] = {}
         self.heldout = parts["heldout"]
@@ -193,7 +196,7 @@ class _Bench:
             self._row("main", name, partial(self._trivial, name), self.requests)
         self._row("main", CLOSED, partial(self._sampler, CLOSED), self.requests)
         self._row("networks", CLOSED, partial(self._sampler, CLOSED), self.few)
-        for name in (HYBRID, MIXED, UNET):
+        for name in self.networks:
             self._row("networks", name, partial(self._sampler, name), self.few)
 
     def variants(self) -> None:
@@ -201,6 +204,8 @@ class _Bench:
         config = self.config
         for count in config.people:
             self._row("people", str(count), partial(self._closed, count), self.few)
+        if not self.networks:
+            return
         for width in config.widths:
             widths = {} if width == self.base.widths[0] else {"widths": (width, 2 * width)}
             self._row("width", str(width), partial(self._cell, widths), self.few)
@@ -212,7 +217,9 @@ class _Bench:
     def probes(self) -> None:
         """Unseen timing and a long run, of the closed form and of a network."""
         config = self.config
-        for name in (CLOSED, MIXED):
+        for name in (CLOSED, *self.networks):
+            if name not in PROBED:
+                continue
 
             def timing(name: str = name) -> dict[str, Any]:
                 sampler = self._sampler(name)[0].sampler
@@ -230,9 +237,8 @@ class _Bench:
     def shown(self) -> dict[str, np.ndarray]:
         """Mean maps for the pictures."""
         found = {"real": self.judge.real.group()}
-        for group, name in (("main", CLOSED), ("networks", MIXED), ("networks", HYBRID),
-                            ("networks", UNET)):  # fmt: skip
-            found[name] = np.load(self._place(group, name))
+        for name in (CLOSED, *self.networks):
+            found[name] = np.load(self._place("main" if name == CLOSED else "networks", name))
         return found
 
     def _row(
@@ -295,17 +301,22 @@ def plan(config: FMRI) -> list[tuple[str, float]]:
     drawn = config.drawn * (frames * SECONDS["frame, network"] + read)
     trained = config.train * each * 0.6
     cells = len(config.widths) + len(config.ablations)
-    return [
+    steps = [
         ("phantom", 0.0 if config.data else people * SECONDS["subject"]),
         ("held-out runs", 2 * config.heldout * read),
         ("trivial generators", len(GENERATORS) * config.heldout * read),
         (CLOSED, trained + config.heldout * (frames * SECONDS["frame, closed"] + read) + closed),
+        ("fewer people", sum(config.people) * each * 0.6 + len(config.people) * closed),
+        ("long runs and unseen timing", 2 * drawn),
+    ]
+    if not config.seconds:
+        return steps
+    return [
+        *steps,
         ("codec and latents", config.codec_seconds + config.train * frames * 0.01),
         (f"{HYBRID}, {MIXED}, {UNET}", 3 * (config.seconds + drawn)),
-        ("fewer people", sum(config.people) * each * 0.6 + len(config.people) * closed),
         ("widths and ablations", cells * (config.cell_seconds + drawn)),
-        ("steps", sum(drawn * (0.5 + steps / 20) for steps in config.steps)),
-        ("long runs and unseen timing", 2 * drawn),
+        ("steps", sum(drawn * (0.5 + count / 20) for count in config.steps)),
     ]
 
 

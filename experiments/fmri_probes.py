@@ -34,11 +34,14 @@ TRIAL = 7.0
 
 
 def unseen_events(conditions: Sequence[str], frames: int, tr: float, seed: int) -> pd.DataFrame:
-    """Trials of :data:`TRIAL` seconds with pauses of 5 to 21, the conditions at random."""
+    """Trials of :data:`TRIAL` seconds with pauses of 5 to 21, the conditions in turns at random."""
     rng = np.random.default_rng(seed)
-    rows, onset = [], float(rng.uniform(3, 12))
+    rows: list[tuple[float, float, str]] = []
+    names: list[str] = []
+    onset = float(rng.uniform(3, 12))
     while onset + TRIAL < frames * tr - 10:
-        rows.append((round(onset, 2), TRIAL, str(rng.choice(list(conditions)))))
+        names = names or [str(name) for name in rng.permutation(list(conditions))]
+        rows.append((round(onset, 2), TRIAL, names.pop()))
         onset += TRIAL + float(rng.uniform(5, 21))
     return pd.DataFrame(rows, columns=list(EVENT_COLUMNS))
 
@@ -97,14 +100,11 @@ def any_length(
         events = unseen_events(names, frames, sampler.tr, seed)
         timed = sampler.timed(events, frames)
         _forget_peak()
-        before, peak = own_memory("VmRSS"), 0.0
         begun, series = time.process_time(), []
         for piece in timed.stream({"task": task}, seed, steps):
             series.append(piece[:, judge.mask])
-            peak = max(peak, own_memory("VmHWM"))
         result[str(frames)] = {
-            "memory, MB": peak - before,
-            "kept courses, MB": sum(each.nbytes for each in series) / 1e6,
+            "peak, MB": own_memory("VmHWM"),
             "frames a second": frames / (time.process_time() - begun),
         }
     fit = glm.first_level(np.concatenate(series), events, sampler.tr)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from augment import files
 from augment.cohort import Cohort
@@ -181,7 +182,10 @@ def timed(
     """As many steps as fit into the time; decided once, so that a training can be resumed."""
     plan = folder / "plan.json"
     if not plan.is_file():
+        begun, own = time.perf_counter(), time.process_time()
         pace = estimate(objective, data, replace(training, steps=1))
+        if not torch.cuda.is_available():  # others on the machine take none of the time
+            pace *= (time.process_time() - own) / (time.perf_counter() - begun)
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(plan, {"steps": max(2, round(seconds / pace)), "seconds_per_step": pace})
     steps = int(json.loads(plan.read_text())["steps"])

@@ -92,10 +92,12 @@ def glass_brains(
 
     names = list(conditions)[:SHOWN]
     top = max(float(np.nanquantile(np.abs(each), 0.998)) for each in shown.values())
-    figure = Figure(figsize=(1.7 * len(names) + 0.4, 2.0 * len(shown) + 0.3))
-    room = {"left": 0.04, "right": 1, "top": 0.94, "bottom": 0, "wspace": 0, "hspace": 0}
+    wide, high = 1.7 * len(names) + 0.4, 2.0 * len(shown) + 0.3
+    figure = Figure(figsize=(wide, high))
+    room = {"left": 0.4 / wide, "right": 1, "top": 1 - 0.3 / high, "bottom": 0, "wspace": 0,
+            "hspace": 0}  # fmt: skip
     axes = figure.subplots(len(shown), len(names), squeeze=False, gridspec_kw=room)
-    for row, (title, each) in zip(axes, shown.items(), strict=True):
+    for k, (row, (title, each)) in enumerate(zip(axes, shown.items(), strict=True)):
         for axis, name, effect in zip(row, names, each, strict=False):
             volume = np.zeros(mask.shape, dtype=np.float32)
             volume[mask] = np.nan_to_num(effect)
@@ -104,7 +106,7 @@ def glass_brains(
                 plot_abs=False, vmin=-top, vmax=top, annotate=False, threshold=0.2 * top,
                 symmetric_cbar=True,
             )  # fmt: skip
-            if row is axes[0]:  # nilearn hides the axis and its title
+            if k == 0:  # nilearn hides the axis and its title
                 axis.text(0.5, 1, name, transform=axis.transAxes, fontsize=8, ha="center")
         row[0].text(0, 0.5, title, transform=row[0].transAxes, rotation=90, fontsize=8,
                     va="center", ha="right")  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchio as tio
 
 from augment import files
 from augment.bank import SampleBank
@@ -23,6 +24,8 @@ from augment.samplers.runs import Runs, design_of, draw_events
 from augment.samplers.task_fmri import TaskFMRISampler
 from augment.samplers.task_fmri_config import PRESETS, TaskFMRIConfig
 from augment.train import TrainConfig, checkpoints
+from augment.transforms import RandomSynthetic, TimeConsistent
+from classifiers.base import VolumeClassifier
 from experiments.cli import main
 
 TRAINING = TrainConfig(
@@ -238,6 +241,20 @@ def test_the_closed_form_keeps_its_noise_along_a_long_run(closed):
     steps = np.abs(np.diff(run, axis=0)).mean(1)
     seams = steps[CONFIG.window - 1 :: CONFIG.window]
     assert seams.mean() == pytest.approx(steps.mean(), rel=0.1)
+
+
+def test_a_bank_of_runs_augments_a_classifier(closed, parts, tmp_path):
+    bank = SampleBank.fill(tmp_path / "bank", closed, [MOTOR, {"task": "wm", "dir": "LR"}] * 2, 0)
+    real = parts.train.where(dir="LR").subjects()
+    replaced = tio.Compose([
+        RandomSynthetic(bank, match=("task",), p=1.0), TimeConsistent(tio.RandomGamma()),
+    ])  # fmt: skip
+    seen = [replaced(subject) for subject in real]
+    assert [one["task"] for one in seen] == [one["task"] for one in real]
+    assert all(one["synthetic"] for one in seen)
+    options = {"image": "bold", "frames": "all", "steps": 2, "batch_size": 2, "shift": 0}
+    model = VolumeClassifier("task", augment=replaced, **options).fit(real)
+    assert set(model.predict(parts.test.where(dir="LR").subjects())) <= {"motor", "wm"}
 
 
 def test_a_start_that_the_network_leaves_alone_is_the_closed_form(closed, parts, tmp_path):

@@ -28,6 +28,9 @@ from augment.train import TrainConfig, checkpoints, train
 CODE = {"vq": 1.0, "kl": 1e-6}
 """Weight of the code's loss: commitment, or divergence."""
 
+LEAST = 12
+"""Voxels along an axis that the autoencoder and its judge can halve."""
+
 
 @dataclass
 class Parts:
@@ -43,6 +46,11 @@ class Parts:
     @classmethod
     def begin(cls, runs: Runs, survey: Survey, config: TaskFMRIConfig) -> Parts:
         """Everything as it is before training."""
+        if min(runs.grid.shape) < LEAST:
+            raise InputError(
+                f"a grid of {runs.grid} came; a network needs {LEAST} voxels or more along each "
+                "axis: prepare with a smaller spacing, or use start 0, which has no network"
+            )
         space = space_of(runs, config)
         with torch.random.fork_rng():
             torch.manual_seed(config.training.seed)
