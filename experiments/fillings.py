@@ -75,7 +75,7 @@ class Filler:
             np.stack([read(subject[name], name).numpy() for subject in self.train])
             for name in (self.have, self.want)
         ]
-        model: Baseline = {"mean": MeanVolume, "regression": PCARegression}[way]()
+        model: Baseline = MeanVolume() if way == "mean" else PCARegression()
         model.fit(*pairs)
         return [
             self._with(subject, model.predict(read(subject[self.have], self.have).numpy()[None])[0])

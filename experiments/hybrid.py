@@ -80,6 +80,8 @@ FILLED = ("mean", "regression", "pds", "pds-by-label")
 """Arms whose filled images are looked at by themselves."""
 UNLIKE = "pds-extra"
 """The arm that is not complete data where nobody lacks anything."""
+Fit = Callable[[Sequence[tio.Subject]], dict[str, Any]]
+"""Training subjects to the record of a cell."""
 TAKEN = ("mask", "mean", "regression", "pds")
 """What is done to test subjects whose image was taken away."""
 
@@ -188,10 +190,10 @@ class _Hybrid:
 
     def fit(self, rate: int) -> None:
         """Every arm where so many percent of the training subjects lack the image."""
-        todo: dict[str, list[tuple[dict[str, Any], Callable[..., dict[str, Any]]]]] = {}
+        todo: dict[str, list[tuple[dict[str, Any], Fit]]] = {}
         for arm in self._arms(rate):
             where, name = _place(rate, arm)
-            cells = [
+            cells: list[tuple[dict[str, Any], Fit]] = [
                 ({**where, "arm": name, "seed": seed}, partial(self._cell, name, seed))
                 for seed in range(self.config.seeds)
             ]
@@ -209,17 +211,13 @@ class _Hybrid:
 
     def fit_test(self) -> None:
         """Test subjects whose image is taken away, before the classifiers of complete data."""
-        cells = [
-            {"setting": TEST, "arm": arm, "seed": seed}
-            for arm in self._taken()
-            for seed in range(self.config.seeds)
-        ]
-        left = [cell for cell in cells if not self.frame.is_done(cell)]
-        for arm in dict.fromkeys(cell["arm"] for cell in left):
-            versions = self._versions(arm)
-            for cell in left:
-                if cell["arm"] == arm:
-                    self.frame.cell(cell, partial(self._judged, versions, cell["seed"]))
+        for arm in self._taken():
+            key = {"setting": TEST, "arm": arm}
+            seeds = range(self.config.seeds)
+            left = [seed for seed in seeds if not self.frame.is_done({**key, "seed": seed})]
+            versions = self._versions(arm) if left else []
+            for seed in left:
+                self.frame.cell({**key, "seed": seed}, partial(self._judged, versions, seed))
 
     def groups(self) -> list[Group]:
         """The finished runs: the largest share first, test subjects last."""
