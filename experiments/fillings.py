@@ -34,13 +34,13 @@ from augment.samplers.pairs import read
 from experiments.completion_baselines import Baseline, MeanVolume, PCARegression
 
 FILLINGS = {
-    "drop": "subjects dropped that lack an image",
+    "drop": "dropped",
     "mask": "kept without the image",
-    "mean": "filled by the mean",
-    "regression": "filled by regression",
-    "pds": "filled by PDS",
-    "pds-extra": "filled by PDS, and another sample of each",
-    "pds-by-label": "filled by PDS after the diagnosis",
+    "mean": "mean-fill",
+    "regression": "regression-fill",
+    "pds": "PDS-fill",
+    "pds-extra": "PDS-fill + extra",
+    "pds-by-label": "PDS-fill by label",
     "complete": "complete data",
 }
 """Titles of the arms."""

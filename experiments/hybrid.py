@@ -123,17 +123,20 @@ class Hybrid:
             raise InputError("seeds, steps, train, validation and test must each be 1 or more")
         if self.samples < 2:
             raise InputError(f"{self.samples} samples came; 2 or more of a test subject are needed")
-        self.config()
+        self.config(self.train)
 
-    def config(self) -> ModalityConfig:
-        """The completer's settings."""
+    def config(self, scans: int) -> ModalityConfig:
+        """The completer's settings for so many training scans; a batch holds no more than those."""
         if self.completer not in COMPLETERS:
             raise InputError(
                 f"completer {self.completer!r} came; allowed are {', '.join(COMPLETERS)}"
             )
         config = shortened(COMPLETERS[self.completer], self.completer_steps, self.refining_steps)
-        training = replace(config.training, seed=self.seed)
-        return replace(config, training=training, directions=(self.lacks,))
+        training, refining = (
+            replace(part, batch_size=min(part.batch_size, scans), seed=self.seed)
+            for part in (config.training, config.refining)
+        )
+        return replace(config, training=training, refining=refining, directions=(self.lacks,))
 
 
 PRESETS = {
@@ -255,7 +258,7 @@ class _Hybrid:
         shown = [way for way in FILLED if way in self.config.arms]
         subjects = [without.subjects()[0], *(ways[way]()[len(whole)] for way in shown)]
         volumes = [read(subject[want], want).numpy()[0] for subject in subjects]
-        titles = ["real", *(FILLINGS[way].removeprefix("filled ") for way in shown)]
+        titles = ["real", *(FILLINGS[way] for way in shown)]
         picture = slices(volumes, titles, upper=float(np.percentile(volumes[0], 99.8)))
         text = (
             f"The first segment of {self.config.lacks} of a training subject, and what is in its "
@@ -304,7 +307,11 @@ class _Hybrid:
         def fit() -> dict[str, Any]:
             frame.log(f"Completer, {rate} % lack {config.lacks}: {len(whole)} training scans")
             _, trained = ModalityCompleter.fit(
-                cohort, config.config(), folder, validation=self.parts.validation, progress=True
+                cohort,
+                config.config(len(whole)),
+                folder,
+                validation=self.parts.validation,
+                progress=True,
             )
             return {
                 "scans": len(whole),

@@ -41,7 +41,7 @@ def plan(config: Hybrid) -> list[tuple[str, float]]:
         fits, samples = [], []
         for share in shares:
             count = round(share * config.train)
-            fit, sample = ModalityCompleter.estimate(few, config.config(), count)
+            fit, sample = ModalityCompleter.estimate(few, config.config(count), count)
             fits.append(fit)
             # Samples are made in fours, so that one costs as much.
             rounds = 1 + (share < 1) * ("pds-by-label" in config.arms)
