@@ -178,8 +178,14 @@ class _Hybrid:
         self.config, self.frame = config, frame
         self.parts = self._parts()
         for rate in config.missing:
+            whole, without = self._split(rate)
+            if rate > 0 and not len(without):
+                raise InputError(
+                    f"{rate} % of {len(whole)} training scans is nobody in any diagnosis; name "
+                    "larger shares, or more training subjects"
+                )
             what = f"part of the training set that lacks nothing where {rate} % lack an image"
-            require_classes(self._split(rate)[0], TARGET, what)
+            require_classes(whole, TARGET, what)
 
     def check(self) -> None:
         """Nobody judges who trained or chose anything."""

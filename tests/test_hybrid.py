@@ -198,3 +198,10 @@ def test_too_few_subjects_with_both_are_told(cohort, tmp_path):
     table.to_csv(tmp_path / "pairs.tsv", sep="\t", index=False)
     with pytest.raises(InputError, match=r"16 subjects of .* have the label diagnosis"):
         run(Hybrid(data=tmp_path / "pairs.tsv", train=12, validation=6), tmp_path / "runs")
+
+
+def test_a_share_in_which_nobody_lacks_anything_is_told(cohort, tmp_path):
+    cohort.table.to_csv(tmp_path / "pairs.tsv", sep="\t", index=False)
+    config = Hybrid(data=tmp_path / "pairs.tsv", train=12, validation=6, missing=(1,))
+    with pytest.raises(InputError, match="1 % of 12 training scans is nobody"):
+        run(config, tmp_path / "runs")
