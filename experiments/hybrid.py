@@ -177,6 +177,7 @@ class _Hybrid:
     def __init__(self, config: Hybrid, frame: Run) -> None:
         self.config, self.frame = config, frame
         self.parts = self._parts()
+        self.fillers: dict[int, Filler] = {}
         for rate in config.missing:
             whole, without = self._split(rate)
             if rate > 0 and not len(without):
@@ -302,6 +303,8 @@ class _Hybrid:
 
     def _filler(self, rate: int) -> Filler:
         """What fills in, fitted to those who lack nothing at that share."""
+        if rate in self.fillers:
+            return self.fillers[rate]
         config, frame = self.config, self.frame
         whole, without = self._split(rate)
         name = f"missing-{rate}"
@@ -333,9 +336,10 @@ class _Hybrid:
         frame.cell({"sampler": name}, fit)
         completer = ModalityCompleter.from_pretrained(folder)
         completer.check_disjoint(self.parts.test)
-        return Filler(
+        self.fillers[rate] = Filler(
             config.lacks, whole.subjects(), completer, frame.folder / "fills", config.seed
         )
+        return self.fillers[rate]
 
     def _cell(self, arm: str, seed: int, train: Sequence[tio.Subject]) -> dict[str, Any]:
         classifier = StageClassifier(
