@@ -76,7 +76,7 @@ def report(
 
 
 def _watermarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say which images carry their label."""
+    """Say which images carry their label, or a look of their own."""
     found = []
     for row in rows:
         inside, outside = row["told in folds"], row["told on real"]
@@ -84,6 +84,6 @@ def _watermarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             found.append(
                 f"'{title_of(row['way'])}' ({row['missing']} % missing): images tell the diagnosis "
                 f"among themselves with {inside:.2f} and of real test images with {outside:.2f}: "
-                "they carry their label, which test images do not."
+                "what is learnt from them does not hold for real images."
             )
     return found
