@@ -285,8 +285,8 @@ class Bench:
             real = read(subject[want], want).numpy()[0]
             posterior = completer.posterior(_without(subject, want), want, 0, self.settings.samples)
             volumes = [real, posterior.mean.numpy()[0], posterior.samples[0, 0]]
-            volumes.append(10 * posterior.deviation.numpy()[0])
-            titles = ["real", "mean", "one sample", "10 x deviation"]
+            volumes.append(5 * posterior.deviation.numpy()[0])
+            titles = ["real", "mean", "one sample", "5 x deviation"]
             picture = slices(volumes, titles, upper=float(np.percentile(real, 99.8)))
             files.write_bytes(self.stage.folder / f"montage-{want}.png", picture)
             text = f"The first segment of {want} of a held-out subject, made from the other."

@@ -29,6 +29,16 @@ NEAR = 0.5
 """Decibels."""
 MARGINS = {"fmri": (1.5, 0.04), "dmri": (1.0, 0.02)}
 """Decibels and share of SSIM that were published as gains over source-blind diffusion."""
+MEANS = {"psnr": "PSNR, dB", "ssim": "SSIM", "pattern": "pattern correlation"}
+"""Metrics of the mean of the samples, in words."""
+SAMPLES = {
+    "crps": "CRPS",
+    "coverage": "coverage (1 is right)",
+    "spectrum": "spectrum (0 is right)",
+    "uncertainty": "uncertainty with error",
+}
+"""Metrics of the samples."""
+DIGITS = {"psnr": 2, "crps": 4}
 USED = 0.8
 COVERED = 0.1
 
@@ -88,7 +98,9 @@ def page(results: Mapping[str, Any], pictures: Sequence[Picture], split: Split) 
     """The report."""
     tables = [("Goals", pd.DataFrame(results["goals"]).map(_met))]
     for want in MODALITIES:
-        tables.append((f"{want} from the other", _scores(results["tables"][want])))
+        for what, names in (("the mean", MEANS), ("samples", SAMPLES)):
+            table = _scores(results["tables"][want], names)
+            tables.append((f"{want} from the other, {what}", table))
     steps = [(f"{want}, steps of PDM", _steps(results["steps"][want])) for want in MODALITIES]
     costs = [(f"{want}, costs", _costs(results["costs"][want])) for want in MODALITIES]
     counts = [len(part.subject_keys) for part in split]
@@ -179,20 +191,30 @@ def _met(value: Any) -> Any:
     return {True: "met", False: "missed"}[value] if isinstance(value, bool) else value
 
 
-def _scores(tables: Tables) -> pd.DataFrame:
-    rows = [{"arm": name, **_shown(table)} for name, table in tables.items()]
+def _scores(tables: Tables, names: Mapping[str, str]) -> pd.DataFrame:
+    """Values with intervals, an arm a row."""
+    rows = []
+    for arm, table in tables.items():
+        row = {"arm": arm}
+        for name, text in names.items():
+            if told := table.get(name):
+                value, low, high = (
+                    f"{told[end]:.{DIGITS.get(name, 3)}f}" for end in ("value", "low", "high")
+                )
+                row[text] = f"{value} ({low} to {high})"
+        rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
 
 def _steps(records: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
-    rows = [
-        {
-            "steps": str(steps),
-            **_shown(records[steps]["table"]),
-            "seconds a subject": records[steps]["processor a subject"],
-        }
-        for steps in sorted(records)
-    ]
+    """Values without intervals, which are wide: few subjects are looked at."""
+    rows = []
+    for steps in sorted(records):
+        row: dict[str, Any] = {"steps": str(steps)}
+        for name, text in (MEANS | SAMPLES).items():
+            row[text] = f"{records[steps]['table'][name]['value']:.{DIGITS.get(name, 3)}f}"
+        row["seconds a subject"] = f"{records[steps]['processor a subject']:.1f}"
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -206,14 +228,3 @@ def _costs(costs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         for name, cost in costs.items()
     ]
     return pd.DataFrame(rows).astype(object).where(lambda t: t.notna(), "")
-
-
-def _shown(table: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    digits = {"psnr": 2, "crps": 4}
-    return {
-        name: " ".join([
-            f"{told['value']:.{digits.get(name, 3)}f}",
-            f"({told['low']:.{digits.get(name, 3)}f} to {told['high']:.{digits.get(name, 3)}f})",
-        ])
-        for name, told in table.items()
-    }  # fmt: skip

@@ -4,7 +4,7 @@
     drop           it is left out
     mask           it is kept as it is: the classifier is told what is there
     mean           it gets the mean image of the others
-    regression     it gets what a ridge regression of the whole image predicts from the other image
+    regression     it gets what voxelwise ridge regressions predict from the other image
     pds            it gets a sample of the modality completer, which is told no diagnosis
     pds-extra      the same; and each subject comes once more, with another sample in that place
     pds-by-label   it gets a sample that was made after its diagnosis, which test images never are
@@ -31,16 +31,16 @@ from augment.errors import InputError
 from augment.samplers.modality import ModalityCompleter
 from augment.samplers.modality_config import MODALITIES
 from augment.samplers.pairs import read
-from experiments.completion_baselines import Baseline, MeanVolume, PCARegression
+from experiments.completion_baselines import Baseline, MeanVolume, VoxelwiseRegression
 
 FILLINGS = {
-    "drop": "subjects dropped that lack an image",
+    "drop": "dropped",
     "mask": "kept without the image",
-    "mean": "filled by the mean",
-    "regression": "filled by regression",
-    "pds": "filled by PDS",
-    "pds-extra": "filled by PDS, and another sample of each",
-    "pds-by-label": "filled by PDS after the diagnosis",
+    "mean": "mean-fill",
+    "regression": "regression-fill",
+    "pds": "PDS-fill",
+    "pds-extra": "PDS-fill + extra",
+    "pds-by-label": "PDS-fill by label",
     "complete": "complete data",
 }
 """Titles of the arms."""
@@ -75,7 +75,7 @@ class Filler:
             np.stack([read(subject[name], name).numpy() for subject in self.train])
             for name in (self.have, self.want)
         ]
-        model: Baseline = MeanVolume() if way == "mean" else PCARegression()
+        model: Baseline = MeanVolume() if way == "mean" else VoxelwiseRegression()
         model.fit(*pairs)
         return [
             self._with(subject, model.predict(read(subject[self.have], self.have).numpy()[None])[0])

@@ -80,6 +80,8 @@ FILLED = ("mean", "regression", "pds", "pds-by-label")
 """Arms whose filled images are looked at by themselves."""
 UNLIKE = "pds-extra"
 """The arm that is not complete data where nobody lacks anything."""
+Fit = Callable[[Sequence[tio.Subject]], dict[str, Any]]
+"""Training subjects to the record of a cell."""
 TAKEN = ("mask", "mean", "regression", "pds")
 """What is done to test subjects whose image was taken away."""
 
@@ -121,17 +123,20 @@ class Hybrid:
             raise InputError("seeds, steps, train, validation and test must each be 1 or more")
         if self.samples < 2:
             raise InputError(f"{self.samples} samples came; 2 or more of a test subject are needed")
-        self.config()
+        self.config(self.train)
 
-    def config(self) -> ModalityConfig:
-        """The completer's settings."""
+    def config(self, scans: int) -> ModalityConfig:
+        """The completer's settings for so many training scans; a batch holds no more than those."""
         if self.completer not in COMPLETERS:
             raise InputError(
                 f"completer {self.completer!r} came; allowed are {', '.join(COMPLETERS)}"
             )
         config = shortened(COMPLETERS[self.completer], self.completer_steps, self.refining_steps)
-        training = replace(config.training, seed=self.seed)
-        return replace(config, training=training, directions=(self.lacks,))
+        training, refining = (
+            replace(part, batch_size=min(part.batch_size, scans), seed=self.seed)
+            for part in (config.training, config.refining)
+        )
+        return replace(config, training=training, refining=refining, directions=(self.lacks,))
 
 
 PRESETS = {
@@ -172,9 +177,16 @@ class _Hybrid:
     def __init__(self, config: Hybrid, frame: Run) -> None:
         self.config, self.frame = config, frame
         self.parts = self._parts()
+        self.fillers: dict[int, Filler] = {}
         for rate in config.missing:
+            whole, without = self._split(rate)
+            if rate > 0 and not len(without):
+                raise InputError(
+                    f"{rate} % of {len(whole)} training scans is nobody in any diagnosis; name "
+                    "larger shares, or more training subjects"
+                )
             what = f"part of the training set that lacks nothing where {rate} % lack an image"
-            require_classes(self._split(rate)[0], TARGET, what)
+            require_classes(whole, TARGET, what)
 
     def check(self) -> None:
         """Nobody judges who trained or chose anything."""
@@ -188,10 +200,10 @@ class _Hybrid:
 
     def fit(self, rate: int) -> None:
         """Every arm where so many percent of the training subjects lack the image."""
-        todo: dict[str, list[tuple[dict[str, Any], Callable[..., dict[str, Any]]]]] = {}
+        todo: dict[str, list[tuple[dict[str, Any], Fit]]] = {}
         for arm in self._arms(rate):
             where, name = _place(rate, arm)
-            cells = [
+            cells: list[tuple[dict[str, Any], Fit]] = [
                 ({**where, "arm": name, "seed": seed}, partial(self._cell, name, seed))
                 for seed in range(self.config.seeds)
             ]
@@ -209,17 +221,13 @@ class _Hybrid:
 
     def fit_test(self) -> None:
         """Test subjects whose image is taken away, before the classifiers of complete data."""
-        cells = [
-            {"setting": TEST, "arm": arm, "seed": seed}
-            for arm in self._taken()
-            for seed in range(self.config.seeds)
-        ]
-        left = [cell for cell in cells if not self.frame.is_done(cell)]
-        for arm in dict.fromkeys(cell["arm"] for cell in left):
-            versions = self._versions(arm)
-            for cell in left:
-                if cell["arm"] == arm:
-                    self.frame.cell(cell, partial(self._judged, versions, cell["seed"]))
+        for arm in self._taken():
+            key = {"setting": TEST, "arm": arm}
+            seeds = range(self.config.seeds)
+            left = [seed for seed in seeds if not self.frame.is_done({**key, "seed": seed})]
+            versions = self._versions(arm) if left else []
+            for seed in left:
+                self.frame.cell({**key, "seed": seed}, partial(self._judged, versions, seed))
 
     def groups(self) -> list[Group]:
         """The finished runs: the largest share first, test subjects last."""
@@ -257,7 +265,7 @@ class _Hybrid:
         shown = [way for way in FILLED if way in self.config.arms]
         subjects = [without.subjects()[0], *(ways[way]()[len(whole)] for way in shown)]
         volumes = [read(subject[want], want).numpy()[0] for subject in subjects]
-        titles = ["real", *(FILLINGS[way].removeprefix("filled ") for way in shown)]
+        titles = ["real", *(FILLINGS[way] for way in shown)]
         picture = slices(volumes, titles, upper=float(np.percentile(volumes[0], 99.8)))
         text = (
             f"The first segment of {self.config.lacks} of a training subject, and what is in its "
@@ -295,6 +303,8 @@ class _Hybrid:
 
     def _filler(self, rate: int) -> Filler:
         """What fills in, fitted to those who lack nothing at that share."""
+        if rate in self.fillers:
+            return self.fillers[rate]
         config, frame = self.config, self.frame
         whole, without = self._split(rate)
         name = f"missing-{rate}"
@@ -306,7 +316,11 @@ class _Hybrid:
         def fit() -> dict[str, Any]:
             frame.log(f"Completer, {rate} % lack {config.lacks}: {len(whole)} training scans")
             _, trained = ModalityCompleter.fit(
-                cohort, config.config(), folder, validation=self.parts.validation, progress=True
+                cohort,
+                config.config(len(whole)),
+                folder,
+                validation=self.parts.validation,
+                progress=True,
             )
             return {
                 "scans": len(whole),
@@ -322,9 +336,10 @@ class _Hybrid:
         frame.cell({"sampler": name}, fit)
         completer = ModalityCompleter.from_pretrained(folder)
         completer.check_disjoint(self.parts.test)
-        return Filler(
+        self.fillers[rate] = Filler(
             config.lacks, whole.subjects(), completer, frame.folder / "fills", config.seed
         )
+        return self.fillers[rate]
 
     def _cell(self, arm: str, seed: int, train: Sequence[tio.Subject]) -> dict[str, Any]:
         classifier = StageClassifier(

@@ -41,7 +41,7 @@ def plan(config: Hybrid) -> list[tuple[str, float]]:
         fits, samples = [], []
         for share in shares:
             count = round(share * config.train)
-            fit, sample = ModalityCompleter.estimate(few, config.config(), count)
+            fit, sample = ModalityCompleter.estimate(few, config.config(count), count)
             fits.append(fit)
             # Samples are made in fours, so that one costs as much.
             rounds = 1 + (share < 1) * ("pds-by-label" in config.arms)
@@ -49,10 +49,9 @@ def plan(config: Hybrid) -> list[tuple[str, float]]:
         samples.append(4 * sample * -(-config.samples // 4) * config.test)
         subjects = few.subjects()
         labels = [("NC", "AD")[k % 2] for k in range(len(subjects))]
-        options = {"image": MODALITIES, "batch_size": 16}
-        StageClassifier(steps=1, **options).fit(subjects, labels)  # reads, and warms up
+        StageClassifier(image=MODALITIES, steps=1).fit(subjects, labels)  # reads, and warms up
         begun = time.perf_counter()
-        classifier = StageClassifier(steps=STEPS, **options).fit(subjects, labels)
+        classifier = StageClassifier(image=MODALITIES, steps=STEPS).fit(subjects, labels)
         step = (time.perf_counter() - begun) / STEPS
         begun = time.perf_counter()
         classifier.predict_proba(subjects)

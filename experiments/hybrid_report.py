@@ -31,7 +31,7 @@ def report(
     lacks = config["lacks"]
     rows = [
         {
-            "filled": title_of(row["way"]),
+            "arm": title_of(row["way"]),
             "% lack an image": str(row["missing"]),
             "among filled images": row["told in folds"],
             "then of real test images": row["told on real"],
@@ -51,8 +51,10 @@ def report(
         "tower alone. The completer and the simple fillings are fitted to the training subjects "
         "that lack nothing, and validation subjects choose its best step. Filling uses samples of "
         "the completer and no diagnosis, but for the arm that is named after it.",
-        f"'{title_of('pds-extra')}' adds every training subject once more, with another sample in "
-        f"the place of {lacks}.",
+        f"'{title_of('drop')}' leaves out who lacks {lacks}; '{title_of('pds-extra')}' adds every "
+        f"training subject once more, with another sample in the place of {lacks}; "
+        f"'{title_of('pds-by-label')}' tells the completer the diagnosis, as nobody can for a test "
+        "subject.",
         f"Test subjects who lack {lacks} are completed without their diagnosis, by the completer "
         f"of the smallest share ({min(config['missing'])} %); of its {config['samples']} samples "
         "the classifiers' probabilities are averaged.",
@@ -74,14 +76,14 @@ def report(
 
 
 def _watermarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say which images carry their label."""
+    """Say which images carry their label, or a look of their own."""
     found = []
     for row in rows:
         inside, outside = row["told in folds"], row["told on real"]
         if inside is not None and inside - outside > FAR:
             found.append(
-                f"Images {title_of(row['way'])} ({row['missing']} % missing) tell the diagnosis "
+                f"'{title_of(row['way'])}' ({row['missing']} % missing): images tell the diagnosis "
                 f"among themselves with {inside:.2f} and of real test images with {outside:.2f}: "
-                "they carry their label, which test images do not."
+                "what is learnt from them does not hold for real images."
             )
     return found

@@ -189,6 +189,63 @@ def test_the_commands_train_and_complete(tiny_pairs, gaps, tmp_path, monkeypatch
     assert "in both parts" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def completer(tiny_pairs, tmp_path_factory):
+    """Fills in dMRI; its training subjects, B0001 among them, are all NC."""
+    folder = tmp_path_factory.mktemp("completer")
+    table = Cohort.from_bids(tiny_pairs).table.iloc[:4].assign(diagnosis="NC")
+    table.to_csv(folder / "train.tsv", sep="\t", index=False)
+    command = ["train", "pds", str(folder / "train.tsv"), str(folder / "completer")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "demo", replace(CONFIG, training=SHORT, refine="none"))
+        assert main([*command, "--preset", "demo", "--directions", "dmri"]) == 0
+    return folder / "completer"
+
+
+def neither(data, phantoms):
+    return [phantoms["md"]], "has neither fmri nor dmri segments"
+
+
+def other_grid(data, phantoms):
+    for path in data.rglob("sub-B0001*.nii.gz"):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(image.get_fdata()[1:], image.affine), path)
+    shutil.rmtree(data / "sub-B0003")
+    return [data], "bring it there with `neuromix prepare`"
+
+
+def other_direction(data, phantoms):
+    return [data], "sub-B0003 lacks fmri, and this completer was trained to fill in dmri"
+
+
+def strange_label(data, phantoms):
+    shutil.rmtree(data / "sub-B0003")
+    people = data / "participants.tsv"
+    lines = people.read_text().splitlines()
+    lines = [line.replace("\tNC", "\tAD").replace("\tMCI", "\tAD") for line in lines]
+    people.write_text("\n".join(lines) + "\n")
+    return [data, "--by-label"], "diagnosis 'AD'"
+
+
+def overlap(data, phantoms):
+    return [data, "--held-out", str(data)], "had a part"
+
+
+@pytest.mark.parametrize("case", [neither, other_grid, other_direction, strange_label, overlap])
+def test_the_command_tells_bad_input_in_one_line(
+    case, completer, gaps, md_phantom, tmp_path, capsys
+):
+    (data, *options), message = case(gaps, {"md": md_phantom})
+    capsys.readouterr()
+    command = ["complete", "--data", str(data), "--sampler", str(completer), *options]
+    assert main([*command, "--out", str(tmp_path / "imputed"), "--samples", "2"]) == 2
+    error = capsys.readouterr().err
+    told = [line for line in error.splitlines() if line.startswith("neuromix: ")]
+    assert len(told) == 1
+    assert message in told[0], told
+    assert "Traceback" not in error
+
+
 def test_every_part_can_be_left_out():
     from experiments.completing import ABLATIONS, ablated
 
