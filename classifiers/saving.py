@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +20,34 @@ from augment.errors import InputError
 from classifiers.inputs import Scale
 from classifiers.training import features_of
 
-if TYPE_CHECKING:
-    from classifiers.base import VolumeClassifier
 
-    Fitted = TypeVar("Fitted", bound=VolumeClassifier)
+class Fitted(Protocol):
+    """What a file keeps of a fitted classifier, and makes one of again."""
+
+    image: str | Sequence[str]
+    pretrained: Pretrained | None
+    classes_: np.ndarray
+    shapes_: dict[str, tuple[int, ...]]
+    scale_: Scale
+    temperature_: float
+    steps_: int
+    history_: list[Any]
+    record_: dict[str, Any]
+    net_: Any
+
+    def __init__(self, **settings: Any) -> None: ...
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Its settings."""
+
+    def _images(self) -> list[str]: ...
+
+    def _module(self) -> torch.nn.Module: ...
+
+    def _wrap(self, module: torch.nn.Module) -> Any: ...
+
+
+Classifier = TypeVar("Classifier", bound=Fitted)
 
 FORMAT = 1
 SETTINGS, WEIGHTS = "classifier.json", "classifier.safetensors"
@@ -51,7 +75,7 @@ class Pretrained:
     record: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, source: VolumeClassifier) -> Self:
+    def of(cls, source: Fitted) -> Self:
         """Features of a fitted classifier."""
         state = source.net_.module_.state_dict()
         features = {
@@ -85,7 +109,7 @@ class Pretrained:
                 part.requires_grad_(False)
 
 
-def save(classifier: VolumeClassifier, folder: Path) -> None:
+def save(classifier: Fitted, folder: Path) -> None:
     """Write a fitted classifier; the settings come last, and name nothing that is not there."""
     settings = classifier.get_params(deep=False)
     settings["image"] = (
@@ -119,7 +143,7 @@ def save(classifier: VolumeClassifier, folder: Path) -> None:
     files.write_json(folder / SETTINGS, content)
 
 
-def load(cls: type[Fitted], folder: Path) -> Fitted:
+def load(cls: type[Classifier], folder: Path) -> Classifier:
     """Read a fitted classifier of this very class."""
     if not (folder / SETTINGS).is_file():
         raise InputError(f"{folder} has no {SETTINGS}; name a folder that a classifier's save made")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torchio as tio
@@ -14,8 +14,17 @@ from augment import leakage
 from augment.errors import InputError
 from classifiers import inputs
 
-if TYPE_CHECKING:
-    from classifiers.base import VolumeClassifier
+
+class Reader(Protocol):
+    """What says which label and which images of a subject count: a classifier."""
+
+    target: str
+    image: str | Sequence[str]
+    frames: str
+    augment: Any
+
+    def labels(self, subjects: Iterable[Mapping[str, Any]]) -> list[str | None]:
+        """The label of each subject; ``None`` where it has none."""
 
 
 class TrainingSet:
@@ -80,7 +89,7 @@ class TrainingSet:
 
 
 def collect(
-    classifier: VolumeClassifier,
+    classifier: Reader,
     subjects: Sequence[tio.Subject],
     y: Sequence[str | None] | None,
     what: str,

@@ -350,7 +350,8 @@ def hybrid(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from experiments.hybrid import PRESETS, run
+    from experiments.hybrid import run
+    from experiments.hybrid_config import PRESETS
 
     run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
 

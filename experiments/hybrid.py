@@ -13,7 +13,7 @@ data judge test subjects whose image is taken away: left out, or filled in witho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,11 @@ from augment.regions import region_maps
 from augment.report import Picture, slices
 from augment.samplers.base import is_sampler
 from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import MODALITIES, ModalityConfig
-from augment.samplers.modality_config import PRESETS as COMPLETERS
+from augment.samplers.modality_config import MODALITIES
 from augment.samplers.pairs import common_frame, paired, read
 from classifiers.evaluate import metrics, predict
 from classifiers.stage import StageClassifier
 from experiments.arms import check_disjoint, judge, runs_of, samplers_of
-from experiments.completing import shortened
 from experiments.costs import spent
 from experiments.data import load_cohort
 from experiments.diagnosis import diagnose
@@ -46,10 +44,10 @@ from experiments.fillings import (
     FILLINGS,
     Filler,
     Ways,
-    check_fillings,
     told_by,
     training_sets,
 )
+from experiments.hybrid_config import Hybrid
 from experiments.hybrid_costs import plan
 from experiments.hybrid_report import report
 from experiments.run import Run, show_plan
@@ -84,69 +82,6 @@ Fit = Callable[[Sequence[tio.Subject]], dict[str, Any]]
 """Training subjects to the record of a cell."""
 TAKEN = ("mask", "mean", "regression", "pds")
 """What is done to test subjects whose image was taken away."""
-
-
-@dataclass(frozen=True)
-class Hybrid:
-    """What to do. See ``neuromix experiment hybrid --help``."""
-
-    data: Path | None = None
-    lacks: str = "dmri"
-    missing: tuple[int, ...] = (0, 30, 50, 70)
-    arms: tuple[str, ...] = tuple(FILLINGS)
-    seeds: int = 5
-    train: int = 160
-    validation: int = 40
-    test: int = 200
-    steps: int = 300
-    completer: str = "tiny"
-    completer_steps: int | None = None
-    refining_steps: int | None = None
-    samples: int = 4
-    spacing: float = 6.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_fillings(self.arms)
-        if self.lacks not in MODALITIES:
-            raise InputError(
-                f"lacks {self.lacks!r} came; allowed are {', '.join(MODALITIES)}, one of which is "
-                "taken from subjects"
-            )
-        odd = [rate for rate in self.missing if not 0 <= rate <= 90]
-        if odd or not self.missing or len(set(self.missing)) < len(self.missing):
-            raise InputError(
-                f"missing {', '.join(map(str, self.missing)) or 'none'} came; shares of the "
-                "training subjects in percent are needed, 0 to 90, each once"
-            )
-        if min(self.seeds, self.steps, self.validation, self.test, self.train) < 1:
-            raise InputError("seeds, steps, train, validation and test must each be 1 or more")
-        if self.samples < 2:
-            raise InputError(f"{self.samples} samples came; 2 or more of a test subject are needed")
-        self.config(self.train)
-
-    def config(self, scans: int) -> ModalityConfig:
-        """The completer's settings for so many training scans; a batch holds no more than those."""
-        if self.completer not in COMPLETERS:
-            raise InputError(
-                f"completer {self.completer!r} came; allowed are {', '.join(COMPLETERS)}"
-            )
-        config = shortened(COMPLETERS[self.completer], self.completer_steps, self.refining_steps)
-        training, refining = (
-            replace(part, batch_size=min(part.batch_size, scans), seed=self.seed)
-            for part in (config.training, config.refining)
-        )
-        return replace(config, training=training, refining=refining, directions=(self.lacks,))
-
-
-PRESETS = {
-    "demo": Hybrid(
-        missing=(0, 50), seeds=2, train=24, validation=8, test=12, steps=2, completer="demo",
-        completer_steps=2, refining_steps=2, spacing=12.0,
-    ),
-    "tiny": Hybrid(),
-}  # fmt: skip
-"""The demo says nothing; it shows in a minute that everything works."""
 
 
 def run(config: Hybrid, out: Path, *, dry_run: bool = False) -> dict[str, Any]:

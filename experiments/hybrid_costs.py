@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +16,7 @@ from augment.samplers.pairs import paired
 from classifiers.stage import StageClassifier
 from experiments.completion import SECONDS_PER_SUBJECT
 from experiments.data import load_cohort
-
-if TYPE_CHECKING:
-    from experiments.hybrid import Hybrid
+from experiments.hybrid_config import Hybrid
 
 FEW = 8
 """Subjects that the estimate is measured with."""

@@ -14,7 +14,8 @@ from classifiers.stage import StageClassifier
 from experiments import evidence, fillings, hybrid
 from experiments.cli import main
 from experiments.fillings import FILLINGS
-from experiments.hybrid import Hybrid, lacking, run
+from experiments.hybrid import lacking, run
+from experiments.hybrid_config import Hybrid
 
 SHORT = TrainConfig(
     steps=1, batch_size=2, warmup=0, validate_every=1, checkpoint_every=1, log_every=1
