@@ -1,5 +1,6 @@
 """Tiny phantoms, made once a session."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,16 @@ def task_phantom(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def anatomy() -> Anatomy:
     return Anatomy(Grid.mni(6.0))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Nothing that runs in a test asks another machine for anything."""
+    connect = socket.socket.connect
+
+    def guard(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            assert address[0] in ("127.0.0.1", "::1", "localhost"), f"network access: {address}"
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guard)
