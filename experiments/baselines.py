@@ -51,7 +51,9 @@ class MeanNoise:
         """See :class:`Generator`."""
         size = len(self.deviation_)
         noise = np.stack([np.random.default_rng(seed).standard_normal(size) for seed in seeds])
-        return as_volumes(self.means_(labels) + noise * self.deviation_, self.mask_)
+        # One by one: a product of matrices rounds a row as its company has it.
+        means = np.concatenate([self.means_([row]) for row in labels])
+        return as_volumes(means + noise * self.deviation_, self.mask_)
 
 
 class Copies:

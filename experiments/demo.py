@@ -4,7 +4,7 @@
         phantom-md/   phantom-task/   phantom-paired/   three cohorts whose truth is known
         sampler-md/   sampler-fmri/   completer/        fitted to training subjects alone
         bank-md/      bank-fmri/      imputed/          what they made
-        audit/        the data card of bank-md
+        0001-audit/   the data card of bank-md
         report.html   what happened
 
 Sizes are for showing that all works, in minutes: nothing is learnt about real brains, and little
@@ -43,6 +43,7 @@ NAME = "demo"
 TASK = "motor"
 SPACING = {"md": 8.0, "task": 12.0, "paired": 12.0}
 SEED = 0
+AUDIT = "0001-audit"
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class _Demo:
             self.folder / "bank-md", split / "train.tsv", split / "test.tsv", seeds=sizes.seeds,
             steps=sizes.judge_steps, judge_steps=sizes.judge_steps, seed=SEED,
         )  # fmt: skip
-        told = audit.run(config, self.folder / "audit")
+        told = audit.run(config, self.folder / AUDIT)
         return {key: told[key] for key in ("verdict", "level", "utility")}
 
     def page(self, results: dict[str, Any]) -> str:
@@ -206,7 +207,7 @@ class _Demo:
             methods=[
                 "Phantoms are split by subject; samplers and completer see training subjects "
                 "alone, and the leak guard has compared names and images. The data card has a page "
-                "of its own: audit/report.html."
+                f"of its own: {AUDIT}/report.html."
             ],
             warnings=[
                 "Sizes are for showing that all works, in minutes. The README has figures of runs "

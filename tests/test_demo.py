@@ -21,7 +21,7 @@ def test_three_phantoms_three_samplers_an_audit_and_a_page(tmp_path):
     assert page.count("<img ") == 3
     assert "hidden fMRI" in page
     assert (folder / "split" / "test.tsv").exists()
-    assert (folder / "audit" / "report.html").exists()
+    assert (folder / demo.AUDIT / "report.html").exists()
 
     written = (folder / "bank-md" / "bank.json").stat().st_mtime_ns
     assert demo.run(tmp_path / "runs", sizes=SIZES) == folder  # it goes on where it was
