@@ -10,7 +10,7 @@ demo: .venv/.ready
 	.venv/bin/neuromix demo
 
 test: .venv/.ready
-	.venv/bin/python -m pytest --cov=augment --cov=classifiers --cov=experiments --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --cov=augment --cov=classifiers --cov=experiments --cov-report=term:skip-covered
 
 lint: .venv/.ready
 	.venv/bin/ruff check .
