@@ -1,4 +1,4 @@
-.PHONY: demo test lint docs
+.PHONY: demo test coverage lint docs
 
 # A fresh machine needs Python 3.11 and nothing else. The lock keeps every version exact.
 .venv/.ready: pyproject.toml constraints.txt
@@ -10,6 +10,9 @@ demo: .venv/.ready
 	.venv/bin/neuromix demo
 
 test: .venv/.ready
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
+
+coverage: .venv/.ready
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --cov=augment --cov=classifiers --cov=experiments --cov-report=term:skip-covered
 
 lint: .venv/.ready
