@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,6 @@ def make_phantom(
     Returns:
         The folder.
     """
-    from joblib import Parallel, delayed
     from rich.progress import track
     from threadpoolctl import threadpool_limits
 
@@ -130,15 +131,18 @@ def make_phantom(
         return truth, images
 
     # The work is NumPy's and zlib's, which let threads run side by side; BLAS must not add its own.
-    with threadpool_limits(1):
-        results = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
-            delayed(make)(*who) for who in config.people()
-        )
-        truths = []
-        for truth, images in track(results, f"Phantom {kind}", subjects, disable=not progress):
-            truths.append(truth)
-            if scanner is not None:
-                scanner.score.add(*images)
+    # What is stopped has no thread left that writes: joblib's would go on for a while.
+    truths = []
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            results = pool.map(lambda who: make(*who), config.people())
+            for truth, images in track(results, f"Phantom {kind}", subjects, disable=not progress):
+                truths.append(truth)
+                if scanner is not None:
+                    scanner.score.add(*images)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     content: dict[str, Any] = {"config": asdict(config), "complete": True}
     if scanner is not None:
         content["prediction_from_the_other_modality"] = scanner.score.result()
