@@ -8,8 +8,10 @@ import torchio as tio
 from augment import Cohort, CompleteModality, RandomSynthetic
 from augment.errors import InputError, LeakageError
 from augment.opening import open_source
+from augment.phantom import make_phantom
 from augment.samplers.modality import ModalityCompleter
 from augment.samplers.modality_config import ModalityConfig
+from augment.samplers.pairs import Pairs
 from augment.train import TrainConfig
 
 SHORT = TrainConfig(
@@ -227,3 +229,19 @@ def test_an_estimate_keeps_nothing(parts):
     fit, sample = ModalityCompleter.estimate(parts.train, CONFIG)
     assert fit > sample > 0
     assert ModalityCompleter.estimate(parts.train, CONFIG, 1000)[0] > fit
+
+
+@torch.no_grad()
+def test_without_validation_subjects_the_spread_is_that_of_new_subjects(tmp_path):
+    cohort = Cohort.from_bids(
+        make_phantom(tmp_path / "pairs", "paired", subjects=40, seed=5, spacing=12.0)
+    ).split((0.6, 0.2, 0.2), stratify=(), seed=0)
+    completer, _ = ModalityCompleter.fit(cohort.train, CONFIG, tmp_path / "completer")
+    model, new = completer.model, Pairs(tmp_path / "new.npy", cohort.test)
+    for d in range(2):
+        squares = count = 0.0
+        for source, target, support in new.batches(model, d)():
+            error = (target - model.mean(source, support, d)) / model.residual.deviation[d]
+            squares += float((support * error.square()).sum())
+            count += float(support.sum()) * error.shape[1]
+        assert 0.85 < (squares / count) ** 0.5 < 1.15

@@ -73,6 +73,8 @@ class LocalRegression(nn.Module):
             batches: Training subjects.
             blind: The mean of the training subjects only: the source is not looked at.
         """
+        for learnt in (self.average, self.centre, self.weights):
+            learnt[direction] = 0
         count = torch.zeros(len(self.place), 1)
         for source, target, support in batches():
             inside = self._at(support)

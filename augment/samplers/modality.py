@@ -44,7 +44,7 @@ from augment.replacement import has_image
 from augment.samplers.base import Saved, refuse_worker
 from augment.samplers.flow import FlowMultistepScheduler
 from augment.samplers.modality_config import MODALITIES, ModalityConfig
-from augment.samplers.modality_fit import Fitting
+from augment.samplers.modality_fit import Fitting, Part
 from augment.samplers.pairs import DenoisingSet, Pairs, common_frame, paired, read, support_of
 from augment.train import Trained, check_size
 from augment.train import estimate as estimate_training
@@ -123,8 +123,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
             cohort: The training split. Those who lack a modality teach nothing, but count as seen.
             config: One of :data:`~augment.samplers.modality_config.PRESETS`, or one's own.
             folder: For the completer and, in ``work``, its volumes and checkpoints.
-            validation: Subjects that choose the best steps, and say how far new subjects lie from
-                the mean; without them intervals come out a little too narrow.
+            validation: Subjects that choose the best steps, and correct the spread of samples.
             resume: Go on where an earlier call was stopped.
             progress: Show progress bars.
 
@@ -155,11 +154,13 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         scheduler = _scheduler(config)
         fitting = Fitting(config, sets, grid, work, resume, progress)
 
-        def draw(source: Tensor, _: Tensor, support: Tensor, d: int, k: list[int]) -> Tensor:
+        def draw(part: Part) -> Tensor:
             sampler = cls(fitting.model, scheduler, list(config.directions), config.steps)
             return torch.cat([
-                sampler._draw(s[None], u[None], d, [n], {})
-                for s, u, n in zip(source, support, k, strict=True)
+                sampler._draw(source[None], support[None], part.direction, [number], {})
+                for source, support, number in zip(
+                    part.source, part.support, part.numbers, strict=True
+                )
             ])  # fmt: skip
 
         alphas = scheduler.alphas_cumprod if config.objective == "noise" else None

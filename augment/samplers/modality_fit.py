@@ -1,5 +1,7 @@
 """How a modality completer is fitted: closed forms, then TR and PDM in the one training loop.
 
+Training subjects are regressed by what the others say (:data:`FOLDS`): what is learned of their
+errors holds for new subjects, whose errors are larger than those that a regression was fitted to.
 Where TR refines means (the default) it comes before PDM, since samples spread around what it makes;
 where it refines samples, as published, it comes after. Every part is kept in the folder of the fit,
 and is not made again: a fit that was killed goes on.
@@ -7,6 +9,7 @@ and is not made again: a fit that was killed goes on.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +23,7 @@ from augment import files
 from augment.conditions import LabelSpace
 from augment.grid import Grid
 from augment.nn.dual_modal import DualModalDiffusion
+from augment.nn.local_regression import LocalRegression
 from augment.nn.smooth_residual import Residuals
 from augment.objectives import Objective
 from augment.samplers.latents import known
@@ -31,8 +35,28 @@ from augment.two_stage import Refinement, SemanticConsistency
 FILLING_SEED = 11
 """Decides the fields that go on outside the brains of training subjects."""
 
-Maker = Callable[[Tensor, Tensor, Tensor, int, list[int]], Tensor]
-"""Source, target, support, direction and numbers of the subjects to volumes."""
+FOLDS = 4
+"""Parts of the training subjects, of which each is regressed by what the others say."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some subjects of one set, in one direction."""
+
+    source: Tensor
+    target: Tensor
+    support: Tensor
+    direction: int
+    numbers: list[int]
+    """Of the subjects, in their set."""
+    trained_on: bool
+    """Whether they are training subjects."""
+    given: Tensor | None = None
+    """What was made for them before."""
+
+
+Maker = Callable[[Part], Tensor]
+"""Makes volumes (B, N, X, Y, Z)."""
 
 
 @dataclass
@@ -55,6 +79,7 @@ class Fitting:
     resume: bool = True
     progress: bool = False
     model: DualModalDiffusion = field(init=False)
+    _folds: dict[int, LocalRegression] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.directions = [MODALITIES.index(name) for name in self.config.directions]
@@ -139,18 +164,12 @@ class Fitting:
 
     def _around_means(self) -> None:
         """TR, and the Gaussian around what it makes."""
-        model = self.model
-
-        def regress(
-            source: Tensor, target: Tensor, support: Tensor, d: int, _: list[int]
-        ) -> Tensor:
-            return model.regression(source, support, d)
-
+        estimates = self._arrays("regression", self._regress)
+        self._folds.clear()
+        self._spread(estimates)
         if self.config.refine == "mean":
-            estimates = self._arrays("regression", regress)
-            self._spread(estimates)
             self._refine(estimates, ("semantic", "detail"))
-        self._spread(self._arrays("mean", self._mean))
+            self._spread(self._means())
 
     def _spread(self, means: list[np.ndarray]) -> None:
         """Fit the residual field; validation subjects, if any, say how much larger it is."""
@@ -179,7 +198,7 @@ class Fitting:
 
     def _denoise(self, alphas: Tensor | None) -> Trained:
         """Train PDM."""
-        means = self._arrays("mean", self._mean)
+        means = self._means()
         residuals = self._arrays("residual", self._standardised, means)
         data = [
             DenoisingSet(pairs, self.model, self.directions, m, r)
@@ -226,48 +245,79 @@ class Fitting:
             progress=self.progress,
         )
 
-    def _mean(
-        self, source: Tensor, target: Tensor, support: Tensor, d: int, _: list[int]
-    ) -> Tensor:
-        return self.model.mean(source, support, d)
+    def _means(self) -> list[np.ndarray]:
+        """What samples spread around."""
+        estimates = self._arrays("regression", self._regress)
+        if self.config.refine != "mean":
+            return estimates
+        return self._arrays("mean", self._sharpen, estimates)
 
-    def _standardised(
-        self, mean: Tensor, target: Tensor, support: Tensor, d: int, numbers: list[int]
-    ) -> Tensor:
+    def _regress(self, part: Part) -> Tensor:
+        """Means in closed form, as far off in training subjects as in new ones."""
+        model, d = self.model, part.direction
+        alone = self.config.start == "noise" or len(self.sets[0]) == 1
+        if alone or not part.trained_on:
+            return model.regression(part.source, part.support, d)
+        return torch.cat([
+            self._fold(number % FOLDS)(source[None], support[None], d)
+            for source, support, number in zip(
+                part.source, part.support, part.numbers, strict=True
+            )
+        ])  # fmt: skip
+
+    def _fold(self, fold: int) -> LocalRegression:
+        """The regressions that know all training subjects but those of a fold."""
+        if fold not in self._folds:
+            regression = copy.deepcopy(self.model.regression).cpu()
+            others = [k for k in range(len(self.sets[0])) if k % FOLDS != fold]
+            for d in self.directions:
+                batches = self.sets[0].batches(self.model, d, others)
+                regression.fit(d, batches, self.config.source_blind)
+            self._folds[fold] = regression.to(self.model.device)
+        return self._folds[fold]
+
+    def _sharpen(self, part: Part) -> Tensor:
+        assert part.given is not None
+        return self.model.refined(part.source, part.given, part.support, part.direction)
+
+    def _standardised(self, part: Part) -> Tensor:
         """Z of some subjects, going on outside their brains."""
-        field = self.model.residual
-        z = support * (target - mean) / field.deviation[d]
+        field, d = self.model.residual, part.direction
+        assert part.given is not None
+        z = part.support * (part.target - part.given) / field.deviation[d]
         if self.config.start == "noise":
             return z
         white = torch.stack([
             torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(FILLING_SEED + k))
-            for k in numbers
+            for k in part.numbers
         ])  # fmt: skip
-        return field.fill(z, support, white.to(z), torch.full((len(z),), d, device=z.device))
+        chosen = torch.full((len(z),), d, device=z.device)
+        return field.fill(z, part.support, white.to(z), chosen)
 
     def _arrays(
-        self, name: str, maker: Maker, sources: Sequence[np.ndarray] | None = None
+        self, name: str, maker: Maker, given: Sequence[np.ndarray] | None = None
     ) -> list[np.ndarray]:
         """Arrays (subjects, directions, N, X, Y, Z) of what a maker makes, kept on disk.
 
         Args:
             name: Of the files.
             maker: Makes them.
-            sources: Arrays that it gets in the place of the sources.
+            given: Arrays of what was made before, which it gets too.
         """
         arrays = []
-        for k, (pairs, part) in enumerate(zip(self.sets, ("train", "validation"), strict=False)):
+        for k, part in enumerate(("train", "validation")[: len(self.sets)]):
             path = self.work / f"{name}-{part}.npy"
             with PartialState().main_process_first():
                 if not path.is_file():
-                    self._write(path, pairs, maker, None if sources is None else sources[k])
+                    self._write(path, k, maker, None if given is None else given[k])
             arrays.append(np.load(path, mmap_mode="r"))
         return arrays
 
     @torch.no_grad()
-    def _write(self, path: Path, pairs: Pairs, maker: Maker, sources: np.ndarray | None) -> None:
+    def _write(self, path: Path, which: int, maker: Maker, given: np.ndarray | None) -> None:
         from rich.progress import track
 
+        pairs = self.sets[which]
         count, _, *shape = pairs.array.shape
         with files.replacing(path) as temporary:
             # Half precision is a thousandth of a value, far below the noise of a scan.
@@ -276,15 +326,16 @@ class Fitting:
             )
             starts = range(0, count, BATCH)
             for start in track(starts, f"Writing {path.stem}", disable=not self.progress):
-                subjects = range(start, min(start + BATCH, count))
-                for which, d in enumerate(self.directions):
-                    source, target, support = self._units(pairs, d, subjects)
-                    if sources is not None:
-                        given = np.array(sources[start : subjects.stop, which], np.float32)
-                        source = torch.from_numpy(given).to(source)
-                    writer[start : subjects.stop, which] = (
-                        maker(source, target, support, d, list(subjects)).cpu().numpy()
-                    )
+                chosen = slice(start, min(start + BATCH, count))
+                numbers = list(range(count)[chosen])
+                for column, d in enumerate(self.directions):
+                    units = self._units(pairs, d, numbers)
+                    before = None
+                    if given is not None:
+                        before = torch.from_numpy(np.array(given[chosen, column], np.float32))
+                        before = before.to(units[0])
+                    made = maker(Part(*units, d, numbers, which == 0, before))
+                    writer[chosen, column] = made.cpu().numpy()
             writer.flush()
 
     def _units(

@@ -118,13 +118,14 @@ class Pairs:
         return [voxel_hash(np.asarray(image)) for pair in self.array for image in pair]
 
     def batches(
-        self, model: DualModalDiffusion, direction: int
+        self, model: DualModalDiffusion, direction: int, subjects: Sequence[int] | None = None
     ) -> Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]]:
-        """Source, target and support of all, in units of the modalities' scales."""
+        """Source, target and support of some or all, in units of the modalities' scales."""
+        subjects = range(len(self)) if subjects is None else subjects
 
         def run() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-            for start in range(0, len(self), BATCH):
-                yield self.chosen(model, direction, range(start, min(start + BATCH, len(self))))
+            for start in range(0, len(subjects), BATCH):
+                yield self.chosen(model, direction, subjects[start : start + BATCH])
 
         return run
 
