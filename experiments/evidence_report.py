@@ -86,9 +86,11 @@ def _scores(told: Mapping[str, Any]) -> pd.DataFrame:
     """An arm a row."""
     rows = []
     beside_real = {r["arm"]: r for r in told["comparisons"] if r["baseline"] == told["reference"]}
+    # Ways to complete test subjects are before the same classifiers: validation chooses none.
+    chosen = told["chosen"] if len(set(told["validation"].values())) > 1 else None
     for arm, scores in told["scores"].items():
         row = {
-            "arm": title_of(arm) + (" (chosen on validation)" if arm == told["chosen"] else ""),
+            "arm": title_of(arm) + (" (chosen on validation)" if arm == chosen else ""),
             "balanced accuracy": f"{scores[METRIC]['value']:.3f}",
             "95 % CI": _ends(scores[METRIC]["interval"]),
             "AUC": f"{scores['auc']['value']:.3f}",

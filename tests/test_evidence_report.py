@@ -68,3 +68,12 @@ def test_a_browser_shows_it_without_complaint(report, tmp_path):
     assert len(opened.found["canvases"]) == 2
     assert min(opened.found["pictures"]) > 0
     assert opened.found["content"] <= opened.found["width"]
+
+
+def test_where_validation_scores_are_equal_none_is_chosen_by_them():
+    alike = group(ARMS, validation=dict.fromkeys(ARMS, 0.7))
+    time = {"seconds": 1.0, "loading share": 0.1, "seconds by part": {"samplers": 1.0}}
+    results = weigh([alike], None) | {"time": time, "diagnosis": []}
+    text = page("Test subjects", results, [alike], [], methods=[], warnings=[], config={})
+    assert "real + synthetic, ratio 2" in text
+    assert "chosen on validation" not in text
