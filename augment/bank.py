@@ -304,11 +304,11 @@ class SampleBank:
             ) from None
 
     def _keys(self, row: int) -> dict[str, Any]:
-        """The keys of a subject, the same as those of a cohort's subjects."""
+        """The keys of a subject: those of a cohort's subjects, and the labels of the bank."""
         name = self._columns["synthetic_id"][row]
         keys: dict[str, Any] = {
             column: self._columns[column][row] if column in self.labels else ""
-            for column in COLUMNS
+            for column in dict.fromkeys((*COLUMNS, *self.labels))
         }
         keys |= {"dataset": self.name, "subject_id": name}
         if "age" not in self.labels:

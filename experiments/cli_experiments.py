@@ -416,6 +416,63 @@ def fmri(
     run(FMRI(**_changes(given | {"preset": None}), preset=preset), out, dry_run=dry_run)
 
 
+def decoding(
+    out: Path = Path("runs"),
+    /,
+    preset: Literal["demo", "tiny"] = "tiny",
+    data: Path | None = None,
+    targets: tuple[str, ...] | None = None,
+    tasks: tuple[str, ...] | None = None,
+    directions: tuple[str, ...] | None = None,
+    sizes: tuple[int, ...] | None = None,
+    arms: tuple[str, ...] | None = None,
+    seeds: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    ceiling: int | None = None,
+    ratio: int | None = None,
+    steps: int | None = None,
+    frames: int | None = None,
+    step: float | None = None,
+    sampler: Sampler | None = None,
+    sampling_steps: int | None = None,
+    spacing: float | None = None,
+    seed: int | None = None,
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Do synthetic task fMRI runs help a decoder of condition, or of sex, that few people train?
+
+    Run it again to go on where it stopped. What follows the preset changes it.
+
+    Args:
+        out: Folder of the run folders, or one run folder.
+        preset: tiny (see --dry-run) or demo (a minute; it says nothing).
+        data: BIDS folder or table with bold and events. Default: a phantom is made.
+        targets: What is told apart: condition, sex. Tiny: both.
+        tasks: Whose runs are used. Tiny: all.
+        directions: Phase encodings that are used. Tiny: all.
+        sizes: People that decoder and sampler are trained on. Tiny: 5 10 20.
+        arms: Some of: real, classical, runs, runs-classical, runs-only, mean-response. Tiny: all.
+        seeds: Of the decoder, in each arm. Tiny: 5.
+        validation: People who choose checkpoints. Tiny: 10.
+        test: Phantom people who judge. Tiny: 60. Of own data, all that are left.
+        ceiling: Fresh phantom people that the ceiling is trained on; 0 leaves it out. Tiny: 60.
+        ratio: Responses of synthetic runs for each real one. Tiny: 4.
+        steps: Optimiser steps, in every arm. Tiny: 200.
+        frames: Of a response. Tiny: 8.
+        step: Seconds between them. Tiny: 2.
+        sampler: Preset of the sampler. Tiny: tiny, the closed form.
+        sampling_steps: Of a sampler with a network.
+        spacing: Voxel side of the phantom in mm. Tiny: 12.
+        seed: Decides the phantom, the parts and the sampler.
+        dry_run: Say what would be done and how long it would take, and stop.
+    """
+    given = locals()
+    from experiments.decoding import PRESETS, run
+
+    run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
+
+
 def _changes(given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a preset that were given."""
     others = ("out", "preset", "dry_run")
@@ -431,4 +488,5 @@ EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "fmri": fmri,
     "completion": completion,
     "hybrid": hybrid,
+    "decoding": decoding,
 }

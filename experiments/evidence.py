@@ -25,6 +25,7 @@ from augment.errors import InputError
 from classifiers.evaluate import Predictions, compare, gap_closed, holm, summarise
 from classifiers.scores import SCORES
 from experiments.arms import ARMS, BASELINES, SYNTHETIC
+from experiments.decoders import DECODERS
 from experiments.fillings import FILLINGS
 
 METRIC = "balanced_accuracy"
@@ -40,6 +41,7 @@ TITLES = {
     CEILING: "ceiling: many real subjects",
     SCRATCH: "no pretraining",
     **FILLINGS,
+    **DECODERS,
 }
 
 

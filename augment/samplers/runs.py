@@ -220,7 +220,7 @@ class Survey:
                 mean = data.mean(0)
                 if mean.max() <= 0:
                     raise InputError(f"{run.path} has no signal; drop the run")
-                brain = mean > BRAIN * np.percentile(mean[mean > 0], 98)
+                brain = brain_of(mean)
                 held += brain
                 scales.append(float(mean[brain].mean()))
                 digests.append(voxel_hash(data))
@@ -240,6 +240,11 @@ class Survey:
     def digest(self) -> str:
         """One hash of all runs."""
         return hashlib.sha256(json.dumps(self.digests).encode()).hexdigest()[:24]
+
+
+def brain_of(mean: np.ndarray) -> np.ndarray:
+    """Where a run has brain, of its mean over time."""
+    return mean > BRAIN * np.percentile(mean[mean > 0], 98)
 
 
 def scaled(runs: Runs, survey: Survey) -> Iterator[tuple[Run, np.ndarray]]:

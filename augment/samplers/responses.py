@@ -1,0 +1,226 @@
+"""Responses: what follows the blocks of a condition in a run, a short 4D image for each.
+
+Decoding asks which condition, or which person, was scanned, and looks at responses rather than at
+runs. The response of a run to one of its conditions has frames at fixed times after the onsets o,
+read between the run's frames and averaged over its blocks:
+
+    r_k(x) = mean over o of y(x, o + (k + 1/2) step),        k = 0 .. frames - 1
+
+in per cent of each voxel's mean over the run, where activity shows (``percent``), or as a share of
+the run's mean brain signal, where anatomy shows too (``signal``). A block that begins so late that
+its response would pass the end of the run is left out.
+
+:func:`responses` makes them of real runs. :class:`ResponseSampler` makes them of the runs of a
+sampler, so that a bank of responses is filled, opened and drawn from as any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from augment.cohort import COLUMNS
+from augment.errors import InputError
+from augment.filling import derive
+from augment.samplers.base import check_requests, recipe
+from augment.samplers.runs import Runs, brain_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torchio as tio
+
+    from augment.cohort import Cohort
+    from augment.source import Sampler
+
+ATTEMPTS = 8
+"""Runs that are made until one has a block of the condition."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is looked at of a response."""
+
+    frames: int = 8
+    step: float = 2.0
+    """Seconds between frames."""
+    unit: Literal["percent", "signal"] = "percent"
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or not 0 < self.step < float("inf"):
+            raise InputError(
+                f"{self.frames} frames every {self.step:g} s came; a response needs 1 frame or "
+                "more, and a step above 0 s"
+            )
+        if self.unit not in ("percent", "signal"):
+            raise InputError(f"unit {self.unit!r} came; allowed are percent, signal")
+
+    def of(
+        self, run: np.ndarray, events: pd.DataFrame, tr: float
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Each trial type of a run that has a whole response, and the response.
+
+        Args:
+            run: (T, X, Y, Z).
+            events: ``onset``, ``duration`` and ``trial_type``.
+            tr: Seconds between frames.
+        """
+        mean = run.mean(axis=0)
+        if mean.max() <= 0:
+            raise InputError("a run has no signal; drop it")
+        brain = brain_of(mean)
+        flat = run[:, brain]
+        times = (np.arange(self.frames) + 0.5) * self.step
+        for name, rows in events.groupby("trial_type"):
+            # Frame i was taken at i * tr.
+            places = (rows["onset"].to_numpy(float)[:, None] + times) / tr
+            places = places[(places[:, 0] >= 0) & (places[:, -1] <= len(run) - 1)]
+            if not len(places):
+                continue
+            before = np.minimum(places.astype(int), max(len(run) - 2, 0))
+            after, share = np.minimum(before + 1, len(run) - 1), places - before
+            weights = np.zeros((self.frames, len(run)), np.float32)
+            for k in range(self.frames):
+                np.add.at(weights[k], before[:, k], (1 - share[:, k]) / len(places))
+                np.add.at(weights[k], after[:, k], share[:, k] / len(places))
+            found = weights @ flat
+            if self.unit == "percent":
+                found = 100 * (found / mean[brain] - 1)
+            else:
+                found /= mean[brain].mean()
+            response = np.zeros((self.frames, *mean.shape), np.float32)
+            response[:, brain] = found
+            yield str(name), response
+
+
+def responses(cohort: Cohort, window: Window, *, progress: bool = False) -> list[tio.Subject]:
+    """The responses of real runs, a subject for each run and condition.
+
+    Args:
+        cohort: With ``bold`` and its events, all on one grid.
+        window: What is looked at.
+        progress: Show a progress bar.
+
+    Returns:
+        Subjects with the keys of the cohort's and ``condition``, such as ``motor/lefthand``; their
+        ``bold`` has the response's frames.
+    """
+    from rich.progress import track
+
+    runs = Runs.of(cohort, 1)
+    found = []
+    for run in track(runs.runs, "Responses", disable=not progress):
+        keys = {column: run.labels[column] for column in COLUMNS}
+        for name, response in window.of(run.read(), run.events, runs.tr):
+            condition = f"{run.task}/{name}"
+            found.append(
+                _subject(response, runs.grid.affine, window, keys, condition, synthetic_id="")
+            )
+    if not found:
+        raise InputError(
+            f"none of {len(runs.runs)} runs has a block with {window.frames * window.step:g} s of "
+            "frames after its onset; look at fewer frames, or at shorter steps"
+        )
+    return found
+
+
+class ResponseSampler:
+    """Makes responses: a run of ``sampler`` for each, averaged over its blocks of the condition.
+
+    ``SampleBank.fill`` takes it as a sampler.
+
+    Args:
+        sampler: Makes runs, such as :class:`~augment.samplers.task_fmri.TaskFMRISampler`; it tells
+            their events.
+        window: What is looked at.
+    """
+
+    def __init__(self, sampler: Sampler, window: Window) -> None:
+        self.sampler, self.window = sampler, window
+
+    @property
+    def version(self) -> int:
+        """Of the sampler."""
+        return self.sampler.version
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Who had a part in its making."""
+        return self.sampler.record
+
+    def fingerprint(self) -> str:
+        """A digest of the sampler and the window."""
+        content = json.dumps([self.sampler.fingerprint(), asdict(self.window)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+    def __call__(
+        self,
+        labels: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        steps: int = 20,
+        guidance: float = 1.0,
+    ) -> list[tio.Subject]:
+        """A subject for each of the labels, among which ``condition`` must be."""
+        check_requests(labels, seeds)
+        return [
+            self._one(dict(row), seed, steps, guidance)
+            for row, seed in zip(labels, seeds, strict=True)
+        ]
+
+    def _one(self, labels: dict[str, Any], seed: int, steps: int, guidance: float) -> tio.Subject:
+        import pandas as pd
+
+        condition = str(labels.get("condition", ""))
+        task, _, name = condition.rpartition("/")
+        if not task:
+            raise InputError(
+                f"condition {condition!r} came; name one as task/trial_type, such as motor/lefthand"
+            )
+        asked = {key: value for key, value in labels.items() if key != "condition"}
+        for attempt in range(ATTEMPTS):
+            number = derive(seed, 0, attempt) if attempt else seed
+            run = self.sampler([asked | {"task": task}], [number], steps, guidance)[0]
+            bold = run["bold"]
+            events = pd.DataFrame(
+                json.loads(bold["events"]), columns=["onset", "duration", "trial_type"]
+            )
+            found = dict(self.window.of(bold.numpy(), events, float(bold["RepetitionTime"])))
+            if name in found:
+                made_by = recipe(labels, seed, steps, guidance)
+                keys = {column: run[column] for column in COLUMNS}
+                return _subject(
+                    found[name], bold.affine, self.window, keys, condition, synthetic_id=made_by
+                )
+        raise InputError(
+            f"none of {ATTEMPTS} runs of {task} has a whole response to {name!r}; the last one has "
+            f"{', '.join(sorted(found)) or 'none to anything'}"
+        )
+
+
+def _subject(
+    response: np.ndarray,
+    affine: np.ndarray,
+    window: Window,
+    keys: Mapping[str, Any],
+    condition: str,
+    *,
+    synthetic_id: str,
+) -> tio.Subject:
+    import torchio as tio
+
+    trial = [0.0, window.frames * window.step, condition.rpartition("/")[2]]
+    image = tio.ScalarImage(
+        tensor=torch.from_numpy(response),
+        affine=affine,
+        RepetitionTime=window.step,
+        events=json.dumps([trial]),
+    )
+    return tio.Subject(
+        bold=image, **keys, condition=condition, synthetic=bool(synthetic_id),
+        synthetic_id=synthetic_id,
+    )  # fmt: skip

@@ -1,0 +1,489 @@
+"""Do synthetic task fMRI runs help a decoder of few people?
+
+    few people: real runs ──► responses ──────────────────────────────┐
+                    │                                                 ▼
+                    └► sampler ──► synthetic runs ──► bank of responses ──► decoder ──► other people
+
+A decoder tells the condition, or the person's sex, from the response of a run to one condition
+(:mod:`augment.samplers.responses`). The sampler is fitted to the people that the decoder is trained
+on, and to nobody else. The arms of :mod:`experiments.decoders` differ in what takes the place of a
+training response. Scores are those of responses of held-out people; the bootstrap draws people.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchio as tio
+from rich.console import Console
+from rich.progress import track
+
+from augment.bank import SampleBank
+from augment.cohort import Cohort
+from augment.errors import InputError
+from augment.phantom import make_phantom
+from augment.report import Picture, slices
+from augment.samplers.base import is_sampler
+from augment.samplers.latents import inside
+from augment.samplers.responses import ResponseSampler, Window, responses
+from augment.samplers.runs import Runs
+from augment.samplers.task_fmri import TaskFMRISampler
+from augment.samplers.task_fmri_config import PRESETS as SAMPLERS
+from classifiers.base import VolumeClassifier
+from experiments.arms import check_disjoint, judge, runs_of, samplers_of
+from experiments.costs import spent
+from experiments.data import load_cohort
+from experiments.decoders import (
+    BANKS,
+    DECODERS,
+    RUNS,
+    MeanRuns,
+    check_decoders,
+    copies,
+    placed,
+)
+from experiments.diagnosis import diagnose
+from experiments.evidence import CEILING, Group, Roles, weigh
+from experiments.evidence_report import page, seeds_warning
+from experiments.run import Run, show_plan
+
+NAME = "decoding"
+UNITS = {"condition": "percent", "sex": "signal"}
+"""Targets, and the unit that they are looked at in: change of signal, or anatomy as well."""
+ROLES = Roles(
+    "real",
+    ("real", "classical", "mean-response"),
+    ("runs", "runs-classical", "runs-only"),
+    ("runs", "runs-classical"),
+    CEILING,
+)
+PEOPLE = ("sex", "diagnosis", "age")
+SHOWN = 3
+"""Conditions in the picture."""
+SECONDS = {"subject": 1.3, "run read": 0.14, "frame": 0.003}
+"""Of the phantom at 6 mm, on two cores of a small server; the dry run's estimate."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What to do. See ``neuromix experiment decoding --help``."""
+
+    data: Path | None = None
+    targets: tuple[str, ...] = tuple(UNITS)
+    tasks: tuple[str, ...] = ()
+    directions: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = (5, 10, 20)
+    arms: tuple[str, ...] = tuple(DECODERS)
+    seeds: int = 5
+    validation: int = 10
+    test: int = 60
+    ceiling: int = 60
+    ratio: int = 4
+    steps: int = 200
+    frames: int = 8
+    step: float = 2.0
+    sampler: str = "tiny"
+    sampling_steps: int = 10
+    spacing: float = 12.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_decoders(self.arms)
+        unknown = sorted(set(self.targets) - set(UNITS))
+        if unknown or not self.targets:
+            raise InputError(
+                f"targets {', '.join(unknown) or 'none'} came; allowed are {', '.join(UNITS)}"
+            )
+        if not self.sizes or min(self.sizes) < 2 or len(set(self.sizes)) < len(self.sizes):
+            raise InputError(
+                f"sizes {', '.join(map(str, self.sizes)) or 'none'} came; numbers of people are "
+                "needed, each 2 or more and once"
+            )
+        counts = (self.seeds, self.validation, self.ratio, self.steps, self.sampling_steps)
+        if min(counts) < 1 or self.test < 2 or self.ceiling < 0:
+            raise InputError(
+                "seeds, validation, ratio, steps and sampling-steps must each be 1 or more, test 2 "
+                "or more and ceiling 0 or more"
+            )
+        if self.sampler not in SAMPLERS:
+            raise InputError(f"sampler {self.sampler!r} came; allowed are {', '.join(SAMPLERS)}")
+        self.window("condition")
+
+    def window(self, target: str) -> Window:
+        """What is looked at of a response."""
+        return Window(self.frames, self.step, UNITS[target])  # type: ignore[arg-type]
+
+    @property
+    def fresh(self) -> int:
+        """People of the ceiling, which only a phantom has."""
+        return self.ceiling if self.data is None else 0
+
+
+PRESETS = {
+    "demo": Decoding(
+        tasks=("motor",), directions=("LR",), sizes=(4,), seeds=2, validation=2, test=4, ceiling=4,
+        ratio=1, steps=2, frames=4, arms=("real", "classical", "runs", "mean-response"),
+    ),
+    "tiny": Decoding(),
+}  # fmt: skip
+"""The demo says nothing; it shows in seconds that everything works."""
+
+
+def run(config: Decoding, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
+    """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
+    console = Console()
+    settings = asdict(config)
+    settings["data"] = str(config.data.resolve()) if config.data else None
+    console.print(settings)
+    if dry_run:
+        show_plan(plan(config), console)
+        return {}
+    with Run.open(out, NAME, settings, console) as frame:
+        work = _Decoding(config, frame)
+        work.check()
+        for target in config.targets:
+            for size in config.sizes:
+                work.fit(target, size)
+            work.fit_ceiling(target)
+        groups = work.groups()
+        results = weigh(groups, None)
+        results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
+        results |= {"config": frame.config, "time": spent(frame)}
+        frame.finish(results, work.page(results, groups))
+    return results
+
+
+class _Decoding:
+    """All targets and sizes, cell by cell."""
+
+    def __init__(self, config: Decoding, frame: Run) -> None:
+        self.config, self.frame = config, frame
+        cohort = _cohort(config, frame.folder)
+        self.name = "phantom task" if config.data is None else cohort.name
+        self.parts = divide(cohort, config)
+        self.runs = Runs.of(self.parts["test"], 1)  # what does not fit is told before all else
+
+    def check(self) -> None:
+        """Nobody judges who trained or chose anything."""
+
+        def look() -> dict[str, Any]:
+            parts = self.parts
+            check_disjoint([parts["pool"], parts["validation"]], [parts["test"]], voxels=True)
+            if "ceiling" in parts:
+                check_disjoint([parts["ceiling"]], [parts["test"]], voxels=False)
+            return {"people": len(parts["test"].subject_keys)}
+
+        self.frame.cell({"check": "disjoint"}, look)
+
+    def fit(self, target: str, size: int) -> None:
+        """Every arm and seed for so many people."""
+        config = self.config
+        cells: list[dict[str, Any]] = [
+            {"setting": target, "size": size, "arm": arm, "seed": seed}
+            for arm in config.arms
+            for seed in range(config.seeds)
+        ]
+        left = [cell for cell in cells if not self.frame.is_done(cell)]
+        if not left:
+            return
+        banks = self._banks(target, size)
+        real = self._responses(target, f"{size} people")
+        copied: list[tio.Subject] = []
+        if any("classical" in cell["arm"] for cell in left):
+            copied = copies(real, config.ratio, config.seed)
+        for cell in track(left, f"Fits, {target}, {size} people", console=self.frame.console):
+            arm = cell["arm"]
+            train = [*real, *copied] if "classical" in arm else real
+            synthetic = placed(arm, target, banks)
+            self.frame.cell(cell, partial(self._judged, target, cell["seed"], train, synthetic))
+
+    def fit_ceiling(self, target: str) -> None:
+        """Real responses of many other people."""
+        if "ceiling" not in self.parts:
+            return
+        for seed in range(self.config.seeds):
+            key = {"setting": f"{target}, many people", "arm": CEILING, "seed": seed}
+            if not self.frame.is_done(key):
+                train = self._responses(target, "ceiling")
+                self.frame.cell(key, partial(self._judged, target, seed, train, None))
+
+    def groups(self) -> list[Group]:
+        """The finished runs, the fewest people of the first target first."""
+        config, result = self.config, []
+        for target in config.targets:
+            for size in sorted(config.sizes):
+                key = {"setting": target, "size": size}
+                found = {arm: runs_of(self.frame, key, arm, config.seeds) for arm in config.arms}
+                if "ceiling" in self.parts:
+                    where = {"setting": f"{target}, many people"}
+                    found[CEILING] = runs_of(self.frame, where, CEILING, config.seeds)
+                title = f"{target} of responses of held-out people, {size} people to learn from"
+                runs = {arm: predictions for arm, (predictions, _) in found.items()}
+                validation = {arm: score for arm, (_, score) in found.items()}
+                result.append(Group(key, title, self.name, target, runs, validation, ROLES))
+        return result
+
+    def page(self, results: dict[str, Any], groups: Sequence[Group]) -> str:
+        """The report."""
+        config = self.config
+        counts = {name: len(part.subject_keys) for name, part in self.parts.items()}
+        origin = f"phantom task, seed {config.seed}" if config.data is None else "own data"
+        methods = [
+            f"The cohort is {self.name} ({origin}), {len(self.runs.runs)} runs of "
+            f"{counts['test']} people who judge and {counts['validation']} who choose checkpoints. "
+            f"A decoder sees the mean response of a run to a condition: {config.frames} frames, "
+            f"one each {config.step:g} s from the onset on, in per cent of the run's mean where it "
+            "tells the condition, and as a share of the mean brain signal where it tells sex. It "
+            f"is trained for {config.steps} steps.",
+            "The sampler is fitted to the training people of each size alone. For each of their "
+            f"responses its bank holds {config.ratio} of synthetic runs of the same labels, each "
+            "of another person. At a training step one such takes the place of a real response "
+            "with chance one half, or always ('synthetic runs only').",
+            f"Classical augmentation adds {config.ratio} copies of each real response: turned by "
+            "up to 5 degrees, scaled by up to 5 %, moved by up to half a voxel, and smoothly "
+            "brighter or darker over space, equally in all frames. It does not mirror, since left "
+            "and right hand are conditions. 'Mean response and "
+            "noise' is the cheap generator: the mean image, the mean response to the events, and "
+            "white noise.",
+        ]
+        return page(
+            "Decoding: do synthetic task fMRI runs help?",
+            results,
+            groups,
+            [],
+            methods=methods,
+            warnings=[seeds_warning(config.seeds, "number of people")],
+            config=results["config"],
+            first=self.pictures(),
+        )
+
+    def pictures(self) -> list[Picture]:
+        """Mean responses of the fewest people, and of what is made from them."""
+        if "condition" not in self.config.targets:
+            return []
+        found: list[Picture] = []
+        size = min(self.config.sizes)
+        train = self._responses("condition", f"{size} people")
+        names = sorted({subject["condition"] for subject in train})[:SHOWN]
+        kinds = {"real": train}
+        for name, folder in self._banks("condition", size).items():
+            kinds["synthetic" if name == RUNS else "mean response"] = SampleBank(folder).subjects()
+        for name in names:
+            volumes = [_strongest(subjects, name) for subjects in kinds.values()]
+            upper = float(np.percentile(volumes[0], 99.8))
+            text = (
+                f"Mean response to {name}, in per cent from 0 to {upper:.2f}, at its strongest "
+                f"frame: of {size} people, and of what is made from them."
+            )
+            found.append((slices(volumes, list(kinds), upper=upper), text))
+        return found
+
+    @cached_property
+    def _cached(self) -> dict[tuple[str, str], list[tio.Subject]]:
+        return {}
+
+    def _responses(self, target: str, part: str) -> list[tio.Subject]:
+        """Of some part of the people, read once for each unit."""
+        key = (UNITS[target], part)
+        if key not in self._cached:
+            window = self.config.window(target)
+            self._cached[key] = responses(self._people(part), window)
+        return self._cached[key]
+
+    def _people(self, part: str) -> Cohort:
+        """A part by its name, or ``N people``: the first N of the pool."""
+        if part in self.parts:
+            return self.parts[part]
+        pool = self.parts["pool"]
+        names = list(dict.fromkeys(_names(pool)))[: int(part.split()[0])]
+        return pool.where(np.isin(_names(pool), names))
+
+    def _judged(
+        self, target: str, seed: int, train: Sequence[tio.Subject], transform: Any
+    ) -> dict[str, Any]:
+        decoder = VolumeClassifier(
+            target, "bold", steps=self.config.steps, seed=seed, shift=0, augment=transform
+        )
+        held = [self._responses(target, part) for part in ("validation", "test")]
+        return judge(decoder, train, *held)[1]
+
+    def _banks(self, target: str, size: int) -> dict[str, Path]:
+        """Responses of synthetic runs, by what made them."""
+        config, frame = self.config, self.frame
+        made: dict[str, Path] = {}
+        for kind in dict.fromkeys(BANKS[arm] for arm in config.arms if arm in BANKS):
+            name = f"{kind}-{size}-{UNITS[target]}"
+            folder = made[kind] = frame.folder / "banks" / name
+            if frame.is_done({"bank": name}):
+                continue
+
+            def fill(kind: str = kind, folder: Path = folder) -> dict[str, Any]:
+                sampler = self._sampler(size) if kind == RUNS else self._mean(size)
+                rows = self._asked(target, size)
+                maker = ResponseSampler(sampler, config.window(target))
+                frame.log(f"Bank {folder.name}: {len(rows)} responses")
+                SampleBank.fill(
+                    folder, maker, rows, config.seed, steps=config.sampling_steps, progress=True
+                )
+                return {"samples": len(rows)}
+
+            frame.cell({"bank": name}, fill)
+        return made
+
+    def _asked(self, target: str, size: int) -> list[dict[str, Any]]:
+        """The labels of each training response, as often as the ratio says, in random order."""
+        train = self._responses(target, f"{size} people")
+        space = self._sampler(size).label_space
+        rows = [inside(space, s) | {"condition": s["condition"]} for s in train] * self.config.ratio
+        order = np.random.default_rng(self.config.seed).permutation(len(rows))
+        return [rows[k] for k in order]
+
+    def _sampler(self, size: int) -> TaskFMRISampler:
+        folder = self.frame.folder / "samplers" / f"{RUNS}-{size}"
+        key = {"sampler": f"{size} people"}
+
+        def fit() -> dict[str, Any]:
+            preset = SAMPLERS[self.config.sampler]
+            training = replace(preset.training, seed=self.config.seed)
+            people, validation = self._people(f"{size} people"), self.parts["validation"]
+            self.frame.log(f"Sampler: {len(people)} runs of {size} people")
+            _, trained = TaskFMRISampler.fit(
+                people,
+                replace(preset, training=training),
+                folder,
+                validation=validation if preset.start > 0 else None,
+                progress=True,
+            )
+            return {"scans": len(people), "best_step": trained.best_step if preset.start else None}
+
+        if self.frame.is_done(key) and not is_sampler(folder):
+            raise InputError(
+                f"{folder} holds no sampler any more, and {self.frame.folder} needs it; begin in "
+                "another folder"
+            )
+        self.frame.cell(key, fit)
+        sampler = TaskFMRISampler.from_pretrained(folder)
+        sampler.check_disjoint(self.parts["test"], voxels=False)
+        return sampler
+
+    def _mean(self, size: int) -> MeanRuns:
+        return MeanRuns(self._people(f"{size} people"))
+
+
+def divide(cohort: Cohort, config: Decoding) -> dict[str, Cohort]:
+    """Part people at random and evenly in sex; of one's own, all that are left judge."""
+    if config.tasks:
+        cohort = cohort.where(task=list(config.tasks))
+    if config.directions:
+        cohort = cohort.where(dir=list(config.directions))
+    order = _interleaved(cohort, config.seed)
+    sizes = {"pool": max(config.sizes), "validation": config.validation, "ceiling": config.fresh}
+    left = len(order) - sum(sizes.values())
+    if left < 2:
+        raise InputError(
+            f"{len(order)} people of {cohort.name} have such runs; {sum(sizes.values())} to train "
+            "and validate are asked for and 2 or more must be left to judge: ask for fewer, or "
+            "bring more"
+        )
+    sizes["test"] = left
+    parts, names = {}, _names(cohort)
+    for part, count in sizes.items():
+        chosen, order = order[:count], order[count:]
+        if count:
+            rows = cohort.where(np.isin(names, chosen))
+            rank = {name: k for k, name in enumerate(chosen)}
+            place = np.argsort([rank[name] for name in _names(rows)], kind="stable")
+            parts[part] = Cohort(rows.table.iloc[place], rows.name)
+    if "sex" in config.targets:
+        for part, rows in parts.items():
+            found = sorted(set(rows.table["sex"]) - {""})
+            if len(found) < 2 and part != "validation":
+                raise InputError(
+                    f"the {part} part of {cohort.name} has people of the sex "
+                    f"{', '.join(found) or 'that nobody knows'}; to tell sex, both are needed: "
+                    "leave it out of --targets, or bring more people"
+                )
+    return parts
+
+
+def plan(config: Decoding) -> list[tuple[str, float]]:
+    """What would be done, and seconds for each; the fits are measured on this machine."""
+    from augment.grid import Grid
+
+    if config.data is None:
+        grid, runs = Grid.mni(config.spacing), 2 * (len(config.tasks) or 7)
+        frames, judged = 100.0, config.test
+        runs = runs // 2 * (len(config.directions) or 2)
+    else:
+        cohort = _cohort(config, config.data)
+        looked = Runs.of(cohort, 1)
+        grid, runs = looked.grid, -(-len(cohort) // len(cohort.subject_keys))
+        frames = float(np.mean([each.frames for each in looked.runs]))
+        judged = len(cohort.subject_keys) - max(config.sizes) - config.validation
+    part = float(np.prod(grid.shape) / np.prod(Grid.mni(6.0).shape))
+    people = judged + max(config.sizes) + config.validation + config.fresh
+    rng = np.random.default_rng(0)
+    few = [
+        tio.Subject(bold=tio.ScalarImage(tensor=rng.random((config.frames, *grid.shape))), sex=sex)
+        for sex in "FM" * 8
+    ]
+    VolumeClassifier("sex", "bold", steps=1).fit(few)  # what is done once in a process
+    begun = time.perf_counter()
+    VolumeClassifier("sex", "bold", steps=5).fit(few)
+    pace = (time.perf_counter() - begun) / 5
+    read = SECONDS["run read"] * part * runs
+    drawn = sum(config.sizes) * 2 * runs * config.ratio * len(config.targets)
+    kinds = len({BANKS[arm] for arm in config.arms if arm in BANKS})
+    fits = config.seeds * len(config.targets) * (
+        len(config.sizes) * len(config.arms) + (config.fresh > 0)
+    )  # fmt: skip
+    return [
+        ("phantom", people * SECONDS["subject"] * part * (config.data is None)),
+        ("reading", 3 * people * read),
+        (f"{len(config.sizes)} samplers", 4 * sum(config.sizes) * read),
+        (f"{kinds * drawn} synthetic runs", kinds * drawn * frames * SECONDS["frame"] * part),
+        (f"{fits} fits", fits * config.steps * pace),
+    ]
+
+
+def _cohort(config: Decoding, folder: Path) -> Cohort:
+    if config.data is not None:
+        return load_cohort(config.data, ("bold",) if config.data.is_dir() else ())
+    count = max(config.sizes) + config.validation + config.fresh + config.test
+    place = make_phantom(
+        folder / "phantom", "task", subjects=count, seed=config.seed, spacing=config.spacing,
+        progress=True,
+    )  # fmt: skip
+    return Cohort.from_bids(place)
+
+
+def _names(cohort: Cohort) -> np.ndarray:
+    """Whose each row is."""
+    return (cohort.table["dataset"] + "/" + cohort.table["subject_id"]).to_numpy(str)
+
+
+def _interleaved(cohort: Cohort, seed: int) -> list[str]:
+    """People in random order, of whom any first ones are as even in sex as all are."""
+    names = _names(cohort)
+    first = {name: k for k, name in reversed(list(enumerate(names)))}
+    sexes = cohort.table["sex"].to_numpy(str)
+    rng = np.random.default_rng(seed)
+    placed: list[tuple[float, str]] = []
+    for sex in sorted(set(sexes)):
+        people = rng.permutation(sorted(name for name, k in first.items() if sexes[k] == sex))
+        placed += [((k + 0.5) / len(people), str(name)) for k, name in enumerate(people)]
+    return [name for _, name in sorted(placed)]
+
+
+def _strongest(subjects: Sequence[tio.Subject], condition: str) -> np.ndarray:
+    """The mean response to a condition, at the frame where it is strongest."""
+    chosen = [s["bold"].numpy() for s in subjects if s["condition"] == condition]
+    mean = np.mean(chosen, axis=0)
+    peaks = np.percentile(mean.reshape(len(mean), -1), 99.5, axis=1)
+    return np.asarray(mean[int(peaks.argmax())])
