@@ -371,6 +371,7 @@ def fmri(
     codec_seconds: float = 240.0,
     cell_seconds: float = 90.0,
     start: float = 0.5,
+    time: Literal["factorised", "stack"] = "factorised",
     people: tuple[int, ...] = (5, 10, 20, 40),
     widths: tuple[int, ...] = (16, 32, 48, 64),
     ablations: tuple[str, ...] | None = None,
@@ -399,10 +400,12 @@ def fmri(
         codec_seconds: Training of the codec that they share.
         cell_seconds: Training of each network of scaling and ablation.
         start: Where the flow of the hybrid from the closed form begins.
+        time: How networks see frames: attention over space and over time in turn (factorised), or
+            as channels, as published (stack).
         people: Numbers of training subjects of the closed form. Give none to leave it out.
         widths: Of networks, multiples of 16.
-        ablations: Some of: "hybrid, stacked frames", "all CNN", "all transformer", "AdaLN only",
-            "factorised time". Default: all.
+        ablations: Some of: "factorised time", "stacked frames", "all CNN", "all transformer",
+            "AdaLN only". Default: all.
         steps: Numbers of steps to compare.
         usual: Steps of all other rows.
         splits: Into halves.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -45,11 +45,11 @@ from experiments.run import Run, show_plan
 
 NAME = "fmri"
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "hybrid, stacked frames": {},
+    "factorised time": {"time": "factorised"},
+    "stacked frames": {"time": "stack"},
     "all CNN": {"stages": ("cnn", "cnn")},
     "all transformer": {"stages": ("transformer", "transformer")},
     "AdaLN only": {"cross_attention": False},
-    "factorised time": {"time": "factorised"},
 }
 """Changes to the network that starts from noise."""
 PROBED = (CLOSED, MIXED)
@@ -75,6 +75,7 @@ class FMRI:
     codec_seconds: float = 240.0
     cell_seconds: float = 90.0
     start: float = 0.5
+    time: Literal["factorised", "stack"] = "factorised"
     people: tuple[int, ...] = (5, 10, 20, 40)
     widths: tuple[int, ...] = (16, 32, 48, 64)
     ablations: tuple[str, ...] = tuple(ABLATIONS)
@@ -162,7 +163,7 @@ class _Bench:
         self.config, self.folder = config, folder
         base = PRESETS[config.preset]
         base = replace(
-            base, start=1.0, window=min(40, _shortest(parts["train"])), overlap=8, time="stack",
+            base, start=1.0, window=min(40, _shortest(parts["train"])), overlap=8, time=config.time,
             head_dim=16, training=replace(base.training, seed=config.seed),
         )  # fmt: skip
         self.base = base
@@ -272,6 +273,7 @@ class _Bench:
         return self._runs_of(*self.workshop.closed_form(people))
 
     def _cell(self, changes: dict[str, Any]) -> tuple[SamplerRuns, dict[str, Any]]:
+        changes = {k: v for k, v in changes.items() if getattr(self.base, k) != v}
         words = [f"{name} {value}" for name, value in changes.items()]
         place = _slug("cell " + " ".join(words))
         return self._runs_of(*self.workshop.network(place, changes, self.config.cell_seconds))

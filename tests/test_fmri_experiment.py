@@ -19,7 +19,7 @@ from experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET, summarise
 SMALL = ["--preset", "demo", "--tasks", "motor", "--directions", "LR", "--train", "2",
          "--validation", "1", "--heldout", "4", "--drawn", "4", "--seconds", "0.1",
          "--codec-seconds", "0.1", "--cell-seconds", "0.1", "--people", "2", "--widths",
-         "--ablations", "AdaLN only", "--steps", "1", "--usual", "1", "--splits", "3"]  # fmt: skip
+         "--ablations", "AdaLN only", "--time", "stack", "--steps", "1", "--usual", "1", "--splits", "3"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_parts_share_nobody(data):
     ("changes", "message"),
     [
         ({"preset": "huge"}, "preset 'huge' came; allowed are demo"),
-        ({"ablations": ("none",)}, "ablation 'none' came; allowed are hybrid, stacked frames"),
+        ({"ablations": ("none",)}, "ablation 'none' came; allowed are factorised time, stacked"),
         ({"drawn": 3}, "drawn 3 came with heldout 100; needed are 4"),
         ({"train": 1}, "train 1, validation 8 .* came"),
         ({"people": (80,)}, "people 80 came, of 40 to train on"),
