@@ -437,6 +437,7 @@ def decoding(
     steps: int | None = None,
     frames: int | None = None,
     step: float | None = None,
+    shrink: int | None = None,
     sampler: Sampler | None = None,
     sampling_steps: int | None = None,
     spacing: float | None = None,
@@ -452,21 +453,23 @@ def decoding(
         preset: tiny (see --dry-run) or demo (a minute; it says nothing).
         data: BIDS folder or table with bold and events. Default: a phantom is made.
         targets: What is told apart: condition, sex. Tiny: both.
-        tasks: Whose runs are used. Tiny: all.
+        tasks: Whose runs are used. Tiny: motor language.
         directions: Phase encodings that are used. Tiny: all.
-        sizes: People that decoder and sampler are trained on. Tiny: 5 10 20.
+        sizes: People that decoder and sampler are trained on. Tiny: 10 20 40.
         arms: Some of: real, classical, runs, runs-classical, runs-only, mean-response. Tiny: all.
         seeds: Of the decoder, in each arm. Tiny: 5.
-        validation: People who choose checkpoints. Tiny: 10.
-        test: Phantom people who judge. Tiny: 60. Of own data, all that are left.
-        ceiling: Fresh phantom people that the ceiling is trained on; 0 leaves it out. Tiny: 60.
+        validation: People who choose checkpoints. Tiny: 20.
+        test: Phantom people who judge. Tiny: 100. Of own data, all that are left.
+        ceiling: Other people that the ceiling is trained on; 0 leaves it out. Default: as many as
+            judge, of own data nobody.
         ratio: Responses of synthetic runs for each real one. Tiny: 4.
-        steps: Optimiser steps, in every arm. Tiny: 200.
-        frames: Of a response. Tiny: 8.
-        step: Seconds between them. Tiny: 2.
+        steps: Optimiser steps, in every arm. Tiny: 300.
+        frames: Of a response. Tiny: 4.
+        step: Seconds of a frame. Tiny: 6.
+        shrink: Voxels along a side of the cubes that a decoder sees as one. Tiny: 2.
         sampler: Preset of the sampler. Tiny: tiny, the closed form.
         sampling_steps: Of a sampler with a network.
-        spacing: Voxel side of the phantom in mm. Tiny: 12.
+        spacing: Voxel side of the phantom in mm. Tiny: 6.
         seed: Decides the phantom, the parts and the sampler.
         dry_run: Say what would be done and how long it would take, and stop.
     """

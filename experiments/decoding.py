@@ -76,21 +76,22 @@ class Decoding:
 
     data: Path | None = None
     targets: tuple[str, ...] = tuple(UNITS)
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ("motor", "language")
     directions: tuple[str, ...] = ()
-    sizes: tuple[int, ...] = (5, 10, 20)
+    sizes: tuple[int, ...] = (10, 20, 40)
     arms: tuple[str, ...] = tuple(DECODERS)
     seeds: int = 5
-    validation: int = 10
-    test: int = 60
-    ceiling: int = 60
+    validation: int = 20
+    test: int = 100
+    ceiling: int | None = None
     ratio: int = 4
-    steps: int = 200
-    frames: int = 8
-    step: float = 2.0
+    steps: int = 300
+    frames: int = 4
+    step: float = 6.0
+    shrink: int = 2
     sampler: str = "tiny"
     sampling_steps: int = 10
-    spacing: float = 12.0
+    spacing: float = 6.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -106,7 +107,7 @@ class Decoding:
                 "needed, each 2 or more and once"
             )
         counts = (self.seeds, self.validation, self.ratio, self.steps, self.sampling_steps)
-        if min(counts) < 1 or self.test < 2 or self.ceiling < 0:
+        if min(counts) < 1 or self.test < 2 or self.fresh < 0:
             raise InputError(
                 "seeds, validation, ratio, steps and sampling-steps must each be 1 or more, test 2 "
                 "or more and ceiling 0 or more"
@@ -117,18 +118,21 @@ class Decoding:
 
     def window(self, target: str) -> Window:
         """What is looked at of a response."""
-        return Window(self.frames, self.step, UNITS[target])  # type: ignore[arg-type]
+        unit: Any = UNITS[target]
+        return Window(self.frames, self.step, unit, self.shrink)
 
     @property
     def fresh(self) -> int:
-        """People of the ceiling, which only a phantom has."""
-        return self.ceiling if self.data is None else 0
+        """People of the ceiling: by default as many as judge, and of one's own data nobody."""
+        if self.ceiling is None:
+            return self.test if self.data is None else 0
+        return self.ceiling
 
 
 PRESETS = {
     "demo": Decoding(
-        tasks=("motor",), directions=("LR",), sizes=(4,), seeds=2, validation=2, test=4, ceiling=4,
-        ratio=1, steps=2, frames=4, arms=("real", "classical", "runs", "mean-response"),
+        tasks=("motor",), directions=("LR",), sizes=(4,), seeds=2, validation=2, test=4, ratio=1,
+        steps=2, shrink=1, spacing=12.0, arms=("real", "classical", "runs", "mean-response"),
     ),
     "tiny": Decoding(),
 }  # fmt: skip
@@ -237,10 +241,15 @@ class _Decoding:
         methods = [
             f"The cohort is {self.name} ({origin}), {len(self.runs.runs)} runs of "
             f"{counts['test']} people who judge and {counts['validation']} who choose checkpoints. "
-            f"A decoder sees the mean response of a run to a condition: {config.frames} frames, "
-            f"one each {config.step:g} s from the onset on, in per cent of the run's mean where it "
-            "tells the condition, and as a share of the mean brain signal where it tells sex. It "
-            f"is trained for {config.steps} steps.",
+            f"A decoder sees the mean response of a run to a condition: {config.frames} frames of "
+            f"{config.step:g} s each from the onset on, in per cent of the run's mean where it "
+            "tells the condition, and as a share of the mean brain signal where it tells sex"
+            + (
+                f"; cubes of {config.shrink} voxels a side are averaged"
+                if config.shrink > 1
+                else ""
+            )
+            + f". It is trained for {config.steps} steps.",
             "The sampler is fitted to the training people of each size alone. For each of their "
             f"responses its bank holds {config.ratio} of synthetic runs of the same labels, each "
             "of another person. At a training step one such takes the place of a real response "
@@ -378,10 +387,6 @@ class _Decoding:
 
 def divide(cohort: Cohort, config: Decoding) -> dict[str, Cohort]:
     """Part people at random and evenly in sex; of one's own, all that are left judge."""
-    if config.tasks:
-        cohort = cohort.where(task=list(config.tasks))
-    if config.directions:
-        cohort = cohort.where(dir=list(config.directions))
     order = _interleaved(cohort, config.seed)
     sizes = {"pool": max(config.sizes), "validation": config.validation, "ceiling": config.fresh}
     left = len(order) - sum(sizes.values())
@@ -425,18 +430,22 @@ def plan(config: Decoding) -> list[tuple[str, float]]:
         looked = Runs.of(cohort, 1)
         grid, runs = looked.grid, -(-len(cohort) // len(cohort.subject_keys))
         frames = float(np.mean([each.frames for each in looked.runs]))
-        judged = len(cohort.subject_keys) - max(config.sizes) - config.validation
+        judged = len(cohort.subject_keys) - max(config.sizes) - config.validation - config.fresh
     part = float(np.prod(grid.shape) / np.prod(Grid.mni(6.0).shape))
     people = judged + max(config.sizes) + config.validation + config.fresh
+    sides = [-(-side // config.shrink) for side in grid.shape]
     rng = np.random.default_rng(0)
     few = [
-        tio.Subject(bold=tio.ScalarImage(tensor=rng.random((config.frames, *grid.shape))), sex=sex)
+        tio.Subject(bold=tio.ScalarImage(tensor=rng.random((config.frames, *sides))), sex=sex)
         for sex in "FM" * 8
     ]
     VolumeClassifier("sex", "bold", steps=1).fit(few)  # what is done once in a process
-    begun = time.perf_counter()
-    VolumeClassifier("sex", "bold", steps=5).fit(few)
-    pace = (time.perf_counter() - begun) / 5
+    spans = []
+    for steps in (1, 11):
+        begun = time.perf_counter()
+        VolumeClassifier("sex", "bold", steps=steps).fit(few)
+        spans.append(time.perf_counter() - begun)
+    pace = max(spans[1] - spans[0], 0) / 10
     read = SECONDS["run read"] * part * runs
     drawn = sum(config.sizes) * 2 * runs * config.ratio * len(config.targets)
     kinds = len({BANKS[arm] for arm in config.arms if arm in BANKS})
@@ -453,14 +462,26 @@ def plan(config: Decoding) -> list[tuple[str, float]]:
 
 
 def _cohort(config: Decoding, folder: Path) -> Cohort:
+    """The runs that are asked for."""
     if config.data is not None:
-        return load_cohort(config.data, ("bold",) if config.data.is_dir() else ())
-    count = max(config.sizes) + config.validation + config.fresh + config.test
-    place = make_phantom(
-        folder / "phantom", "task", subjects=count, seed=config.seed, spacing=config.spacing,
-        progress=True,
-    )  # fmt: skip
-    return Cohort.from_bids(place)
+        cohort = load_cohort(config.data, ("bold",) if config.data.is_dir() else ())
+    else:
+        count = max(config.sizes) + config.validation + config.fresh + config.test
+        place = make_phantom(
+            folder / "phantom", "task", subjects=count, seed=config.seed, spacing=config.spacing,
+            progress=True,
+        )  # fmt: skip
+        cohort = Cohort.from_bids(place)
+    for column, wanted in (("task", config.tasks), ("dir", config.directions)):
+        if wanted:
+            cohort = cohort.where(**{column: list(wanted)})
+    if not len(cohort):
+        raise InputError(
+            f"{cohort.name} has no run of task {' '.join(config.tasks) or 'any'} and phase "
+            f"encoding {' '.join(config.directions) or 'any'}; name others with --tasks and "
+            "--directions"
+        )
+    return cohort
 
 
 def _names(cohort: Cohort) -> np.ndarray:

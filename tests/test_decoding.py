@@ -34,7 +34,7 @@ def test_every_target_has_the_same_arms_and_judges(finished):
 
 def test_sampler_and_banks_come_from_the_training_people_alone(finished):
     folder = finished[0] / "0001-decoding"
-    parts = divide(Cohort.from_bids(folder / "phantom"), PRESETS["demo"])
+    parts = divide(Cohort.from_bids(folder / "phantom").where(dir="LR"), PRESETS["demo"])
     names = {part: set(rows.subject_keys) for part, rows in parts.items()}
     assert {part: len(people) for part, people in names.items()} == {
         "pool": 4, "validation": 2, "ceiling": 4, "test": 4,
@@ -129,7 +129,7 @@ def test_people_are_parted_whole_and_evenly_in_sex():
     first = parts["pool"].table.drop_duplicates("subject_id")["sex"]
     assert sorted(first[:2]) == ["F", "M"]
     assert sorted(first) == list("FFFMMM")
-    other = divide(people(24, "FM"), Decoding(sizes=(6,), data="own", seed=1))["pool"]
+    other = divide(people(24, "FM"), Decoding(sizes=(6,), validation=4, data="own", seed=1))["pool"]
     assert not np.array_equal(other.table["subject_id"], parts["pool"].table["subject_id"])
 
 
@@ -139,7 +139,9 @@ def test_too_few_people_and_one_sex_are_told():
         divide(people(9, "FM"), config)
     with pytest.raises(InputError, match=r"the pool part of .* has people of the sex F;"):
         divide(people(20, "F"), config)
-    assert divide(people(20, "F"), Decoding(targets=("condition",), sizes=(4,), data="own"))
+    assert divide(
+        people(20, "F"), Decoding(targets=("condition",), sizes=(4,), validation=4, data="own")
+    )
 
 
 @pytest.mark.parametrize(

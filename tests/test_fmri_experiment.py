@@ -19,7 +19,8 @@ from experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET, summarise
 SMALL = ["--preset", "demo", "--tasks", "motor", "--directions", "LR", "--train", "2",
          "--validation", "1", "--heldout", "4", "--drawn", "4", "--seconds", "0.1",
          "--codec-seconds", "0.1", "--cell-seconds", "0.1", "--people", "2", "--widths",
-         "--ablations", "AdaLN only", "--time", "stack", "--steps", "1", "--usual", "1", "--splits", "3"]  # fmt: skip
+         "--ablations", "AdaLN only", "--time", "stack", "--steps", "1", "--usual", "1",
+         "--splits", "3"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

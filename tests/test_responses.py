@@ -50,9 +50,38 @@ def test_blocks_are_averaged_and_late_ones_left_out():
     assert not dict(Window(4, 2.0).of(ramp(), twice[2:], TR))
 
 
+def test_a_frame_is_the_mean_over_its_step():
+    run = np.zeros((40, 6, 6, 6), np.float32)
+    run[:, 1:-1, 1:-1, 1:-1] = 100
+    run[10] *= 2  # a spike at 20 s, which linear reading spreads over 18 to 22 s
+    events = pd.DataFrame({"onset": [10.0], "duration": 2.0, "trial_type": "a"})
+    found = dict(Window(3, 6.0, "signal").of(run, events, TR))["a"][:, 2, 2, 2]
+    base = 100 / run[:, 2, 2, 2].mean()
+    np.testing.assert_allclose(found, [base, base * (1 + 2 / 6), base], rtol=1e-5)
+
+
+def test_cubes_are_averaged_and_stay_where_they_were():
+    run = ramp()
+    run *= np.arange(1, 7, dtype=np.float32)[:, None, None]
+    fine, coarse = (
+        dict(Window(2, 2.0, "signal", side).of(run, EVENTS, TR))["a"] for side in (1, 4)
+    )
+    assert coarse.shape == (2, 2, 2, 2)
+    np.testing.assert_allclose(coarse[:, 0, 0, 0], fine[:, :4, :4, :4].mean(axis=(1, 2, 3)))
+    np.testing.assert_allclose(coarse[:, 1, 0, 0], fine[:, 4:, :4, :4].sum(axis=(1, 2, 3)) / 64)
+    affine = np.array([[-3, 0, 0, 30], [0, 2.9, -0.5, -40], [0, 0.5, 2.9, 10], [0, 0, 0, 1.0]])
+    centre = affine @ [1.5, 1.5, 1.5, 1]
+    np.testing.assert_allclose(Window(shrink=4).affine(affine) @ [0, 0, 0, 1], centre)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [((0, 2.0), "1 frame or more"), ((3, 0.0), "above 0 s"), ((3, 2.0, "grams"), "allowed are")],
+    [
+        ((0, 2.0), "1 frame or more"),
+        ((3, 0.0), "above 0 s"),
+        ((3, 2.0, "percent", 0), "cubes of 1 voxel"),
+        ((3, 2.0, "grams"), "allowed are"),
+    ],
 )
 def test_windows_that_cannot_be_are_refused(settings, words):
     with pytest.raises(InputError, match=words):
@@ -123,7 +152,7 @@ def test_a_bank_of_responses_is_drawn_by_condition(tmp_path):
 
 
 def test_a_condition_that_no_run_has_is_told():
-    maker = ResponseSampler(Steps(), Window(3))
+    maker = ResponseSampler(Steps(), Window(3, 1.5))
     with pytest.raises(InputError, match="whole response to 'c'; the last one has a, b"):
         maker([{"condition": "t/c"}], [0])
     with pytest.raises(InputError, match="name one as task/trial_type"):

@@ -2,9 +2,9 @@
 
 Decoding asks which condition, or which person, was scanned, and looks at responses rather than at
 runs. The response of a run to one of its conditions has frames at fixed times after the onsets o,
-read between the run's frames and averaged over its blocks:
+each the mean over its step, read between the run's frames, and over the blocks:
 
-    r_k(x) = mean over o of y(x, o + (k + 1/2) step),        k = 0 .. frames - 1
+    r_k(x) = mean over o and k step < t < (k + 1) step of y(x, o + t),        k = 0 .. frames - 1
 
 in per cent of each voxel's mean over the run, where activity shows (``percent``), or as a share of
 the run's mean brain signal, where anatomy shows too (``signal``). A block that begins so late that
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from augment.cohort import Cohort
     from augment.source import Sampler
 
+PARTS = 2
+"""Times that are read within a repetition time."""
 ATTEMPTS = 8
 """Runs that are made until one has a block of the condition."""
 
@@ -46,16 +48,18 @@ ATTEMPTS = 8
 class Window:
     """What is looked at of a response."""
 
-    frames: int = 8
-    step: float = 2.0
-    """Seconds between frames."""
+    frames: int = 4
+    step: float = 6.0
+    """Seconds of a frame."""
     unit: Literal["percent", "signal"] = "percent"
+    shrink: int = 1
+    """Voxels along a side of the cubes that are averaged to one."""
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or not 0 < self.step < float("inf"):
+        if self.frames < 1 or not 0 < self.step < float("inf") or self.shrink < 1:
             raise InputError(
-                f"{self.frames} frames every {self.step:g} s came; a response needs 1 frame or "
-                "more, and a step above 0 s"
+                f"{self.frames} frames of {self.step:g} s, shrunk by {self.shrink}, came; a "
+                "response needs 1 frame or more, a step above 0 s and cubes of 1 voxel or more"
             )
         if self.unit not in ("percent", "signal"):
             raise InputError(f"unit {self.unit!r} came; allowed are percent, signal")
@@ -75,7 +79,8 @@ class Window:
             raise InputError("a run has no signal; drop it")
         brain = brain_of(mean)
         flat = run[:, brain]
-        times = (np.arange(self.frames) + 0.5) * self.step
+        parts = max(1, round(PARTS * self.step / tr))
+        times = (np.arange(self.frames * parts) + 0.5) * self.step / parts
         for name, rows in events.groupby("trial_type"):
             # Frame i was taken at i * tr.
             places = (rows["onset"].to_numpy(float)[:, None] + times) / tr
@@ -84,18 +89,34 @@ class Window:
                 continue
             before = np.minimum(places.astype(int), max(len(run) - 2, 0))
             after, share = np.minimum(before + 1, len(run) - 1), places - before
-            weights = np.zeros((self.frames, len(run)), np.float32)
-            for k in range(self.frames):
-                np.add.at(weights[k], before[:, k], (1 - share[:, k]) / len(places))
-                np.add.at(weights[k], after[:, k], share[:, k] / len(places))
-            found = weights @ flat
+            weights = np.zeros((self.frames, len(run)))
+            rows_of = np.broadcast_to(np.arange(times.size) // parts, places.shape)
+            np.add.at(weights, (rows_of, before), 1 - share)
+            np.add.at(weights, (rows_of, after), share)
+            found = (weights / (len(places) * parts)).astype(np.float32) @ flat
             if self.unit == "percent":
                 found = 100 * (found / mean[brain] - 1)
             else:
                 found /= mean[brain].mean()
             response = np.zeros((self.frames, *mean.shape), np.float32)
             response[:, brain] = found
-            yield str(name), response
+            yield str(name), self._shrunk(response)
+
+    def affine(self, affine: np.ndarray) -> np.ndarray:
+        """Of a response of a run with this one."""
+        cube = np.diag([self.shrink, self.shrink, self.shrink, 1.0])
+        cube[:3, 3] = (self.shrink - 1) / 2
+        moved: np.ndarray = affine @ cube
+        return moved
+
+    def _shrunk(self, response: np.ndarray) -> np.ndarray:
+        """Means of cubes; outside of the grid is nothing."""
+        side = self.shrink
+        if side == 1:
+            return response
+        whole = np.pad(response, [(0, 0), *((0, -length % side) for length in response.shape[1:])])
+        x, y, z = (length // side for length in whole.shape[1:])
+        return whole.reshape(len(whole), x, side, y, side, z, side).mean(axis=(2, 4, 6))
 
 
 def responses(cohort: Cohort, window: Window, *, progress: bool = False) -> list[tio.Subject]:
@@ -119,7 +140,14 @@ def responses(cohort: Cohort, window: Window, *, progress: bool = False) -> list
         for name, response in window.of(run.read(), run.events, runs.tr):
             condition = f"{run.task}/{name}"
             found.append(
-                _subject(response, runs.grid.affine, window, keys, condition, synthetic_id="")
+                _subject(
+                    response,
+                    window.affine(runs.grid.affine),
+                    window,
+                    keys,
+                    condition,
+                    synthetic_id="",
+                )
             )
     if not found:
         raise InputError(
@@ -193,8 +221,9 @@ class ResponseSampler:
             if name in found:
                 made_by = recipe(labels, seed, steps, guidance)
                 keys = {column: run[column] for column in COLUMNS}
+                affine = self.window.affine(bold.affine)
                 return _subject(
-                    found[name], bold.affine, self.window, keys, condition, synthetic_id=made_by
+                    found[name], affine, self.window, keys, condition, synthetic_id=made_by
                 )
         raise InputError(
             f"none of {ATTEMPTS} runs of {task} has a whole response to {name!r}; the last one has "
