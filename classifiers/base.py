@@ -38,6 +38,8 @@ from classifiers import inputs, saving, training
 from classifiers.networks import NETWORKS, ImageTowers
 from classifiers.training_set import collect
 
+LEAST = 8
+"""Voxels along an axis that each network can halve as often as it does."""
 SMOOTHING = 0.1
 """Share of the target that is spread over all classes."""
 
@@ -190,6 +192,12 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = np.array(classes)
         names = self._images()
         self.shapes_ = inputs.one_shape(chosen.rows, names)
+        for name, shape in self.shapes_.items():
+            if min(shape[1:]) < LEAST:
+                raise InputError(
+                    f"images {name!r} have {' x '.join(map(str, shape[1:]))} voxels, and a network "
+                    f"needs {LEAST} along each axis; prepare them with a smaller spacing"
+                )
         self.scale_ = inputs.scale_of(chosen.rows, names)
         self.temperature_ = 1.0
         self.record_ = chosen.record()

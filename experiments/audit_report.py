@@ -7,7 +7,7 @@ they are stated in :data:`LIMITS`, and what was found stands beside them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,10 +66,10 @@ class Finding:
     says: str
 
 
-def weigh(results: Mapping[str, Any]) -> dict[str, Any]:
+def weigh(findings: Iterable[Finding]) -> dict[str, Any]:
     """The findings, the worst first, and the verdict."""
     order = (FAULT, CARE, FINE)
-    found = sorted(_findings(results), key=lambda finding: order.index(finding.level))
+    found = sorted(findings, key=lambda finding: order.index(finding.level))
     worst = found[0].level
     bad = [finding for finding in found if finding.level == worst]
     reasons = "; ".join(f"{finding.what}: {finding.says}" for finding in bad)
@@ -103,20 +103,7 @@ def page(
         _montage(pairs, "Held-out subjects and samples of the same sex and diagnosis."),
         _montage(near, "The samples nearest to a training subject, each beside that subject."),
     ]
-    gains = [
-        (f"{target}, {title}", Point(0.0, 100 * row["difference"], *(100 * e for e in ends)))
-        for target, use in results["utility"].items()
-        for title, row in (("real + samples", use["gain"]), ("samples only", use["swap"]))
-        for ends in [row["interval"]]
-    ]
-    if gains:
-        figures.append(
-            bars(
-                gains,
-                xlabel="points of balanced accuracy over real subjects only",
-                caption="What a classifier gains or loses, on real held-out subjects.",
-            )
-        )
+    figures += gains(results["utility"])
     sizes, made = results["fidelity"]["sizes"], results["provenance"]
     methods = [
         f"{sizes['synthetic']} samples are compared with {sizes['heldout']} held-out and "
@@ -134,18 +121,19 @@ def page(
     return report_page(
         title="Audit of a bank of samples",
         verdict=results["verdict"],
-        tables=[("Findings", pd.DataFrame(results["findings"])), *_utility(results["utility"])],
+        tables=[("Findings", pd.DataFrame(results["findings"])), *utility(results["utility"])],
         figures=figures,
         details=[
             ("All metrics of fidelity", _metrics(results["fidelity"]["metrics"])),
-            ("Where it comes from", pd.DataFrame(_flat(made), columns=["what", "value"])),
+            ("Where it comes from", pd.DataFrame(flat(made), columns=["what", "value"])),
         ],
         methods=methods,
         config=results["config"],
     )
 
 
-def _findings(results: Mapping[str, Any]) -> Iterator[Finding]:
+def origin(results: Mapping[str, Any]) -> Iterator[Finding]:
+    """Of files, leaks and where a bank comes from."""
     broken = results["files"]
     if broken["problems"]:
         yield Finding(
@@ -168,23 +156,22 @@ def _findings(results: Mapping[str, Any]) -> Iterator[Finding]:
             "none of the subjects named as training ones had a part in the making, so that nothing "
             "is known of copies and privacy",
         )  # fmt: skip
+
+
+def findings(results: Mapping[str, Any]) -> Iterator[Finding]:
+    """All of a bank of mean diffusivity.
+
+    Args:
+        results: Parts of :class:`experiments.audit_md.MDAudit`.
+    """
+    yield from origin(results)
     yield from _looks(results["fidelity"]["metrics"], results["fidelity"])
     yield from _bodies(results["anatomy"])
-    attack = results["privacy"]["membership"]
-    yield _sized(
-        "membership", "membership", attack["interval"][0],
-        f"an attacker tells who was trained on with an AUC of {attack['value']:.2f} "
-        f"({_ends(attack['interval'])})",
-    )  # fmt: skip
+    yield attacked(results["privacy"]["membership"])
     for name, row in results["labels"].items():
         yield _label(name, row)
     for name, use in results["utility"].items():
-        gain = use["gain"]
-        yield _sized(
-            f"use for {name}", "use", -gain["interval"][1],
-            f"with samples {100 * gain['a']:.1f} % balanced accuracy, without "
-            f"{100 * gain['b']:.1f} %, difference {_ends(gain['interval'], 100)} points",
-        )  # fmt: skip
+        yield used(name, use["gain"])
 
 
 def _looks(metrics: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Finding]:
@@ -195,7 +182,7 @@ def _looks(metrics: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Fin
     yield _sized(
         "copies", "copies", metrics["near_copies"]["interval"][0],
         f"{100 * metrics['near_copies']['value']:.0f} % of samples lie as near to a training "
-        f"subject as 1 % of real ones ({_ends(metrics['near_copies']['interval'], 100)} %)",
+        f"subject as 1 % of real ones ({ends(metrics['near_copies']['interval'], 100)} %)",
     )  # fmt: skip
     alike = metrics["ms_ssim"]
     yield _sized("likeness", "alike", alike["change"], f"MS-SSIM between samples {told('ms_ssim')}")
@@ -223,7 +210,7 @@ def _looks(metrics: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Fin
         "units", "units", abs(row["change"]),
         f"{name.removeprefix('tissue_md_')} has {row['value']:.4g}, real {row['real']:.4g}, in "
         "1e-3 mm²/s",
-        bad=_factor(row["value"] / max(row["real"], 1e-12)),
+        bad=factor(row["value"] / max(row["real"], 1e-12)),
     )  # fmt: skip
     change = max((m["change"] for n, m in metrics.items() if n.startswith("continuity_")), key=abs)
     yield _sized("slices", "slices", abs(change), f"{100 * change:+.0f} % against real")
@@ -236,22 +223,43 @@ def _bodies(anatomy: Mapping[str, Any]) -> Iterator[Finding]:
         f"{100 * anatomy['outside the range']:.2g} % of voxels in the brain have values that no "
         f"tissue has; all lie from {low:.3g} to {high:.3g}",
     )  # fmt: skip
-    sides = anatomy["left-right"]
+    yield sided(anatomy["left-right"])
+
+
+def attacked(attack: Mapping[str, Any]) -> Finding:
+    """Of :func:`augment.metrics.privacy.membership`."""
+    return _sized(
+        "membership", "membership", attack["interval"][0],
+        f"an attacker tells who was trained on with an AUC of {attack['value']:.2f} "
+        f"({ends(attack['interval'])})",
+    )  # fmt: skip
+
+
+def used(name: str, gain: Mapping[str, Any]) -> Finding:
+    """Of a classifier trained with samples and without."""
+    return _sized(
+        f"use for {name}", "use", -gain["interval"][1],
+        f"with samples {100 * gain['a']:.1f} % balanced accuracy, without "
+        f"{100 * gain['b']:.1f} %, difference {ends(gain['interval'], 100)} points",
+    )  # fmt: skip
+
+
+def sided(sides: Mapping[str, Any]) -> Finding:
+    """Of left and right."""
     told = f"asymmetry agrees with real subjects by r = {sides['value']:.2f}, real halves"
     told += f" with each other by {sides['real']:.2f}"
     if sides["real"] < LEAST:
-        yield Finding("left and right", FINE, f"{told}: too little to tell")
-    elif sides["interval"][1] < 0:
-        yield Finding("left and right", FAULT, f"{told}: left and right are exchanged")
-    else:
-        level = CARE if sides["value"] < sides["real"] / 2 else FINE
-        yield Finding("left and right", level, told)
+        return Finding("left and right", FINE, f"{told}: too little to tell")
+    if sides["interval"][1] < 0:
+        return Finding("left and right", FAULT, f"{told}: left and right are exchanged")
+    level = CARE if sides["value"] < sides["real"] / 2 else FINE
+    return Finding("left and right", level, told)
 
 
 def _label(name: str, row: Mapping[str, Any]) -> Finding:
     own, real = row["own"], row["real"]
     told = (
-        f"shown in {100 * own['value']:.0f} % ({_ends(own['interval'], 100)}), real subjects "
+        f"shown in {100 * own['value']:.0f} % ({ends(own['interval'], 100)}), real subjects "
         f"{100 * real['value']:.0f} %, with labels shuffled {100 * row['shuffled']:.0f} %"
     )
     what = f"label {name}"
@@ -271,10 +279,27 @@ def _sized(
     return Finding(what, level, says + (f": {bad}" if bad and level != FINE else "") + extra)
 
 
-def _factor(ratio: float) -> str:
+def factor(ratio: float) -> str:
     """A wrong unit is a power of ten."""
     power = round(float(np.log10(max(ratio, 1e-12))))
     return f"values are 1e{power:+d} of what they should be" if power else "means are off"
+
+
+def gains(utility: Mapping[str, Any]) -> list[Picture]:
+    """What classifiers gain, if there are any."""
+    rows = [
+        (f"{target}, {title}", Point(0.0, 100 * row["difference"], *(100 * e for e in limits)))
+        for target, use in utility.items()
+        for title, row in (("real + samples", use["gain"]), ("samples only", use["swap"]))
+        for limits in [row["interval"]]
+    ]
+    if not rows:
+        return []
+    return [bars(
+        rows,
+        xlabel="points of balanced accuracy over real subjects only",
+        caption="What a classifier gains or loses, on real held-out subjects.",
+    )]  # fmt: skip
 
 
 def _montage(volumes: Sequence[tuple[np.ndarray, str]], caption: str) -> tuple[bytes, str]:
@@ -283,22 +308,24 @@ def _montage(volumes: Sequence[tuple[np.ndarray, str]], caption: str) -> tuple[b
 
 def _metrics(metrics: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([
-        {"metric": name, "samples": m["value"], "95 %": _ends(m["interval"]), "real": m["real"],
-         "real, 95 %": _ends(m["real_interval"])}
+        {"metric": name, "samples": m["value"], "95 %": ends(m["interval"]), "real": m["real"],
+         "real, 95 %": ends(m["real_interval"])}
         for name, m in metrics.items()
     ])  # fmt: skip
 
 
-def _utility(utility: Mapping[str, Any]) -> list[tuple[str, pd.DataFrame]]:
+def utility(utility: Mapping[str, Any]) -> list[tuple[str, pd.DataFrame]]:
+    """Scores of classifiers, if there are any."""
     rows = [
         {"label": target, "trained on": arm, "balanced accuracy": score["value"],
-         "95 %": _ends(score["interval"])}
+         "95 %": ends(score["interval"])}
         for target, use in utility.items() for arm, score in use["scores"].items()
     ]  # fmt: skip
     return [("What it is good for", pd.DataFrame(rows))] if rows else []
 
 
-def _flat(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+def flat(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of nested content."""
     rows: list[tuple[str, str]] = []
     for name, value in content.items():
         if isinstance(value, Mapping):
@@ -308,6 +335,7 @@ def _flat(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _ends(interval: Sequence[float], times: float = 1.0) -> str:
+def ends(interval: Sequence[float], times: float = 1.0) -> str:
+    """An interval in words."""
     low, high = (times * end for end in interval)
     return f"{low:.3g} to {high:.3g}"
