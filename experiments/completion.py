@@ -203,9 +203,8 @@ class Bench:
         completer.check_disjoint(self.split.test)
         errors = {"own": 0.0, "shuffled": 0.0, "mean": 0.0}
         spent = 0.0
-        average = np.mean(
-            [read(s[want], want).numpy() for s in self.split.train.subjects()], axis=0
-        )
+        typical = {name: self._typical(name) for name in MODALITIES}
+        have = MODALITIES[1 - MODALITIES.index(want)]
 
         def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal spent
@@ -214,12 +213,14 @@ class Bench:
                 begun = time.process_time()
                 own = completer.posterior(_without(subject, want), want, k, self.settings.samples)
                 spent += time.process_time() - begun
-                # The same noise for both, and as many samples.
-                other = completer.posterior(_without(self.test[k - 1], want), want, k, FEW)
+                # The same noise for both, as many samples, and the same outline of the brain, which
+                # alone tells a good deal of a volume.
+                changed, outline = _exchanged(subject, self.test[k - 1], have, typical[have])
+                other = completer.posterior(changed, want, k, FEW)
                 for name, image in (
                     ("own", own.samples[:FEW].mean(axis=0)),
                     ("shuffled", other.mean.numpy()),
-                    ("mean", average),
+                    ("mean", typical[want] * outline),
                 ):
                     error = (image - real)[:, self.mask]
                     errors[name] += float((error**2).mean()) / len(self.test)
@@ -230,6 +231,13 @@ class Bench:
             "errors": errors,
             "processor a subject": spent / len(self.test),
         }
+
+    def _typical(self, name: str) -> np.ndarray:
+        """The mean image of the training subjects who have brain at a voxel."""
+        images = [read(s[name], name).numpy() for s in self.split.train.subjects()]
+        covered = sum((image != 0).any(axis=0) for image in images)
+        found: np.ndarray = sum(images) / np.maximum(covered, 1)
+        return found
 
     def in_steps(self, steps: int, want: str) -> dict[str, Any]:
         """The first arm's table where PDM is evaluated so many times for a sample."""
@@ -319,6 +327,19 @@ def _subjects(settings: Completion, stage: Run) -> tuple[Split, dict[str, Any] |
 def _without(subject: tio.Subject, want: str) -> tio.Subject:
     """The subject as one that lacks an image."""
     return tio.Subject({key: value for key, value in subject.items() if key != want})
+
+
+def _exchanged(
+    subject: tio.Subject, other: tio.Subject, have: str, typical: np.ndarray
+) -> tuple[tio.Subject, np.ndarray]:
+    """Another's source in the outline of one's own brain, and the outline."""
+    own, others = (read(each[have], have).numpy() for each in (subject, other))
+    outline = (own != 0).any(axis=0)
+    there = (others != 0).any(axis=0)
+    source = np.where(there, others, typical) * outline
+    image = tio.ScalarImage(tensor=source.astype(np.float32), affine=subject[have].affine)
+    keys = {key: value for key, value in subject.items() if key not in MODALITIES}
+    return tio.Subject({**keys, have: image}), outline
 
 
 def _plan(settings: Completion) -> list[tuple[str, float]]:

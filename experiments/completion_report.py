@@ -7,7 +7,8 @@ over source-blind         1.5 dB and 4 % of SSIM (fMRI), 1 dB and 2 % (dMRI) ove
 samples                   CRPS and spectrum better than every regression's, coverage within a tenth
                           of what is due
 pattern                   region pattern correlated over subjects at least as well as a regression's
-source                    a shuffled source costs 80 % of what the ideal gains over the mean volume
+source                    another's source, in the outline of one's own brain, costs 80 % of what
+                          the ideal gains over the mean volume in that outline
 uncertainty               deviation and error correlate, with an interval above zero
 ========================  ==========================================================================
 """
@@ -119,6 +120,9 @@ def page(results: Mapping[str, Any], pictures: Sequence[Picture], split: Split) 
             "bootstrap intervals over held-out subjects.",
             "A trained baseline knows one direction and has half of the processor time of the "
             "first arm's fit, so that both directions together have the same.",
+            "A shuffled source is another subject's, in the outline of the subject's own brain, "
+            "which alone tells a good deal and is not what is asked about. The mean volume that "
+            "its cost is measured by is in that outline, too.",
             "The ideal regression knows the anatomy and the pattern that a subject was made with; "
             "a model must read them off a noisy image, so it is a bound that none reaches.",
         ],

@@ -173,7 +173,7 @@ def source_use(errors: dict[str, float]) -> float:
     Args:
         errors: Mean squared errors of the completion with the right source (``own``), with that of
             another subject (``shuffled``), of the mean volume (``mean``) and of the ideal
-            regression (``ideal``).
+            regression (``ideal``). The outline of the brain should be the subject's own in all.
     """
     gained = errors["mean"] - errors["ideal"]
     return float((errors["shuffled"] - errors["own"]) / gained)
