@@ -399,7 +399,7 @@ def audit(
     at what a classifier gains. Run it again to go on where it stopped.
 
     Args:
-        bank: Folder that `neuromix generate` has filled, with md.
+        bank: Folder that `neuromix generate` has filled, with md or with task fMRI runs.
         train: BIDS folder or table of the subjects that the sampler was trained on.
         heldout: Of subjects of the same population that had no part in it; 100 or more are of use.
         out: Folder of the run folders, or one run folder.

@@ -442,6 +442,7 @@ def decoding(
     sampling_steps: int | None = None,
     spacing: float | None = None,
     seed: int | None = None,
+    endpoint: Path | None = None,
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Do synthetic task fMRI runs help a decoder of condition, or of sex, that few people train?
@@ -471,6 +472,7 @@ def decoding(
         sampling_steps: Of a sampler with a network.
         spacing: Voxel side of the phantom in mm. Tiny: 6.
         seed: Decides the phantom, the parts and the sampler.
+        endpoint: As in transfer.
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()

@@ -49,7 +49,7 @@ from experiments.decoders import (
     placed,
 )
 from experiments.diagnosis import diagnose
-from experiments.evidence import CEILING, Group, Roles, weigh
+from experiments.evidence import CEILING, Endpoint, Group, Roles, weigh
 from experiments.evidence_report import page, seeds_warning
 from experiments.run import Run, show_plan
 
@@ -93,6 +93,7 @@ class Decoding:
     sampling_steps: int = 10
     spacing: float = 6.0
     seed: int = 0
+    endpoint: Path | None = None
 
     def __post_init__(self) -> None:
         check_decoders(self.arms)
@@ -122,6 +123,15 @@ class Decoding:
         return Window(self.frames, self.step, unit, self.shrink)
 
     @property
+    def keys(self) -> list[dict[str, Any]]:
+        """Of all groups: the fewest people of the first target first."""
+        return [
+            {"setting": target, "size": size}
+            for target in self.targets
+            for size in sorted(self.sizes)
+        ]
+
+    @property
     def fresh(self) -> int:
         """People of the ceiling: by default as many as judge, and of one's own data nobody."""
         if self.ceiling is None:
@@ -145,6 +155,11 @@ def run(config: Decoding, out: Path, *, dry_run: bool = False) -> dict[str, Any]
     settings = asdict(config)
     settings["data"] = str(config.data.resolve()) if config.data else None
     console.print(settings)
+    endpoint = None
+    if config.endpoint is not None:
+        endpoint = Endpoint.read(config.endpoint, NAME, config.seed)
+        endpoint.require(config.keys, config.arms)
+        settings["endpoint"] = asdict(endpoint)
     if dry_run:
         show_plan(plan(config), console)
         return {}
@@ -156,7 +171,7 @@ def run(config: Decoding, out: Path, *, dry_run: bool = False) -> dict[str, Any]
                 work.fit(target, size)
             work.fit_ceiling(target)
         groups = work.groups()
-        results = weigh(groups, None)
+        results = weigh(groups, endpoint)
         results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
         results |= {"config": frame.config, "time": spent(frame)}
         frame.finish(results, work.page(results, groups))
@@ -218,19 +233,18 @@ class _Decoding:
                 self.frame.cell(key, partial(self._judged, target, seed, train, None))
 
     def groups(self) -> list[Group]:
-        """The finished runs, the fewest people of the first target first."""
+        """The finished runs."""
         config, result = self.config, []
-        for target in config.targets:
-            for size in sorted(config.sizes):
-                key = {"setting": target, "size": size}
-                found = {arm: runs_of(self.frame, key, arm, config.seeds) for arm in config.arms}
-                if "ceiling" in self.parts:
-                    where = {"setting": f"{target}, many people"}
-                    found[CEILING] = runs_of(self.frame, where, CEILING, config.seeds)
-                title = f"{target} of responses of held-out people, {size} people to learn from"
-                runs = {arm: predictions for arm, (predictions, _) in found.items()}
-                validation = {arm: score for arm, (_, score) in found.items()}
-                result.append(Group(key, title, self.name, target, runs, validation, ROLES))
+        for key in config.keys:
+            target, size = key["setting"], key["size"]
+            found = {arm: runs_of(self.frame, key, arm, config.seeds) for arm in config.arms}
+            if "ceiling" in self.parts:
+                where = {"setting": f"{target}, many people"}
+                found[CEILING] = runs_of(self.frame, where, CEILING, config.seeds)
+            title = f"{target} of responses of held-out people, {size} people to learn from"
+            runs = {arm: predictions for arm, (predictions, _) in found.items()}
+            validation = {arm: score for arm, (_, score) in found.items()}
+            result.append(Group(key, title, self.name, target, runs, validation, ROLES))
         return result
 
     def page(self, results: dict[str, Any], groups: Sequence[Group]) -> str:

@@ -118,7 +118,7 @@ class Endpoint:
     """The one comparison that is not exploratory, because it was written down before the run.
 
     Args:
-        experiment: ``transfer`` or ``settings``.
+        experiment: ``transfer``, ``settings`` or ``decoding``.
         setting: Of the group.
         metric: Of :data:`classifiers.scores.SCORES`.
         arm: What is tested.
@@ -162,8 +162,9 @@ class Endpoint:
                 f"{path} has the metric {found.metric!r}; allowed are {', '.join(SCORES)}"
             )
         for arm in (found.arm, found.baseline):
-            if arm not in ARMS:
-                raise InputError(f"{path} has the arm {arm!r}; allowed are {', '.join(ARMS)}")
+            allowed = DECODERS if experiment == "decoding" else ARMS
+            if arm not in allowed:
+                raise InputError(f"{path} has the arm {arm!r}; allowed are {', '.join(allowed)}")
         return found
 
     def require(self, keys: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from experiments import decoding
 from experiments.cli import main
 from experiments.decoders import BANKS, copies, placed
 from experiments.decoding import PRESETS, Decoding, divide, run
+from experiments.evidence import Endpoint
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,18 @@ def test_bad_input_is_one_line(tmp_path, capsys, options, words):
     assert line.startswith("neuromix: ")
     assert words in line
     assert not list(tmp_path.iterdir())
+
+
+def test_the_committed_endpoint_fits_the_default_run():
+    path = Path(decoding.__file__).parent / "endpoints" / "decoding.json"
+    endpoint = Endpoint.read(path, "decoding", 1000)
+    default = PRESETS["tiny"]
+    endpoint.require(default.keys, default.arms)
+    assert endpoint.fits(default.keys[0])
+    with pytest.raises(InputError, match="for the phantom seeds"):
+        Endpoint.read(path, "decoding", 0)
+    with pytest.raises(InputError, match="needs the arm runs"):
+        endpoint.require(default.keys, ["real", "mean-response"])
 
 
 def test_a_dry_run_makes_nothing(tmp_path, capsys):
