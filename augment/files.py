@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import json
 import math
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -28,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that becomes ``path`` if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -43,8 +45,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of ``path`` if the block succeeds."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    temporary.mkdir()
     try:
         yield temporary
         shutil.rmtree(path, ignore_errors=True)
@@ -54,6 +57,32 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside a path; what dead processes of this machine have left of it is removed."""
+    machine = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
+    start = f".{path.name}."
+    for left_over in path.parent.iterdir():
+        if left_over.name.startswith(start) and left_over.name.endswith(".tmp"):
+            where, _, rest = left_over.name.removeprefix(start).partition("-")
+            process = rest.partition("-")[0]
+            if where == machine and process.isdigit() and not _lives(int(process)):
+                if left_over.is_dir():
+                    shutil.rmtree(left_over, ignore_errors=True)
+                else:
+                    left_over.unlink(missing_ok=True)
+    return path.with_name(f"{start}{machine}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def write_bytes(path: Path, content: bytes) -> None:

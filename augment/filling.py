@@ -209,7 +209,7 @@ class Filling:
         """Write the images of a sample, then their sidecars."""
         name = name_of(k)
         for left_over in (self.root / f"sub-{name}").glob("*/.*.tmp"):
-            left_over.unlink()  # of a process that was killed; the slot is ours
+            left_over.unlink()  # of a process that was killed, on any machine; the slot is ours
         images = subject.get_images_dict(intensity_only=False)
         keys = {c: _scalar(subject[c]) for c in COLUMNS[3:] if not missing(subject.get(c))}
         if any(PLACES[image][0] == "func" for image in images):

@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -75,3 +77,26 @@ def test_nifti_keeps_data_affine_space_and_tr(tmp_path, suffix):
     first = path.read_bytes()
     files.write_nifti(path, data, affine, tr=0.72)
     assert path.read_bytes() == first
+
+
+def test_what_a_dead_process_left_of_a_file_goes_when_it_is_written_again(tmp_path):
+    child = (
+        "import os, signal, sys; from pathlib import Path; from augment import files\n"
+        "begun = [files.replacing(Path(sys.argv[1]) / name) for name in ('a [1].txt', 'b.txt')]\n"
+        "[each.__enter__().write_text('half') for each in begun]\n"
+        "begun.append(files.replacing_folder(Path(sys.argv[1]) / 'kept'))\n"
+        "begun[-1].__enter__()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", child, str(tmp_path)], check=False)
+    dead = {path.name.split(".")[1] for path in tmp_path.iterdir()}
+    assert dead == {"a [1]", "b", "kept"}
+    with files.replacing(tmp_path / "b.txt") as mine:
+        mine.write_text("mine")
+        files.write_bytes(tmp_path / "a [1].txt", b"whole")
+        with files.replacing(tmp_path / "b.txt") as other:  # of a process that lives
+            other.write_text("other")
+        assert mine.read_text() == "mine"
+    with files.replacing_folder(tmp_path / "kept"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"a [1].txt", "b.txt", "kept"}

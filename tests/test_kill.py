@@ -1,0 +1,96 @@
+"""``kill -9`` in the midst of long commands: what stands is whole, and the same command goes on.
+
+A child process runs the command and kills itself at its n-th finished file. The result of going on
+is compared with that of a process that nobody killed.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+from safetensors import safe_open
+
+from augment.phantom import make_phantom
+from experiments.cli import main
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+left, move = [int(sys.argv[1])], Path.replace
+
+def replace(self, target):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return move(self, target)
+
+Path.replace = replace
+from experiments.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+PDS = ["--preset", "demo", "--steps", "1", "--refining-steps", "1", "--batch-size", "2"]
+COMMANDS = {
+    # Name: files that are finished before the process is killed, and the command.
+    "phantom": (5, ["phantom", "OUT", "--kind", "paired", "--subjects", "3", "--spacing", "12"]),
+    "prepare": (1, ["prepare", "RUNS", "OUT", "--what", "bold", "--spacing", "12"]),
+    "train fmri": (2, ["train", "fmri", "RUNS", "OUT", "--preset", "demo"]),
+    "train pds": (5, ["train", "pds", "PAIRS", "OUT", *PDS]),
+    "complete": (2, ["complete", "--data", "GAPS", "--sampler", "COMPLETER", "--out", "OUT"]),
+}
+VARYING = ("log.txt", "metrics.jsonl", ".lock")
+"""Files that tell the time."""
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kill")
+    runs = make_phantom(folder / "runs", "task", subjects=2, seed=7, spacing=12.0)
+    for path in runs.glob("sub-*/func/*"):
+        if "task-motor" not in path.name:
+            path.unlink()
+    pairs = make_phantom(folder / "pairs", "paired", subjects=8, seed=7, spacing=12.0)
+    gaps = make_phantom(folder / "gaps", "paired", subjects=2, seed=8, spacing=12.0)
+    for path in gaps.glob("sub-*/dwi/*"):
+        path.unlink()
+    completer = folder / "completer"
+    assert main(["train", "pds", str(pairs), str(completer), *PDS]) == 0
+    return {"RUNS": runs, "PAIRS": pairs, "GAPS": gaps, "COMPLETER": completer}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_killed_command_goes_on_to_the_same_result(name, places, tmp_path):
+    finished, words = COMMANDS[name]
+
+    def command(out):
+        return [str(places.get(word, out if word == "OUT" else word)) for word in words]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    child = [sys.executable, "-c", CHILD, str(finished), *command(killed)]
+    run = subprocess.run(
+        child, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[1], check=False,
+    )  # fmt: skip
+    assert run.returncode == -signal.SIGKILL, run.stderr[-2000:]
+    for path in killed.rglob("*.nii*"):
+        if not path.name.endswith(".tmp"):
+            nib.load(path).get_fdata()  # whole, or not there
+    for path in killed.rglob("*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            assert weights.keys()
+    assert main(command(killed)) == 0
+    assert main(command(whole)) == 0
+    assert contents(killed) == contents(whole)
+
+
+def contents(folder):
+    """What a command has made: images and weights by their bytes, all else by its name."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name not in VARYING and "work" not in path.parts:
+            is_data = path.name.endswith((".nii", ".nii.gz", ".safetensors", ".tsv"))
+            found[path.relative_to(folder).as_posix()] = path.read_bytes() if is_data else None
+    return found
