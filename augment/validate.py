@@ -1,60 +1,22 @@
-"""Every problem of a cohort at once: each file is read whole, once, and nothing raises.
-
-Files are streamed in blocks, so that memory holds one volume a thread, whatever a file contains or
-its header claims. Only NIfTI files (``.nii``, ``.nii.gz``) are understood.
-"""
+"""Every problem of a cohort at once: its rows, and each of its files (:mod:`augment.examine`)."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import itertools
 import logging
-import math
 import os
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from augment import bids
-from augment.errors import InputError
-from augment.grid import Grid, resample, template_on
+from augment.examine import COARSE, PREPARE, Look, look_at, write
+from augment.grid import template_on
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DIMENSIONS = {"md": 3, "t1w": 3, "bold": 4, "fmri": 4, "dmri": 4, "dwi": 4}
-SAME_FRAMES = ("fmri", "dmri")  # a run may last longer than another, segments are as many
-
-BLOCK = 2**22  # bytes read at once
-LARGEST_VOLUME = 2**28  # voxels: 640 a side, a brain at 0.3 mm
-DEFLATE_LIMIT = 1032  # no gzip stream grows by more than this factor
-
-SIGNAL = 0.02
-"""Voxels below this share of the bright ones (95th percentile) are background."""
-COARSE = Grid.mni(4.0)
-OVERLAP = 0.85
-"""Least Dice overlap of an image with the template's brain.
-
-Measured: 0.956 to 0.968 for ten real brains after affine registration, 0.92 for a brain 5 % too
-large, 0.87 for BOLD that lacks the cerebellum; 0.80 for the template moved by 20 mm, 0.63 to 0.73
-for ten real heads, registered or not.
-"""
-MD_MEDIAN = (0.3, 2.0)
-"""Where the median MD of a head lies in 1e-3 mm²/s: white matter has 0.7, cortex 0.9, water 3."""
-MD_UNITS = (("mm²/s", 1e3), ("µm²/s", 1e-3), ("m²/s", 1e9))
-NEGATIVE_MD = 0.01  # share of voxels that noise may turn negative
-TILT = math.radians(0.5)
-APART = 0.1  # mm between the places of a voxel by sform and by qform
-TR_TOLERANCE = 1e-3  # seconds
-
-PREPARE = "run neuromix prepare"
-AGAIN = "copy or export the file again"
 
 
 @dataclass(frozen=True)
@@ -74,24 +36,6 @@ class Problem:
         where = f"sub-{self.subject}" + (f" ses-{self.session}" if self.session else "")
         file = f" ({self.path})" if self.path else ""
         return f"{where} {self.image}".rstrip() + f"{file}: {self.what}; {self.advice}"
-
-
-class Finding(NamedTuple):
-    """What is wrong, and what to do about it."""
-
-    what: str
-    advice: str
-
-
-@dataclass
-class _Look:
-    """What one file tells: its findings, and its geometry if it has one."""
-
-    findings: list[Finding] = field(default_factory=list)
-    geometry: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-
-    def report(self, what: str, advice: str) -> None:
-        self.findings.append(Finding(what, advice))
 
 
 def validate(
@@ -119,7 +63,7 @@ def validate(
             if path:
                 places.setdefault(path, (image, row))
     template_on(COARSE)  # once, before the threads ask for it
-    jobs = (joblib.delayed(_look)(path, image) for path, (image, _) in places.items())
+    jobs = (joblib.delayed(look_at)(path, image) for path, (image, _) in places.items())
     threads = min(8, os.cpu_count() or 1)
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # nibabel would print what is reported here
@@ -189,7 +133,7 @@ def _shared_files(table: pd.DataFrame, images: tuple[str, ...]) -> Iterator[Prob
                 yield Problem(several[0][1], "", image, path, what, "give each its own file")
 
 
-def _report_mixed(image: str, looks: list[_Look]) -> None:
+def _report_mixed(image: str, looks: list[Look]) -> None:
     """Report each file whose grid differs from that of most others."""
     differences: dict[int, list[str]] = {}
     for name in ("spacing", "shape", "orientation", "position"):
@@ -200,7 +144,7 @@ def _report_mixed(image: str, looks: list[_Look]) -> None:
         for i, value in told.items():
             if not _same(value, usual):
                 by = ", " if name == "position" else " x "
-                text = f"{name} {_write(value, by)} instead of {_write(usual, by)}"
+                text = f"{name} {write(value, by)} instead of {write(usual, by)}"
                 differences.setdefault(i, []).append(text)
     for i, texts in differences.items():
         what = f"not on the grid of most {image} files: {', '.join(texts)}"
@@ -211,266 +155,3 @@ def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
     if len(a) != len(b) or isinstance(a[0], str):
         return a == b
     return np.allclose(a, b, rtol=0, atol=0.01)
-
-
-def _write(values: Sequence[Any], by: str = " x ") -> str:
-    return by.join(value if isinstance(value, str) else f"{value:.10g}" for value in values)
-
-
-def _look(path: str, image: str) -> _Look:
-    look = _Look()
-    try:
-        with np.errstate(all="ignore"):
-            _examine(Path(path), image, look)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        look.report(f"truncated or damaged ({_reason(error)})", AGAIN)
-    except Exception as error:  # whatever else a broken header provokes is a finding, too
-        look.report(f"cannot be read ({type(error).__name__}: {_reason(error)})", AGAIN)
-    return look
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _examine(path: Path, image: str, look: _Look) -> None:
-    import nibabel as nib
-
-    if not path.is_file():
-        advice = bids.BACKSLASH if bids.has_backslash(path) else "restore it or drop the row"
-        look.report("the file is absent", advice)
-        return
-    size = path.stat().st_size
-    if size == 0:
-        look.report("the file is empty", AGAIN)
-        return
-    if not path.name.endswith(bids.EXTENSIONS):
-        look.report("not a NIfTI file by its name", "convert it to .nii or .nii.gz")
-        return
-    scan = nib.load(path)
-    affine = _check_affine(scan, look)
-    if image == "bold" and len(scan.shape) > 3:
-        _check_tr(scan.header, path, look)
-
-    stored = scan.dataobj
-    claimed = stored.offset + math.prod(scan.shape) * stored.dtype.itemsize
-    possible = size * DEFLATE_LIMIT if path.suffix == ".gz" else size
-    if claimed > possible or min(scan.shape, default=0) < 1:
-        look.report(
-            f"truncated, or the header is wrong: it speaks of {_write(scan.shape)} voxels in "
-            f"{claimed:,} bytes, the file has {size:,}",
-            AGAIN,
-        )
-        return
-    if stored.dtype.kind not in "iuf":
-        look.report(f"voxels of type {stored.dtype} are no plain numbers", "export them as float32")
-        return
-    if math.prod(scan.shape[:3]) > LARGEST_VOLUME:
-        look.report(f"a volume of {_write(scan.shape[:3])} voxels is too large", "resample it")
-        return
-    shape = _check_shape(scan.shape, image, look)
-    volume = _check_values(path, stored, look)
-    if volume is None or not shape:
-        return
-    if affine is None:
-        tissue = volume[_bright(volume)]
-    else:
-        # From here on at the points of a coarse grid, which is quick, and where the brain is known.
-        grid = Grid(volume.shape, affine)
-        volume = resample(volume, grid, COARSE, order=0)
-        bright = _bright(volume)
-        _check_grid(grid, shape if image in SAME_FRAMES else shape[:3], bright, look)
-        tissue = volume[_brain() & bright]
-    if image == "md" and tissue.size:
-        _check_md(tissue, look)
-
-
-def _check_grid(grid: Grid, shape: tuple[int, ...], bright: np.ndarray, look: _Look) -> None:
-    """Check where the brain lies, and keep the geometry for comparison with the other files."""
-    from nibabel.affines import obliquity
-    from nibabel.orientations import aff2axcodes
-
-    affine = grid.affine
-    tilt = obliquity(affine).max()
-    if tilt > TILT:
-        look.report(f"oblique: axes are tilted by {math.degrees(tilt):.1f} degrees", PREPARE)
-    brain = _brain()
-    overlap = 2 * (bright & brain).sum() / (bright.sum() + brain.sum())
-    if overlap < OVERLAP:
-        look.report(
-            f"not skull-stripped or not in MNI space (overlap with the template's brain "
-            f"{overlap:.2f}, needed {OVERLAP:g})",
-            PREPARE,
-        )
-    look.geometry["spacing"] = _rounded(grid.spacing)
-    look.geometry["shape"] = shape
-    look.geometry["orientation"] = ("".join(code or "?" for code in aff2axcodes(affine)),)
-    if overlap >= OVERLAP and tilt <= TILT:  # where nothing is aligned, all positions differ
-        far = affine[:3, 3] + affine[:3, :3] @ (np.array(shape[:3]) - 1)
-        look.geometry["position"] = _rounded(np.minimum(affine[:3, 3], far))
-
-
-def _rounded(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
-    return tuple(round(float(value), 3) for value in values)
-
-
-def _check_shape(shape: tuple[int, ...], image: str, look: _Look) -> tuple[int, ...]:
-    """The shape without needless axes, or nothing if the image has the wrong dimensions."""
-    wanted = DIMENSIONS.get(image, len(shape))
-    while len(shape) > wanted and shape[-1] == 1:
-        shape = shape[:-1]
-    thick = sum(side > 1 for side in shape[:3])
-    if thick < 3:
-        look.report(f"a {thick}D image ({_write(shape)})", "give whole volumes, not slices")
-        return ()
-    if len(shape) != wanted:
-        advice = f"fit or average it to one volume: {PREPARE}" if wanted == 3 else "give the series"
-        what = f"{len(shape)} dimensions ({_write(shape)}), {image} has {wanted}"
-        look.report(what, advice)
-        return ()
-    return shape
-
-
-def _check_affine(image: Any, look: _Look) -> np.ndarray | None:
-    """The affine, if there is one that says where the voxels are."""
-    affine = image.affine
-    if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
-        look.report("no affine (sform and qform codes are 0)", "export it with its orientation")
-        return None
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        look.report("singular affine: voxels have no volume", "export it with its orientation")
-        return None
-    codes = image.header["sform_code"], image.header["qform_code"]
-    if all(codes) and len(image.shape) > 2:
-        _check_agreement(image, affine, look)
-    return affine
-
-
-def _check_agreement(image: Any, affine: np.ndarray, look: _Look) -> None:
-    """Check that the two places for an affine say the same: readers differ in which they take."""
-    from nibabel.spatialimages import HeaderDataError
-
-    corners = np.array(list(itertools.product(*[(0, side - 1) for side in image.shape[:3]])))
-    try:
-        other = image.get_qform()
-    except (HeaderDataError, ValueError):  # its numbers are no rotation
-        distance = math.inf
-    else:
-        distance = float(
-            np.abs(corners @ (other - affine)[:3, :3].T + (other - affine)[:3, 3]).max()
-        )
-    if not distance <= APART:
-        look.report(
-            f"sform and qform disagree by {distance:.3g} mm, and readers differ in which they take",
-            f"write the same affine in both: {PREPARE}",
-        )
-
-
-def _check_tr(header: Any, path: Path, look: _Look) -> None:
-    unit = {"msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 1.0)
-    tr = float(header.get_zooms()[3]) * unit
-    try:
-        told = bids.metadata(path).get("RepetitionTime")
-    except InputError as error:
-        look.report(_reason(error), "the TR cannot be checked without it")
-        told = None
-    if told is not None and not isinstance(told, int | float):
-        look.report(f"RepetitionTime is {told!r} in the sidecar", "write a number of seconds")
-    elif not tr > 0:
-        known = f"{told} s, as the sidecar says," if told else "the repetition time"
-        look.report(f"the TR is {tr:g} s in the header", f"write {known} there")
-    elif told is not None and not abs(told - tr) <= TR_TOLERANCE:
-        what = f"the TR is {tr:g} s in the header and {told} s in the sidecar"
-        look.report(what, "mend the one that is wrong")
-
-
-def _check_values(path: Path, stored: Any, look: _Look) -> np.ndarray | None:
-    """Read all values in blocks; the first volume, NaN set to 0, unless that is pointless."""
-    size = math.prod(stored.shape[:3])
-    first = np.empty(size, np.float32)
-    total, done = math.prod(stored.shape), 0
-    broken = np.zeros(total // size, dtype=int)  # NaN and infinite voxels of each frame
-    dark = np.ones(total // size, dtype=bool)  # frames without a value that is not 0
-    low, high = math.inf, -math.inf
-    for values in _values(path, stored):
-        frames = range(done // size, -(-(done + len(values)) // size))
-        borders = [max(frame * size - done, 0) for frame in frames]
-        here = slice(frames.start, frames.stop)
-        good = np.isfinite(values)
-        if not good.all():
-            broken[here] += np.add.reduceat(~good, borders, dtype=int)
-            values[~good] = 0
-        if good.any():
-            low, high = min(low, values[good].min()), max(high, values[good].max())
-        dark[here] &= ~np.logical_or.reduceat(values != 0, borders)
-        if done < size:
-            part = values[: size - done]
-            first[done : done + len(part)] = part
-        done += len(values)
-    if broken.sum() == total:
-        look.report("every voxel is NaN or infinite", AGAIN)
-        return None
-    if dark.any() and not dark[0]:
-        many = f"{dark.sum()} of {len(dark)} frames hold nothing but NaN or zeros"
-        look.report(f"{many}, the first is frame {dark.argmax() + 1}", f"drop them or {AGAIN}")
-    count = int(broken[~dark].sum() if dark.any() and not dark[0] else broken.sum())
-    if count:
-        share = f"{count} of {total} ({count / total:.2g} of all)"
-        look.report(f"{share} voxels are NaN or infinite", "set those outside the brain to 0")
-    if low == high:
-        look.report(f"every voxel is {low:g}", AGAIN)
-        return None
-    if not first.any():
-        look.report("every voxel of the first frame is 0", "drop the frame")
-        return None
-    return first.reshape(stored.shape[:3], order="F")
-
-
-def _values(path: Path, stored: Any) -> Iterator[np.ndarray]:
-    """The scaled values of a file, a block at a time, in the order of the file."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as stream:
-        for _ in _blocks(stream, stored.offset):
-            pass
-        for block in _blocks(stream, math.prod(stored.shape) * stored.dtype.itemsize):
-            values = np.frombuffer(block, stored.dtype).astype(np.float32)
-            yield values * np.float32(stored.slope) + np.float32(stored.inter)
-        while stream.read(BLOCK):  # to its end, where gzip compares its checksum
-            pass
-
-
-def _blocks(stream: io.BufferedIOBase, count: int) -> Iterator[bytes]:
-    while count > 0:
-        block = stream.read(min(BLOCK, count))
-        if len(block) < min(BLOCK, count):
-            raise EOFError(f"{count - len(block):,} bytes are lacking")
-        count -= len(block)
-        yield block
-
-
-def _bright(volume: np.ndarray) -> np.ndarray:
-    strength = np.abs(volume)
-    return strength > (SIGNAL * np.percentile(strength[strength > 0], 95) if volume.any() else 0)
-
-
-def _check_md(values: np.ndarray, look: _Look) -> None:
-    negative = float((values < 0).mean())
-    if negative > NEGATIVE_MD:
-        look.report(f"MD is negative in {negative:.1%} of the brain", "fit it again: " + PREPARE)
-    median = float(np.median(values[values > 0])) if negative < 1 else 0.0
-    low, high = MD_MEDIAN
-    if low <= median <= high:
-        return
-    for unit, factor in MD_UNITS:
-        if low <= median * factor <= high:
-            what = f"MD looks like {unit} instead of 1e-3 mm²/s (median {median:.3g})"
-            look.report(what, f"multiply it by {factor:g}")
-            return
-    look.report(
-        f"MD has a median of {median:.3g}, which fits no unit",
-        f"give it in 1e-3 mm²/s, where a brain has {low:g} to {high:g}",
-    )
-
-
-def _brain() -> np.ndarray:
-    return template_on(COARSE)["brain"] > 0.5

@@ -12,10 +12,10 @@ import numpy as np
 from scipy import ndimage
 
 from augment.errors import InputError
+from augment.examine import MD_MEDIAN, MD_UNITS
 from augment.grid import Grid
 from augment.prepare import bold, diffusion, segments, space
 from augment.prepare.scans import KINDS, Scan
-from augment.validate import MD_MEDIAN, MD_UNITS
 
 if TYPE_CHECKING:
     import pandas as pd
