@@ -17,7 +17,7 @@ def test_room_labels_ratio_and_what_is_had_for_less():
     assert found[1].startswith("samples show their labels")
     assert found[2].startswith("the best ratio on test subjects is 4")
     assert found[3].startswith("the cheap generator makes no clear difference")
-    assert found[4].startswith("mirroring and moving helps")
+    assert found[4].startswith("classical augmentation helps")
 
 
 def test_no_room_and_samples_that_mislead():
@@ -28,7 +28,7 @@ def test_no_room_and_samples_that_mislead():
     assert found[0].startswith("no clear room")
     assert found[1].startswith("samples look or mean something else")
     assert found[2].startswith("more samples do not help")
-    assert found[3].startswith("mirroring and moving harms")
+    assert found[3].startswith("classical augmentation harms")
 
 
 def test_pretraining_that_harms():
