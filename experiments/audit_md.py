@@ -10,7 +10,6 @@ import numpy as np
 import torchio as tio
 
 from augment.bank import SampleBank
-from augment.cohort import Cohort
 from augment.errors import InputError
 from augment.metrics import anatomy
 from augment.metrics import features as clouds
@@ -52,9 +51,9 @@ class MDAudit(Origin):
             if size < least:
                 raise InputError(f"{name} has {size} scans; an audit needs {least} or more")
         parts = {
-            "train": self._some(train),
-            "heldout": self._some(halves.test),
-            "judges": self._some(halves.train),
+            "train": self.some(train),
+            "heldout": self.some(halves.test),
+            "judges": self.some(halves.train),
         }
         self.bench = Bench(parts, config.judge_steps, config.seed)
         self.tests = parts["heldout"]
@@ -220,11 +219,6 @@ class MDAudit(Origin):
         """Their labels."""
         names = ("sex", "diagnosis", "age")
         return [{name: subject[name] for name in names} for subject in self.samples]
-
-    def _some(self, cohort: Cohort) -> Cohort:
-        """At most so many scans as memory shall hold."""
-        order = np.random.default_rng(self.config.seed).permutation(len(cohort))
-        return cohort.where(np.isin(np.arange(len(cohort)), order[: self.config.most]))
 
     def _fewest(self, target: str, rows: list[dict[str, Any]]) -> int:
         labels = [label for label in targets(target, rows) if label is not None]

@@ -79,6 +79,11 @@ class Origin:
             "provenance": self.frame.cell({"part": "provenance"}, self.provenance),
         }
 
+    def some(self, cohort: Cohort) -> Cohort:
+        """At most so many rows, at random, as there shall be memory and time for."""
+        order = np.random.default_rng(self.config.seed).permutation(len(cohort))
+        return cohort.where(np.isin(np.arange(len(cohort)), order[: self.config.most]))
+
     def files(self) -> dict[str, Any]:
         """Is every file as it was written?"""
         problems = self.bank.verify()

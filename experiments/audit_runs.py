@@ -54,8 +54,8 @@ class RunsAudit(Origin):
 
     def __init__(self, config: Audit, bank: SampleBank, frame: Run) -> None:
         super().__init__(config, bank, frame, ("bold",))
-        self.samples = self._some(Cohort.from_bids(bank.path, ("bold",)))
-        self.train = self._some(self.whole["train"])
+        self.samples = self.some(Cohort.from_bids(bank.path, ("bold",)))
+        self.train = self.some(self.whole["train"])
         halves = self.whole["heldout"].split((0.5, 0.0, 0.5), seed=config.seed)
         self.judges, self.tests = halves.train, halves.test
         if len(self.samples) < FEWEST:
@@ -219,11 +219,6 @@ class RunsAudit(Origin):
         volume = np.zeros(self.grid.shape, np.float32)
         volume[self.judge.mask] = self._images(part)[number]
         return volume
-
-    def _some(self, cohort: Cohort) -> Cohort:
-        """At most so many runs as one has time for."""
-        order = np.random.default_rng(self.config.seed).permutation(len(cohort))
-        return cohort.where(np.isin(np.arange(len(cohort)), order[: self.config.most]))
 
     @functools.cached_property
     def _listed(self) -> dict[str, Sequence[TaskRun]]:

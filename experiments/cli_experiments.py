@@ -476,7 +476,8 @@ def decoding(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from experiments.decoding import PRESETS, run
+    from experiments.decoding import run
+    from experiments.decoding_config import PRESETS
 
     run(replace(PRESETS[preset], **_changes(given)), out, dry_run=dry_run)
 

@@ -234,10 +234,12 @@ class Bench:
 
     def _typical(self, name: str) -> np.ndarray:
         """The mean image of the training subjects who have brain at a voxel."""
-        images = [read(s[name], name).numpy() for s in self.split.train.subjects()]
-        covered = sum((image != 0).any(axis=0) for image in images)
-        found: np.ndarray = sum(images) / np.maximum(covered, 1)
-        return found
+        total: Any = 0.0
+        covered: Any = 0
+        for subject in self.split.train.subjects():
+            image = read(subject[name], name).numpy()
+            total, covered = total + image, covered + (image != 0).any(axis=0)
+        return np.asarray(total / np.maximum(covered, 1))
 
     def in_steps(self, steps: int, want: str) -> dict[str, Any]:
         """The first arm's table where PDM is evaluated so many times for a sample."""

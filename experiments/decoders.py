@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torchio as tio
 
@@ -30,6 +29,7 @@ from augment import leakage
 from augment.cohort import COLUMNS, Cohort
 from augment.errors import InputError
 from augment.metrics.task_runs import read_runs
+from augment.prepare.bold import EVENT_COLUMNS
 from augment.samplers.runs import Runs
 from augment.transforms import RandomSynthetic, TimeConsistent
 from experiments.fmri_baselines import MeanResponse, Request
@@ -126,12 +126,11 @@ class MeanRuns:
         like = of_task[int(np.random.default_rng([seed, 1]).integers(len(of_task)))]
         request = Request("", like.task, like.events, self.runs.tr, like.frames)
         (run,) = self.generator.draw([request], [seed])
-        told = pd.DataFrame(like.events, columns=["onset", "duration", "trial_type"])
         image = tio.ScalarImage(
             tensor=torch.from_numpy(np.moveaxis(run.data, 3, 0).copy()),
             affine=self.runs.grid.affine,
             RepetitionTime=self.runs.tr,
-            events=json.dumps(told.to_numpy().tolist()),
+            events=json.dumps(like.events[list(EVENT_COLUMNS)].to_numpy().tolist()),
         )
         keys: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"age": float("nan")}
         known = {name: value for name, value in labels.items() if name in COLUMNS}

@@ -12,9 +12,8 @@ training response. Scores are those of responses of held-out people; the bootstr
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -27,35 +26,32 @@ from rich.progress import track
 from augment.bank import SampleBank
 from augment.cohort import Cohort
 from augment.errors import InputError
-from augment.phantom import make_phantom
 from augment.report import Picture, slices
 from augment.samplers.base import is_sampler
 from augment.samplers.latents import inside
-from augment.samplers.responses import ResponseSampler, Window, responses
+from augment.samplers.responses import ResponseSampler, responses
 from augment.samplers.runs import Runs
 from augment.samplers.task_fmri import TaskFMRISampler
 from augment.samplers.task_fmri_config import PRESETS as SAMPLERS
 from classifiers.base import VolumeClassifier
 from experiments.arms import check_disjoint, judge, runs_of, samplers_of
 from experiments.costs import spent
-from experiments.data import load_cohort
 from experiments.decoders import (
     BANKS,
-    DECODERS,
     RUNS,
     MeanRuns,
-    check_decoders,
     copies,
     placed,
 )
+from experiments.decoding_config import UNITS, Decoding
+from experiments.decoding_costs import plan
+from experiments.decoding_people import divide, names_of, runs_asked_for
 from experiments.diagnosis import diagnose
 from experiments.evidence import CEILING, Endpoint, Group, Roles, weigh
 from experiments.evidence_report import page, seeds_warning
 from experiments.run import Run, show_plan
 
 NAME = "decoding"
-UNITS = {"condition": "percent", "sex": "signal"}
-"""Targets, and the unit that they are looked at in: change of signal, or anatomy as well."""
 ROLES = Roles(
     "real",
     ("real", "classical", "mean-response"),
@@ -63,90 +59,8 @@ ROLES = Roles(
     ("runs", "runs-classical"),
     CEILING,
 )
-PEOPLE = ("sex", "diagnosis", "age")
 SHOWN = 3
 """Conditions in the picture."""
-SECONDS = {"subject": 1.3, "run read": 0.14, "frame": 0.003}
-"""Of the phantom at 6 mm, on two cores of a small server; the dry run's estimate."""
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """What to do. See ``neuromix experiment decoding --help``."""
-
-    data: Path | None = None
-    targets: tuple[str, ...] = tuple(UNITS)
-    tasks: tuple[str, ...] = ("motor", "language")
-    directions: tuple[str, ...] = ()
-    sizes: tuple[int, ...] = (10, 20, 40)
-    arms: tuple[str, ...] = tuple(DECODERS)
-    seeds: int = 5
-    validation: int = 20
-    test: int = 100
-    ceiling: int | None = None
-    ratio: int = 4
-    steps: int = 300
-    frames: int = 4
-    step: float = 6.0
-    shrink: int = 2
-    sampler: str = "tiny"
-    sampling_steps: int = 10
-    spacing: float = 6.0
-    seed: int = 0
-    endpoint: Path | None = None
-
-    def __post_init__(self) -> None:
-        check_decoders(self.arms)
-        unknown = sorted(set(self.targets) - set(UNITS))
-        if unknown or not self.targets:
-            raise InputError(
-                f"targets {', '.join(unknown) or 'none'} came; allowed are {', '.join(UNITS)}"
-            )
-        if not self.sizes or min(self.sizes) < 2 or len(set(self.sizes)) < len(self.sizes):
-            raise InputError(
-                f"sizes {', '.join(map(str, self.sizes)) or 'none'} came; numbers of people are "
-                "needed, each 2 or more and once"
-            )
-        counts = (self.seeds, self.validation, self.ratio, self.steps, self.sampling_steps)
-        if min(counts) < 1 or self.test < 2 or self.fresh < 0:
-            raise InputError(
-                "seeds, validation, ratio, steps and sampling-steps must each be 1 or more, test 2 "
-                "or more and ceiling 0 or more"
-            )
-        if self.sampler not in SAMPLERS:
-            raise InputError(f"sampler {self.sampler!r} came; allowed are {', '.join(SAMPLERS)}")
-        self.window("condition")
-
-    def window(self, target: str) -> Window:
-        """What is looked at of a response."""
-        unit: Any = UNITS[target]
-        return Window(self.frames, self.step, unit, self.shrink)
-
-    @property
-    def keys(self) -> list[dict[str, Any]]:
-        """Of all groups: the fewest people of the first target first."""
-        return [
-            {"setting": target, "size": size}
-            for target in self.targets
-            for size in sorted(self.sizes)
-        ]
-
-    @property
-    def fresh(self) -> int:
-        """People of the ceiling: by default as many as judge, and of one's own data nobody."""
-        if self.ceiling is None:
-            return self.test if self.data is None else 0
-        return self.ceiling
-
-
-PRESETS = {
-    "demo": Decoding(
-        tasks=("motor",), directions=("LR",), sizes=(4,), seeds=2, validation=2, test=4, ratio=1,
-        steps=2, shrink=1, spacing=12.0, arms=("real", "classical", "runs", "mean-response"),
-    ),
-    "tiny": Decoding(),
-}  # fmt: skip
-"""The demo says nothing; it shows in seconds that everything works."""
 
 
 def run(config: Decoding, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
@@ -155,11 +69,8 @@ def run(config: Decoding, out: Path, *, dry_run: bool = False) -> dict[str, Any]
     settings = asdict(config)
     settings["data"] = str(config.data.resolve()) if config.data else None
     console.print(settings)
-    endpoint = None
-    if config.endpoint is not None:
-        endpoint = Endpoint.read(config.endpoint, NAME, config.seed)
-        endpoint.require(config.keys, config.arms)
-        settings["endpoint"] = asdict(endpoint)
+    endpoint = Endpoint.of(config, NAME)
+    settings["endpoint"] = asdict(endpoint) if endpoint else None
     if dry_run:
         show_plan(plan(config), console)
         return {}
@@ -183,7 +94,7 @@ class _Decoding:
 
     def __init__(self, config: Decoding, frame: Run) -> None:
         self.config, self.frame = config, frame
-        cohort = _cohort(config, frame.folder)
+        cohort = runs_asked_for(config, frame.folder)
         self.name = "phantom task" if config.data is None else cohort.name
         self.parts = divide(cohort, config)
         self.runs = Runs.of(self.parts["test"], 1)  # what does not fit is told before all else
@@ -324,8 +235,8 @@ class _Decoding:
         if part in self.parts:
             return self.parts[part]
         pool = self.parts["pool"]
-        names = list(dict.fromkeys(_names(pool)))[: int(part.split()[0])]
-        return pool.where(np.isin(_names(pool), names))
+        names = list(dict.fromkeys(names_of(pool)))[: int(part.split()[0])]
+        return pool.where(np.isin(names_of(pool), names))
 
     def _judged(
         self, target: str, seed: int, train: Sequence[tio.Subject], transform: Any
@@ -397,123 +308,6 @@ class _Decoding:
 
     def _mean(self, size: int) -> MeanRuns:
         return MeanRuns(self._people(f"{size} people"))
-
-
-def divide(cohort: Cohort, config: Decoding) -> dict[str, Cohort]:
-    """Part people at random and evenly in sex; of one's own, all that are left judge."""
-    order = _interleaved(cohort, config.seed)
-    sizes = {"pool": max(config.sizes), "validation": config.validation, "ceiling": config.fresh}
-    left = len(order) - sum(sizes.values())
-    if left < 2:
-        raise InputError(
-            f"{len(order)} people of {cohort.name} have such runs; {sum(sizes.values())} to train "
-            "and validate are asked for and 2 or more must be left to judge: ask for fewer, or "
-            "bring more"
-        )
-    sizes["test"] = left
-    parts, names = {}, _names(cohort)
-    for part, count in sizes.items():
-        chosen, order = order[:count], order[count:]
-        if count:
-            rows = cohort.where(np.isin(names, chosen))
-            rank = {name: k for k, name in enumerate(chosen)}
-            place = np.argsort([rank[name] for name in _names(rows)], kind="stable")
-            parts[part] = Cohort(rows.table.iloc[place], rows.name)
-    if "sex" in config.targets:
-        for part, rows in parts.items():
-            found = sorted(set(rows.table["sex"]) - {""})
-            if len(found) < 2 and part != "validation":
-                raise InputError(
-                    f"the {part} part of {cohort.name} has people of the sex "
-                    f"{', '.join(found) or 'that nobody knows'}; to tell sex, both are needed: "
-                    "leave it out of --targets, or bring more people"
-                )
-    return parts
-
-
-def plan(config: Decoding) -> list[tuple[str, float]]:
-    """What would be done, and seconds for each; the fits are measured on this machine."""
-    from augment.grid import Grid
-
-    if config.data is None:
-        grid, runs = Grid.mni(config.spacing), 2 * (len(config.tasks) or 7)
-        frames, judged = 100.0, config.test
-        runs = runs // 2 * (len(config.directions) or 2)
-    else:
-        cohort = _cohort(config, config.data)
-        looked = Runs.of(cohort, 1)
-        grid, runs = looked.grid, -(-len(cohort) // len(cohort.subject_keys))
-        frames = float(np.mean([each.frames for each in looked.runs]))
-        judged = len(cohort.subject_keys) - max(config.sizes) - config.validation - config.fresh
-    part = float(np.prod(grid.shape) / np.prod(Grid.mni(6.0).shape))
-    people = judged + max(config.sizes) + config.validation + config.fresh
-    sides = [-(-side // config.shrink) for side in grid.shape]
-    rng = np.random.default_rng(0)
-    few = [
-        tio.Subject(bold=tio.ScalarImage(tensor=rng.random((config.frames, *sides))), sex=sex)
-        for sex in "FM" * 8
-    ]
-    VolumeClassifier("sex", "bold", steps=1).fit(few)  # what is done once in a process
-    spans = []
-    for steps in (1, 11):
-        begun = time.perf_counter()
-        VolumeClassifier("sex", "bold", steps=steps).fit(few)
-        spans.append(time.perf_counter() - begun)
-    pace = max(spans[1] - spans[0], 0) / 10
-    read = SECONDS["run read"] * part * runs
-    drawn = sum(config.sizes) * 2 * runs * config.ratio * len(config.targets)
-    kinds = len({BANKS[arm] for arm in config.arms if arm in BANKS})
-    fits = config.seeds * len(config.targets) * (
-        len(config.sizes) * len(config.arms) + (config.fresh > 0)
-    )  # fmt: skip
-    return [
-        ("phantom", people * SECONDS["subject"] * part * (config.data is None)),
-        ("reading", 3 * people * read),
-        (f"{len(config.sizes)} samplers", 4 * sum(config.sizes) * read),
-        (f"{kinds * drawn} synthetic runs", kinds * drawn * frames * SECONDS["frame"] * part),
-        (f"{fits} fits", fits * config.steps * pace),
-    ]
-
-
-def _cohort(config: Decoding, folder: Path) -> Cohort:
-    """The runs that are asked for."""
-    if config.data is not None:
-        cohort = load_cohort(config.data, ("bold",) if config.data.is_dir() else ())
-    else:
-        count = max(config.sizes) + config.validation + config.fresh + config.test
-        place = make_phantom(
-            folder / "phantom", "task", subjects=count, seed=config.seed, spacing=config.spacing,
-            progress=True,
-        )  # fmt: skip
-        cohort = Cohort.from_bids(place)
-    for column, wanted in (("task", config.tasks), ("dir", config.directions)):
-        if wanted:
-            cohort = cohort.where(**{column: list(wanted)})
-    if not len(cohort):
-        raise InputError(
-            f"{cohort.name} has no run of task {' '.join(config.tasks) or 'any'} and phase "
-            f"encoding {' '.join(config.directions) or 'any'}; name others with --tasks and "
-            "--directions"
-        )
-    return cohort
-
-
-def _names(cohort: Cohort) -> np.ndarray:
-    """Whose each row is."""
-    return (cohort.table["dataset"] + "/" + cohort.table["subject_id"]).to_numpy(str)
-
-
-def _interleaved(cohort: Cohort, seed: int) -> list[str]:
-    """People in random order, of whom any first ones are as even in sex as all are."""
-    names = _names(cohort)
-    first = {name: k for k, name in reversed(list(enumerate(names)))}
-    sexes = cohort.table["sex"].to_numpy(str)
-    rng = np.random.default_rng(seed)
-    placed: list[tuple[float, str]] = []
-    for sex in sorted(set(sexes)):
-        people = rng.permutation(sorted(name for name, k in first.items() if sexes[k] == sex))
-        placed += [((k + 0.5) / len(people), str(name)) for k, name in enumerate(people)]
-    return [name for _, name in sorted(placed)]
 
 
 def _strongest(subjects: Sequence[tio.Subject], condition: str) -> np.ndarray:

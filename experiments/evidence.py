@@ -167,6 +167,15 @@ class Endpoint:
                 raise InputError(f"{path} has the arm {arm!r}; allowed are {', '.join(allowed)}")
         return found
 
+    @classmethod
+    def of(cls, config: Any, experiment: str) -> Endpoint | None:
+        """That of an experiment's settings, if they name a file; it must fit them."""
+        if config.endpoint is None:
+            return None
+        found = cls.read(config.endpoint, experiment, config.seed)
+        found.require(config.keys, config.arms)
+        return found
+
     def require(self, keys: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> None:
         """Refuse an experiment that does not have the comparison."""
         fitting = [key for key in keys if self.fits(key)]

@@ -18,6 +18,7 @@ import fcntl
 import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -32,6 +33,8 @@ from augment import bids, files
 from augment.errors import InputError
 from augment.report import rich_table
 
+BEGUN = {"config.json", "log.txt", ".lock"}
+"""What a run folder holds before anything is done."""
 NUMBERED = re.compile(r"(\d{4,})-(.+)")
 
 
@@ -112,6 +115,9 @@ class Run:
         if kind is not None:
             self._write(f"stopped by {kind.__name__}: {error}")
         self._lock.close()
+        begun = {entry.name for entry in self.folder.iterdir()} <= BEGUN
+        if kind is not None and issubclass(kind, InputError) and begun:
+            shutil.rmtree(self.folder)  # bad input leaves nothing behind
 
     def log(self, text: str) -> None:
         """Say something, and keep it in ``log.txt``."""

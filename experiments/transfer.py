@@ -133,11 +133,8 @@ def run(config: Transfer, out: Path, *, dry_run: bool = False) -> dict[str, Any]
     console = Console()
     settings = asdict(config)
     console.print(settings)
-    endpoint = None
-    if config.endpoint is not None:
-        endpoint = Endpoint.read(config.endpoint, NAME, config.seed)
-        endpoint.require(config.keys, config.arms)
-        settings["endpoint"] = asdict(endpoint)
+    endpoint = Endpoint.of(config, NAME)
+    settings["endpoint"] = asdict(endpoint) if endpoint else None
     if dry_run:
         show_plan(_plan(config), console)
         return {}

@@ -13,7 +13,9 @@ from augment.samplers.task_fmri import TaskFMRISampler
 from experiments import decoding
 from experiments.cli import main
 from experiments.decoders import BANKS, copies, placed
-from experiments.decoding import PRESETS, Decoding, divide, run
+from experiments.decoding import run
+from experiments.decoding_config import PRESETS, Decoding
+from experiments.decoding_people import divide
 from experiments.evidence import Endpoint
 
 

@@ -86,6 +86,15 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
     assert "another process is at work" in done.stderr
 
 
+def test_bad_input_leaves_no_folder_unless_something_was_done(tmp_path):
+    for cells, left in ((0, []), (1, ["0001-toy"])):
+        with pytest.raises(InputError), Run.open(tmp_path, "toy", CONFIG) as run:
+            for k in range(cells):
+                run.cell({"k": k}, dict)
+            raise InputError("bad")
+        assert [path.name for path in tmp_path.iterdir()] == left
+
+
 def test_an_interrupted_run_says_so_in_its_log(tmp_path):
     with pytest.raises(KeyboardInterrupt), Run.open(tmp_path, "toy", CONFIG) as run:
         raise KeyboardInterrupt

@@ -28,6 +28,7 @@ import torch
 from augment.cohort import COLUMNS
 from augment.errors import InputError
 from augment.filling import derive
+from augment.prepare.bold import EVENT_COLUMNS
 from augment.samplers.base import check_requests, recipe
 from augment.samplers.runs import Runs, brain_of
 
@@ -139,16 +140,7 @@ def responses(cohort: Cohort, window: Window, *, progress: bool = False) -> list
         keys = {column: run.labels[column] for column in COLUMNS}
         for name, response in window.of(run.read(), run.events, runs.tr):
             condition = f"{run.task}/{name}"
-            found.append(
-                _subject(
-                    response,
-                    window.affine(runs.grid.affine),
-                    window,
-                    keys,
-                    condition,
-                    synthetic_id="",
-                )
-            )
+            found.append(_subject(response, runs.grid.affine, window, keys, condition))
     if not found:
         raise InputError(
             f"none of {len(runs.runs)} runs has a block with {window.frames * window.step:g} s of "
@@ -214,17 +206,12 @@ class ResponseSampler:
             number = derive(seed, 0, attempt) if attempt else seed
             run = self.sampler([asked | {"task": task}], [number], steps, guidance)[0]
             bold = run["bold"]
-            events = pd.DataFrame(
-                json.loads(bold["events"]), columns=["onset", "duration", "trial_type"]
-            )
+            events = pd.DataFrame(json.loads(bold["events"]), columns=list(EVENT_COLUMNS))
             found = dict(self.window.of(bold.numpy(), events, float(bold["RepetitionTime"])))
             if name in found:
                 made_by = recipe(labels, seed, steps, guidance)
                 keys = {column: run[column] for column in COLUMNS}
-                affine = self.window.affine(bold.affine)
-                return _subject(
-                    found[name], affine, self.window, keys, condition, synthetic_id=made_by
-                )
+                return _subject(found[name], bold.affine, self.window, keys, condition, made_by)
         raise InputError(
             f"none of {ATTEMPTS} runs of {task} has a whole response to {name!r}; the last one has "
             f"{', '.join(sorted(found)) or 'none to anything'}"
@@ -237,15 +224,15 @@ def _subject(
     window: Window,
     keys: Mapping[str, Any],
     condition: str,
-    *,
-    synthetic_id: str,
+    synthetic_id: str = "",
 ) -> tio.Subject:
+    """A response of a run with that affine."""
     import torchio as tio
 
     trial = [0.0, window.frames * window.step, condition.rpartition("/")[2]]
     image = tio.ScalarImage(
         tensor=torch.from_numpy(response),
-        affine=affine,
+        affine=window.affine(affine),
         RepetitionTime=window.step,
         events=json.dumps([trial]),
     )
