@@ -24,13 +24,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from augment import files
 from augment.errors import InputError, TrainingError
 from augment.objectives import Batch, Objective
+from augment.training_state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -181,18 +181,9 @@ class _Training:
         from rich.progress import TimeRemainingColumn as Remaining
 
         config, accelerator = self.config, self.accelerator
-        names = list(self.objective.networks)
-        prepared = [accelerator.prepare(self.objective.networks[name]) for name in names]
-        self.objective.networks.update(zip(names, prepared, strict=True))
-        self.optimisers = {
-            name: torch.optim.AdamW(self._trained(name), weight_decay=config.weight_decay)
-            for name in names
-        }
-        self.averages = {
-            name: EMAModel(self._trained(name), decay=config.ema_decay) for name in names
-        }
-        for average in self.averages.values():
-            average.to(accelerator.device)
+        self.state = TrainingState(
+            self.objective, accelerator, config.weight_decay, config.ema_decay
+        )
         first = self._resume() if resume else 0
         accelerator.init_trackers("tensorboard")
         begun, waited = time.perf_counter(), 0.0
@@ -232,7 +223,7 @@ class _Training:
             begun = time.perf_counter()
             batches.append(self._share(step, micro))
             waited += time.perf_counter() - begun
-        for name, optimiser in self.optimisers.items():
+        for name, optimiser in self.state.optimisers.items():
             network = self.objective.networks[name]
             total = torch.zeros((), device=accelerator.device)
             for micro, (batch, positions) in enumerate(batches):
@@ -252,7 +243,7 @@ class _Training:
                 group["lr"] = learning_rate(config, step)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            self.averages[name].step(self._trained(name))
+            self.state.average(name)
         return losses | self.objective.stepped(), waited
 
     def _share(self, step: int, micro: int) -> tuple[Batch, list[int]]:
@@ -279,27 +270,26 @@ class _Training:
         """The averaged weights' loss on the validation samples, always with the same noise."""
         assert self.validation is not None
         config, accelerator = self.config, self.accelerator
-        self._swap_in()
         total = torch.zeros(2, device=accelerator.device)
         mine = range(accelerator.process_index, len(self.validation), accelerator.num_processes)
-        name, network = next(iter(self.objective.networks.items()))
-        network.eval()
-        for start in range(0, len(mine), config.batch_size):
-            numbers = list(mine[start : start + config.batch_size])
-            encoders = sample_generators(_mix(config.seed, 2), 0, numbers)
-            batch = _to(self.validation.batch(numbers, encoders), accelerator.device)
-            generators = sample_generators(_mix(config.seed, 3), 0, numbers)
-            with accelerator.autocast():
-                loss = self.objective.loss(name, batch, generators)
-            total += len(numbers) * torch.stack([loss, torch.ones_like(loss)])
-        network.train()
-        total = accelerator.reduce(total, "sum")
-        loss_value = float(total[0] / total[1])
-        if loss_value < self.best["loss"]:
-            self.best = {"step": step, "loss": loss_value}
-            if accelerator.is_main_process:
-                self._write("best.safetensors", self._weights())
-        self._swap_out()
+        with self.state.averaged():
+            name, network = next(iter(self.objective.networks.items()))
+            network.eval()
+            for start in range(0, len(mine), config.batch_size):
+                numbers = list(mine[start : start + config.batch_size])
+                encoders = sample_generators(_mix(config.seed, 2), 0, numbers)
+                batch = _to(self.validation.batch(numbers, encoders), accelerator.device)
+                generators = sample_generators(_mix(config.seed, 3), 0, numbers)
+                with accelerator.autocast():
+                    loss = self.objective.loss(name, batch, generators)
+                total += len(numbers) * torch.stack([loss, torch.ones_like(loss)])
+            network.train()
+            total = accelerator.reduce(total, "sum")
+            loss_value = float(total[0] / total[1])
+            if loss_value < self.best["loss"]:
+                self.best = {"step": step, "loss": loss_value}
+                if accelerator.is_main_process:
+                    self._write("best.safetensors", self.state.weights())
         self._log(step, {"validation": loss_value})
 
     def _save(self, step: int) -> None:
@@ -309,13 +299,10 @@ class _Training:
             return
         final = self.folder / f"checkpoint-{step:08d}"
         with files.replacing_folder(final) as temporary:
-            save_file(self._weights(), temporary / "weights.safetensors")
-            save_file(self._averaged(), temporary / "ema.safetensors")
-            save_file(self._moments(), temporary / "optimisers.safetensors")
             state = {
                 "step": step,
                 "best": self.best,
-                "ema_steps": {n: a.optimization_step for n, a in self.averages.items()},
+                "ema_steps": self.state.save(temporary),
                 "settings": self._settings(),
             }
             files.write_json(temporary / "state.json", state)
@@ -335,23 +322,7 @@ class _Training:
                 f"{self.folder} holds a training with other settings or data; name another folder, "
                 "or train without resuming"
             )
-        self._load_weights(load_file(last / "weights.safetensors"))
-        moments = load_file(last / "optimisers.safetensors")
-        averaged = load_file(last / "ema.safetensors")
-        for name, optimiser in self.optimisers.items():
-            content = optimiser.state_dict()
-            content["state"] = {}
-            for key, value in moments.items():
-                owner, index, part = key.rsplit("/", 2)
-                if owner == name:
-                    content["state"].setdefault(int(index), {})[part] = value
-            optimiser.load_state_dict(content)
-            average = self.averages[name]
-            average.shadow_params = [
-                averaged[f"{name}/{k}"].to(self.accelerator.device)
-                for k in range(len(average.shadow_params))
-            ]
-            average.optimization_step = state["ema_steps"][name]
+        self.state.load(last, state["ema_steps"])
         if state["best"]["loss"] is not None:  # JSON cannot hold the infinite one of no validation
             self.best = state["best"]
         self._trim_log(state["step"])
@@ -359,14 +330,8 @@ class _Training:
 
     def _finish(self, seconds: float, waited: float) -> Trained:
         """Put the best averaged weights into the networks."""
-        for name in self.objective.networks:
-            self.objective.networks[name] = self._bare(name)
         validated = math.isfinite(self.best["loss"])
-        if validated:
-            self._load_weights(load_file(self.folder / "best.safetensors"))
-        else:
-            for name, average in self.averages.items():
-                average.copy_to(self._trained(name))
+        self.state.unwrap(self.folder / "best.safetensors" if validated else None)
         return Trained(
             step=self.config.steps,
             best_step=self.best["step"] if validated else self.config.steps,
@@ -375,62 +340,12 @@ class _Training:
             waiting=waited / max(seconds, 1e-9),
         )
 
-    def _bare(self, name: str) -> torch.nn.Module:
-        module: torch.nn.Module = self.accelerator.unwrap_model(self.objective.networks[name])
-        return module
-
-    def _trained(self, name: str) -> list[torch.nn.Parameter]:
-        """Parameters that are optimised and averaged; those of a frozen base are not."""
-        return [p for p in self._bare(name).parameters() if p.requires_grad]
-
-    def _frozen(self, name: str) -> set[str]:
-        """Names of the others. They never change, so checkpoints do not hold them."""
-        return {k for k, p in self._bare(name).named_parameters() if not p.requires_grad}
-
-    def _swap_in(self) -> None:
-        for name, average in self.averages.items():
-            average.store(self._trained(name))
-            average.copy_to(self._trained(name))
-
-    def _swap_out(self) -> None:
-        for name, average in self.averages.items():
-            average.restore(self._trained(name))
-
-    def _weights(self) -> dict[str, Tensor]:
-        weights = {}
-        for name in self.objective.networks:
-            frozen = self._frozen(name)
-            for key, value in self._bare(name).state_dict().items():
-                if key not in frozen:
-                    weights[f"{name}/{key}"] = value.detach().cpu().contiguous()
-        return weights
-
-    def _load_weights(self, weights: dict[str, Tensor]) -> None:
-        for name in self.objective.networks:
-            own = {k.split("/", 1)[1]: v for k, v in weights.items() if k.startswith(f"{name}/")}
-            self._bare(name).load_state_dict(own, strict=not self._frozen(name))
-
-    def _averaged(self) -> dict[str, Tensor]:
-        return {
-            f"{name}/{k}": value.detach().cpu().contiguous()
-            for name, average in self.averages.items()
-            for k, value in enumerate(average.shadow_params)
-        }
-
-    def _moments(self) -> dict[str, Tensor]:
-        return {
-            f"{name}/{index}/{part}": value.detach().cpu().contiguous()
-            for name, optimiser in self.optimisers.items()
-            for index, parts in optimiser.state_dict()["state"].items()
-            for part, value in parts.items()
-        }
-
     def _settings(self) -> str:
         """Digest of what a resumed training must have in common with the one before."""
         config = asdict(self.config)
         for free in ("checkpoint_every", "checkpoints", "log_every", "accumulation"):
             del config[free]
-        shapes = {k: list(v.shape) for k, v in self._weights().items()}
+        shapes = {k: list(v.shape) for k, v in self.state.weights().items()}
         text = json.dumps([config, len(self.data), shapes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -13,14 +13,13 @@ training response. Scores are those of responses of held-out people; the bootstr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torchio as tio
-from rich.console import Console
 from rich.progress import track
 
 from augment.bank import SampleBank
@@ -34,8 +33,8 @@ from augment.samplers.runs import Runs
 from augment.samplers.task_fmri import TaskFMRISampler
 from augment.samplers.task_fmri_config import PRESETS as SAMPLERS
 from classifiers.base import VolumeClassifier
-from experiments.arms import check_disjoint, judge, runs_of, samplers_of
-from experiments.costs import spent
+from experiments.arms import check_disjoint, judge, runs_of
+from experiments.comparison import carry_out
 from experiments.decoders import (
     BANKS,
     RUNS,
@@ -46,10 +45,9 @@ from experiments.decoders import (
 from experiments.decoding_config import UNITS, Decoding
 from experiments.decoding_costs import plan
 from experiments.decoding_people import divide, names_of, runs_asked_for
-from experiments.diagnosis import diagnose
-from experiments.evidence import CEILING, Endpoint, Group, Roles, weigh
+from experiments.evidence import CEILING, Group, Roles
 from experiments.evidence_report import page, seeds_warning
-from experiments.run import Run, show_plan
+from experiments.run import Run
 
 NAME = "decoding"
 ROLES = Roles(
@@ -65,28 +63,7 @@ SHOWN = 3
 
 def run(config: Decoding, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    console = Console()
-    settings = asdict(config)
-    settings["data"] = str(config.data.resolve()) if config.data else None
-    console.print(settings)
-    endpoint = Endpoint.of(config, NAME)
-    settings["endpoint"] = asdict(endpoint) if endpoint else None
-    if dry_run:
-        show_plan(plan(config), console)
-        return {}
-    with Run.open(out, NAME, settings, console) as frame:
-        work = _Decoding(config, frame)
-        work.check()
-        for target in config.targets:
-            for size in config.sizes:
-                work.fit(target, size)
-            work.fit_ceiling(target)
-        groups = work.groups()
-        results = weigh(groups, endpoint)
-        results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
-        results |= {"config": frame.config, "time": spent(frame)}
-        frame.finish(results, work.page(results, groups))
-    return results
+    return carry_out(NAME, config, out, _Decoding, plan, dry_run=dry_run)
 
 
 class _Decoding:
@@ -111,7 +88,14 @@ class _Decoding:
 
         self.frame.cell({"check": "disjoint"}, look)
 
-    def fit(self, target: str, size: int) -> None:
+    def fit(self) -> None:
+        """Every target, with every number of people, and its ceiling."""
+        for target in self.config.targets:
+            for size in self.config.sizes:
+                self._fit(target, size)
+            self._fit_ceiling(target)
+
+    def _fit(self, target: str, size: int) -> None:
         """Every arm and seed for so many people."""
         config = self.config
         cells: list[dict[str, Any]] = [
@@ -133,7 +117,7 @@ class _Decoding:
             synthetic = placed(arm, target, banks)
             self.frame.cell(cell, partial(self._judged, target, cell["seed"], train, synthetic))
 
-    def fit_ceiling(self, target: str) -> None:
+    def _fit_ceiling(self, target: str) -> None:
         """Real responses of many other people."""
         if "ceiling" not in self.parts:
             return

@@ -170,7 +170,7 @@ class Endpoint:
     @classmethod
     def of(cls, config: Any, experiment: str) -> Endpoint | None:
         """That of an experiment's settings, if they name a file; it must fit them."""
-        if config.endpoint is None:
+        if getattr(config, "endpoint", None) is None:
             return None
         found = cls.read(config.endpoint, experiment, config.seed)
         found.require(config.keys, config.arms)

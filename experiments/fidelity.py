@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Fidelity:
     steps: tuple[int, ...] = (5, 10, 20, 50, 250)
     guidance: float = 1.0
     guidances: tuple[float, ...] = ()
-    baselines: tuple[str, ...] = BASELINES
+    baselines: tuple[str, ...] = field(default_factory=lambda: BASELINES)
     unet_samples: int = 100
     unet_batch: int = 4
     judge_steps: int = 1000

@@ -13,7 +13,7 @@ data judge test subjects whose image is taken away: left out, or filled in witho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torchio as tio
-from rich.console import Console
 from rich.progress import track
 
 from augment.cohort import Cohort
@@ -35,11 +34,10 @@ from augment.samplers.modality_config import MODALITIES
 from augment.samplers.pairs import common_frame, paired, read
 from classifiers.evaluate import metrics, predict
 from classifiers.stage import StageClassifier
-from experiments.arms import check_disjoint, judge, runs_of, samplers_of
-from experiments.costs import spent
+from experiments.arms import check_disjoint, judge, runs_of
+from experiments.comparison import carry_out
 from experiments.data import load_cohort
-from experiments.diagnosis import diagnose
-from experiments.evidence import Group, Roles, weigh
+from experiments.evidence import Group, Roles
 from experiments.fillings import (
     FILLINGS,
     Filler,
@@ -50,7 +48,7 @@ from experiments.fillings import (
 from experiments.hybrid_config import Hybrid
 from experiments.hybrid_costs import plan
 from experiments.hybrid_report import report
-from experiments.run import Run, show_plan
+from experiments.run import Run
 from experiments.sites import Parts, Wanted, labelled, part, require_classes
 
 NAME = "hybrid"
@@ -86,24 +84,7 @@ TAKEN = ("mask", "mean", "regression", "pds")
 
 def run(config: Hybrid, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    console = Console()
-    console.print(asdict(config))
-    if dry_run:
-        show_plan(plan(config), console)
-        return {}
-    with Run.open(out, NAME, asdict(config), console) as frame:
-        work = _Hybrid(config, frame)
-        work.check()
-        for rate in config.missing:
-            work.fit(rate)
-        work.fit_test()
-        groups = work.groups()
-        results = weigh(groups, None)
-        results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
-        results["shift"] = work.shifts()
-        results |= {"config": frame.config, "time": spent(frame)}
-        frame.finish(results, report(results, groups, work.parts, work.pictures()))
-    return results
+    return carry_out(NAME, config, out, _Hybrid, plan, dry_run=dry_run)
 
 
 class _Hybrid:
@@ -133,7 +114,18 @@ class _Hybrid:
 
         self.frame.cell({"check": "disjoint"}, look)
 
-    def fit(self, rate: int) -> None:
+    def fit(self) -> None:
+        """Every share of training subjects who lack the image, and test subjects who lack it."""
+        for rate in self.config.missing:
+            self._fit(rate)
+        self._fit_test()
+
+    def page(self, results: dict[str, Any], groups: Sequence[Group]) -> str:
+        """The report, with the shift between filled and real images."""
+        results["shift"] = self.shifts()
+        return report(results, groups, self.parts, self.pictures())
+
+    def _fit(self, rate: int) -> None:
         """Every arm where so many percent of the training subjects lack the image."""
         todo: dict[str, list[tuple[dict[str, Any], Fit]]] = {}
         for arm in self._arms(rate):
@@ -154,7 +146,7 @@ class _Hybrid:
             for key, make in cells:
                 self.frame.cell(key, partial(make, train))
 
-    def fit_test(self) -> None:
+    def _fit_test(self) -> None:
         """Test subjects whose image is taken away, before the classifiers of complete data."""
         for arm in self._taken():
             key = {"setting": TEST, "arm": arm}

@@ -13,13 +13,12 @@ The same subjects of site B judge in all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torchio as tio
-from rich.console import Console
 
 from augment import quotas
 from augment.errors import InputError
@@ -38,12 +37,11 @@ from experiments.arms import (
     pictures_of,
     run_arms,
     runs_of,
-    samplers_of,
     sex_or_dementia,
 )
-from experiments.costs import pace, spent
-from experiments.diagnosis import diagnose
-from experiments.evidence import CEILING, Endpoint, Group, weigh
+from experiments.comparison import carry_out
+from experiments.costs import pace
+from experiments.evidence import CEILING, Group
 from experiments.evidence_report import page, seeds_warning
 from experiments.questions import (
     Question,
@@ -53,7 +51,7 @@ from experiments.questions import (
     imbalance,
     new_site,
 )
-from experiments.run import Run, show_plan
+from experiments.run import Run
 from experiments.sites import Parts, Wanted, load_site, require_classes
 
 NAME = "settings"
@@ -154,24 +152,7 @@ PRESETS = {
 
 def run(config: Settings, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    console = Console()
-    settings = asdict(config)
-    console.print(settings)
-    endpoint = Endpoint.of(config, NAME)
-    settings["endpoint"] = asdict(endpoint) if endpoint else None
-    if dry_run:
-        show_plan(_plan(config), console)
-        return {}
-    with Run.open(out, NAME, settings, console) as frame:
-        work = _Settings(config, frame)
-        work.check()
-        work.fit()
-        groups = work.groups()
-        results = weigh(groups, endpoint)
-        results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
-        results |= {"config": frame.config, "time": spent(frame)}
-        frame.finish(results, work.page(results, groups))
-    return results
+    return carry_out(NAME, config, out, _Settings, _plan, dry_run=dry_run)
 
 
 class _Settings:

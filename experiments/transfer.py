@@ -14,13 +14,12 @@ pretrained, and the ceiling, pretrained on many fresh phantom subjects.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torchio as tio
-from rich.console import Console
 from rich.progress import track
 
 from augment.cohort import Cohort
@@ -44,13 +43,12 @@ from experiments.arms import (
     pictures_of,
     run_arms,
     runs_of,
-    samplers_of,
 )
-from experiments.costs import pace, spent
-from experiments.diagnosis import diagnose
-from experiments.evidence import CEILING, SCRATCH, Endpoint, Group, weigh
+from experiments.comparison import carry_out
+from experiments.costs import pace
+from experiments.evidence import CEILING, SCRATCH, Group
 from experiments.evidence_report import page, seeds_warning
-from experiments.run import Run, show_plan
+from experiments.run import Run
 from experiments.sites import Parts, Wanted, load_site, subsets
 
 NAME = "transfer"
@@ -130,25 +128,7 @@ PRESETS = {
 
 def run(config: Transfer, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    console = Console()
-    settings = asdict(config)
-    console.print(settings)
-    endpoint = Endpoint.of(config, NAME)
-    settings["endpoint"] = asdict(endpoint) if endpoint else None
-    if dry_run:
-        show_plan(_plan(config), console)
-        return {}
-    with Run.open(out, NAME, settings, console) as frame:
-        transfer = _Transfer(config, frame)
-        transfer.check()
-        transfer.pretrain()
-        transfer.transfer()
-        groups = transfer.groups()
-        results = weigh(groups, endpoint)
-        results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
-        results |= {"config": frame.config, "time": spent(frame)}
-        frame.finish(results, transfer.page(results, groups))
-    return results
+    return carry_out(NAME, config, out, _Transfer, _plan, dry_run=dry_run)
 
 
 class _Transfer:
@@ -173,36 +153,10 @@ class _Transfer:
 
         self.frame.cell({"check": "disjoint"}, look)
 
-    def pretrain(self) -> None:
-        """Learn sex on site A in every arm, at every size."""
-        config = self.config
-        for size in config.sizes:
-            run_arms(
-                self.frame,
-                {"setting": SEX, "size": size},
-                config.arms,
-                config.seeds,
-                partial(self._material, size),
-                partial(self._sex, size),
-            )
-        for seed in range(config.seeds if config.fresh else 0):
-            self.frame.cell(_key(SEX, arm=CEILING, seed=seed), partial(self._ceiling, seed))
-
-    def transfer(self) -> None:
-        """Fine-tune every network on site B, at every size; and one that was not pretrained."""
-        config = self.config
-        started: list[tuple[dict[str, int], str]] = [({}, SCRATCH)]
-        started += [({"size": size}, arm) for size in config.sizes for arm in config.arms]
-        started += [({}, CEILING)] if config.fresh else []
-        cells = [
-            _key(DEMENTIA, **where, size_b=size_b, arm=arm, seed=seed)
-            for size_b in config.sizes_b
-            for where, arm in started
-            for seed in range(config.seeds)
-        ]
-        left = [cell for cell in cells if not self.frame.is_done(cell)]
-        for cell in track(left, "Fits, dementia on site B", console=self.frame.console):
-            self.frame.cell(cell, partial(self._dementia, cell))
+    def fit(self) -> None:
+        """Sex on site A, and from it dementia on site B."""
+        self._pretrain()
+        self._transfer()
 
     def groups(self) -> list[Group]:
         """The finished runs, the transfer first."""
@@ -266,6 +220,37 @@ class _Transfer:
         }  # fmt: skip
         parts |= {f"train B {size}": cohort for size, cohort in self.train_b.items()}
         return {name: cohort.subjects() for name, cohort in parts.items()}
+
+    def _pretrain(self) -> None:
+        """Learn sex on site A in every arm, at every size."""
+        config = self.config
+        for size in config.sizes:
+            run_arms(
+                self.frame,
+                {"setting": SEX, "size": size},
+                config.arms,
+                config.seeds,
+                partial(self._material, size),
+                partial(self._sex, size),
+            )
+        for seed in range(config.seeds if config.fresh else 0):
+            self.frame.cell(_key(SEX, arm=CEILING, seed=seed), partial(self._ceiling, seed))
+
+    def _transfer(self) -> None:
+        """Fine-tune every network on site B, at every size; and one that was not pretrained."""
+        config = self.config
+        started: list[tuple[dict[str, int], str]] = [({}, SCRATCH)]
+        started += [({"size": size}, arm) for size in config.sizes for arm in config.arms]
+        started += [({}, CEILING)] if config.fresh else []
+        cells = [
+            _key(DEMENTIA, **where, size_b=size_b, arm=arm, seed=seed)
+            for size_b in config.sizes_b
+            for where, arm in started
+            for seed in range(config.seeds)
+        ]
+        left = [cell for cell in cells if not self.frame.is_done(cell)]
+        for cell in track(left, "Fits, dementia on site B", console=self.frame.console):
+            self.frame.cell(cell, partial(self._dementia, cell))
 
     def _site(self, data: Path | None, name: str, target: str, pool: int, ceiling: int) -> Parts:
         config = self.config

@@ -4,11 +4,15 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from experiments.cli import main
 from experiments.evidence import Endpoint
 from experiments.transfer import NAME, Transfer
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_examples_run(tmp_path, monkeypatch):
@@ -26,14 +30,32 @@ def test_the_examples_run(tmp_path, monkeypatch):
             assert main(args) == 0, line
 
 
-def test_links_and_pictures_exist():
-    root = Path(__file__).parents[1]
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert "://" in target or (root / target).exists(), target
+def anchors(page: Path) -> set[str]:
+    """What a browser of repositories makes of the headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        other = page.parent / name if name else page
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other), target
+
+
+def test_the_map_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("## The map")[1]
+    for first in re.findall(r"^\| `([^`]+)`", text, re.M):
+        assert list(ROOT.glob(first.rstrip("/"))), first
 
 
 def test_the_endpoint_is_a_comparison_of_the_experiment(tmp_path):
-    (text,) = re.findall(r"^```json\n(.*?)^```", README, re.M | re.S)
+    evidence = (ROOT / "docs" / "evidence.md").read_text()
+    (text,) = re.findall(r"^```json\n(.*?)^```", evidence, re.M | re.S)
     path = tmp_path / "endpoint.json"
     path.write_text(text)
     config = Transfer(seed=1000, endpoint=path)

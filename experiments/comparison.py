@@ -1,0 +1,77 @@
+"""The frame of the experiments that compare arms: a plan, cells, groups, statistics, a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from experiments.arms import samplers_of
+from experiments.costs import spent
+from experiments.diagnosis import diagnose
+from experiments.evidence import Endpoint, Group, weigh
+from experiments.run import Run, show_plan
+
+
+class Comparison(Protocol):
+    """An experiment at work in a run folder."""
+
+    def check(self) -> None:
+        """Raise ``LeakageError`` if somebody judges who trained or chose anything."""
+
+    def fit(self) -> None:
+        """Do the cells that are not done yet."""
+
+    def groups(self) -> list[Group]:
+        """What was predicted, the group that the verdict speaks of first."""
+        ...
+
+    def page(self, results: dict[str, Any], groups: Sequence[Group]) -> str:
+        """The report; what it finds besides is added to the results."""
+        ...
+
+
+def carry_out(
+    name: str,
+    config: Any,
+    out: Path,
+    work: Callable[[Any, Run], Comparison],
+    plan: Callable[[Any], list[tuple[str, float]]],
+    *,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Do the cells that are not done yet; write ``results.json`` and ``report.html``.
+
+    Args:
+        name: Of the experiment.
+        config: A dataclass of its settings.
+        out: Folder of the run folders, or one run folder.
+        work: Makes the experiment of its settings and a run folder.
+        plan: What would be done, and for how many seconds on this machine.
+        dry_run: Show the plan, and stop.
+    """
+    console = Console()
+    settings = asdict(config)
+    for key, value in settings.items():
+        if isinstance(value, Path):
+            settings[key] = str(value.resolve())
+    console.print(settings)
+    endpoint = Endpoint.of(config, name)
+    settings["endpoint"] = asdict(endpoint) if endpoint else None
+    if dry_run:
+        show_plan(plan(config), console)
+        return {}
+    with Run.open(out, name, settings, console) as frame:
+        comparison = work(config, frame)
+        comparison.check()
+        comparison.fit()
+        groups = comparison.groups()
+        results = weigh(groups, endpoint)
+        results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
+        results |= {"config": frame.config, "time": spent(frame)}
+        page = comparison.page(results, groups)
+        frame.finish(results, page)
+    return results
