@@ -11,7 +11,8 @@ train the classifier that judges labels and the features, the other half are com
 tested on, so that no subject judges what it has shaped. Utility is measured there, too: a
 classifier trained on real subjects, on samples, and on both. What is looked at depends on the
 images: :mod:`experiments.audit_md` for mean diffusivity, :mod:`experiments.audit_runs` for task
-fMRI.
+fMRI. A completer is audited itself, by what it makes of held-out subjects
+(:mod:`experiments.audit_completer`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ from rich.console import Console
 
 from augment.bank import SampleBank
 from augment.errors import InputError
+from augment.opening import open_source
+from augment.samplers.base import is_sampler
+from augment.samplers.modality import ModalityCompleter
 from experiments import audit_report
+from experiments.audit_completer import CompleterAudit
 from experiments.audit_md import MDAudit
 from experiments.audit_origin import Audit
 from experiments.audit_runs import RunsAudit
@@ -42,19 +47,35 @@ KINDS: dict[tuple[str, ...], Callable[..., Any]] = {("md",): MDAudit, ("bold",):
 def run(config: Audit, out: Path) -> dict[str, Any]:
     """Do what is not done yet; write ``results.json`` and ``report.html``."""
     console = Console()
-    bank = SampleBank(config.bank)
-    if bank.images not in KINDS:
-        known = " and ".join(" ".join(images) for images in KINDS)
-        raise InputError(
-            f"{bank.path} holds {', '.join(bank.images)}; an audit knows banks of {known}"
-        )
-    settings = asdict(config) | {"digest": bank.digest()}
+    made, kind = _opened(config.bank)
+    digest = made.digest() if isinstance(made, SampleBank) else made.fingerprint()
+    settings = asdict(config) | {"digest": digest}
     with Run.open(out, NAME, settings, console) as frame, warnings.catch_warnings():
         # MCI is no answer to the question of dementia; that is known, and not said for each fit.
         warnings.filterwarnings("ignore", message=".* have no label .* and are left out")
-        work = KINDS[bank.images](config, bank, frame)
+        work = kind(config, made, frame)
         parts = work.parts()
         results = audit_report.weigh(work.findings(parts)) | parts | {"config": frame.config}
         frame.finish(results, work.page(results))
     console.print(audit_report.overview(results))
     return results
+
+
+def _opened(folder: Path) -> tuple[Any, Callable[..., Any]]:
+    """The bank or the completer of a folder, and what audits it."""
+    if is_sampler(folder):
+        sampler = open_source(folder)
+        if not isinstance(sampler, ModalityCompleter):
+            raise InputError(
+                f"{folder} is a {type(sampler).__name__}; an audit looks at its samples: make a "
+                "bank with `neuromix generate`, and name that"
+            )
+        return sampler, CompleterAudit
+    bank = SampleBank(folder)
+    if bank.images not in KINDS:
+        known = " and ".join(" ".join(images) for images in KINDS)
+        raise InputError(
+            f"{bank.path} holds {', '.join(bank.images)}; an audit knows banks of {known}, and "
+            "completers"
+        )
+    return bank, KINDS[bank.images]

@@ -19,7 +19,7 @@ from augment.samplers.latents import common_grid, known
 from augment.samplers.tiled_md_config import FAINTEST, LARGEST
 from experiments import audit_report
 from experiments.arms import judge, runs_of, sex_or_dementia
-from experiments.audit_origin import ARMS, FEWEST, Audit, Origin, left_right, worth
+from experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
 from experiments.audit_report import Finding
 from experiments.fidelity_judges import TARGETS, Bench, targets
 from experiments.run import Run
@@ -30,7 +30,7 @@ SHOWN = 4
 """Pairs in each picture."""
 
 
-class MDAudit(Origin):
+class MDAudit(BankOrigin):
     """Of a bank of mean diffusivity; each part reads what it needs.
 
     Args:

@@ -1,11 +1,11 @@
-"""What is asked of any bank: who had a part in it, and are its files as they were written?"""
+"""What is asked of all that is audited: who had a part in it; and of a bank: is it as written?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -47,18 +47,29 @@ class Audit:
             )
 
 
+class Made(Protocol):
+    """A bank, or what completes images."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Who had a part in its making."""
+
+    def check_disjoint(self, cohort: Cohort) -> None:
+        """Raise ``LeakageError`` if a subject of the cohort had one."""
+
+
 class Origin:
-    """A bank beside those who are said to be its training subjects, and others.
+    """What is audited beside those who are said to be its training subjects, and others.
 
     Args:
         config: What to audit.
-        bank: The bank.
+        made: What is audited.
         frame: Keeps what is done.
         images: Names of the images of real subjects.
     """
 
-    def __init__(self, config: Audit, bank: SampleBank, frame: Run, images: Sequence[str]) -> None:
-        self.config, self.bank, self.frame = config, bank, frame
+    def __init__(self, config: Audit, made: Made, frame: Run, images: Sequence[str]) -> None:
+        self.config, self.made_by, self.frame = config, made, frame
         train, heldout = (
             load_cohort(path, tuple(images) if path.is_dir() else ())
             for path in (config.train, config.heldout)
@@ -74,7 +85,6 @@ class Origin:
     def origin(self) -> dict[str, Any]:
         """What is kept of the following."""
         return {
-            "files": self.frame.cell({"part": "files"}, self.files),
             "overlap": self.frame.cell({"part": "overlap"}, self.overlap),
             "provenance": self.frame.cell({"part": "provenance"}, self.provenance),
         }
@@ -84,35 +94,53 @@ class Origin:
         order = np.random.default_rng(self.config.seed).permutation(len(cohort))
         return cohort.where(np.isin(np.arange(len(cohort)), order[: self.config.most]))
 
-    def files(self) -> dict[str, Any]:
-        """Is every file as it was written?"""
-        problems = self.bank.verify()
-        return {"samples": len(self.bank), "problems": len(problems), "first": problems[:3]}
-
     def overlap(self) -> dict[str, Any]:
-        """Did a held-out subject have a part in the bank?"""
+        """Did a held-out subject have a part in it?"""
         try:
-            self.bank.check_disjoint(self.whole["heldout"])
+            self.made_by.check_disjoint(self.whole["heldout"])
         except LeakageError as error:
             return {"subjects": len(error.subjects), "says": str(error)}
         return {"subjects": 0, "says": ""}
 
     def provenance(self) -> dict[str, Any]:
-        """Who and what made the bank."""
-        record, about = self.bank.record, self.bank.about
-        seen = set(record["subjects"])
+        """Who and what made it."""
+        seen = set(self.made_by.record["subjects"])
         named = {subject_hash(*key) for key in self.whole["train"].subject_keys}
-        rejected = self.bank.path / "rejected.tsv"
-        return {
-            "sampler": about["sampler"],
-            "settings": about["settings"],
-            "versions": record.get("versions", {}),
+        return self.about() | {
             "subjects seen": len(seen),
             "training subjects named": len(named),
             "of these seen": len(named & seen),
-            "rejected": max(0, len(rejected.read_text().splitlines()) - 1)
-            if rejected.is_file()
-            else 0,
+        }
+
+    def about(self) -> dict[str, Any]:
+        """What made it, for the page."""
+        return {"versions": self.made_by.record.get("versions", {})}
+
+
+class BankOrigin(Origin):
+    """Of a bank, whose files have checksums."""
+
+    def __init__(self, config: Audit, bank: SampleBank, frame: Run, images: Sequence[str]) -> None:
+        super().__init__(config, bank, frame, images)
+        self.bank = bank
+
+    def origin(self) -> dict[str, Any]:
+        """See :class:`Origin`."""
+        return {"files": self.frame.cell({"part": "files"}, self.files)} | super().origin()
+
+    def files(self) -> dict[str, Any]:
+        """Is every file as it was written?"""
+        problems = self.bank.verify()
+        return {"samples": len(self.bank), "problems": len(problems), "first": problems[:3]}
+
+    def about(self) -> dict[str, Any]:
+        """See :class:`Origin`."""
+        about, rejected = self.bank.about, self.bank.path / "rejected.tsv"
+        lines = rejected.read_text().splitlines() if rejected.is_file() else []
+        return super().about() | {
+            "sampler": about["sampler"],
+            "settings": about["settings"],
+            "rejected": max(0, len(lines) - 1),
         }
 
 

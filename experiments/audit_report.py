@@ -133,14 +133,14 @@ def page(
 
 
 def origin(results: Mapping[str, Any]) -> Iterator[Finding]:
-    """Of files, leaks and where a bank comes from."""
-    broken = results["files"]
-    if broken["problems"]:
+    """Of files, leaks and where a bank or a completer comes from."""
+    files = results.get("files")
+    if files and files["problems"]:
         yield Finding(
-            "files", FAULT, f"{broken['problems']} are not as written, such as {broken['first'][0]}"
+            "files", FAULT, f"{files['problems']} are not as written, such as {files['first'][0]}"
         )
-    else:
-        yield Finding("files", FINE, f"all {broken['samples']} samples are as they were written")
+    elif files:
+        yield Finding("files", FINE, f"all {files['samples']} samples are as they were written")
     overlap = results["overlap"]
     if overlap["subjects"]:
         yield Finding("leak", FAULT, overlap["says"])

@@ -31,7 +31,7 @@ from augment.samplers.responses import Window, responses
 from classifiers.base import LEAST, VolumeClassifier
 from experiments import audit_runs_report
 from experiments.arms import judge, runs_of
-from experiments.audit_origin import ARMS, FEWEST, Audit, Origin, left_right, worth
+from experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
 from experiments.audit_report import Finding
 from experiments.run import Run
 
@@ -43,7 +43,7 @@ SHOWN = 4
 """Pairs in the picture."""
 
 
-class RunsAudit(Origin):
+class RunsAudit(BankOrigin):
     """Of a bank of runs; each part reads what it needs.
 
     Args:

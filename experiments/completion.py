@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -203,7 +203,8 @@ class Bench:
         completer.check_disjoint(self.split.test)
         errors = {"own": 0.0, "shuffled": 0.0, "mean": 0.0}
         spent = 0.0
-        typical = {name: self._typical(name) for name in MODALITIES}
+        people = self.split.train.subjects()
+        usual = {name: typical(people, name) for name in MODALITIES}
         have = MODALITIES[1 - MODALITIES.index(want)]
 
         def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -211,16 +212,16 @@ class Bench:
             for k, subject in enumerate(self.test):
                 real = read(subject[want], want).numpy()
                 begun = time.process_time()
-                own = completer.posterior(_without(subject, want), want, k, self.settings.samples)
+                own = completer.posterior(without(subject, want), want, k, self.settings.samples)
                 spent += time.process_time() - begun
                 # The same noise for both, as many samples, and the same outline of the brain, which
                 # alone tells a good deal of a volume.
-                changed, outline = _exchanged(subject, self.test[k - 1], have, typical[have])
+                changed, outline = exchanged(subject, self.test[k - 1], have, usual[have])
                 other = completer.posterior(changed, want, k, FEW)
                 for name, image in (
                     ("own", own.samples[:FEW].mean(axis=0)),
                     ("shuffled", other.mean.numpy()),
-                    ("mean", typical[want] * outline),
+                    ("mean", usual[want] * outline),
                 ):
                     error = (image - real)[:, self.mask]
                     errors[name] += float((error**2).mean()) / len(self.test)
@@ -232,15 +233,6 @@ class Bench:
             "processor a subject": spent / len(self.test),
         }
 
-    def _typical(self, name: str) -> np.ndarray:
-        """The mean image of the training subjects who have brain at a voxel."""
-        total: Any = 0.0
-        covered: Any = 0
-        for subject in self.split.train.subjects():
-            image = read(subject[name], name).numpy()
-            total, covered = total + image, covered + (image != 0).any(axis=0)
-        return np.asarray(total / np.maximum(covered, 1))
-
     def in_steps(self, steps: int, want: str) -> dict[str, Any]:
         """The first arm's table where PDM is evaluated so many times for a sample."""
         completer = self.completer(self.settings.arms[0])
@@ -248,7 +240,7 @@ class Bench:
         begun = time.process_time()
         made = [
             (
-                completer.posterior(_without(subject, want), want, k, FEW).samples,
+                completer.posterior(without(subject, want), want, k, FEW).samples,
                 read(subject[want], want).numpy(),
             )
             for k, subject in enumerate(self.test[:LOOKED])
@@ -293,7 +285,7 @@ class Bench:
         for want in MODALITIES:
             subject = self.test[0]
             real = read(subject[want], want).numpy()[0]
-            posterior = completer.posterior(_without(subject, want), want, 0, self.settings.samples)
+            posterior = completer.posterior(without(subject, want), want, 0, self.settings.samples)
             volumes = [real, posterior.mean.numpy()[0], posterior.samples[0, 0]]
             volumes.append(5 * posterior.deviation.numpy()[0])
             titles = ["real", "mean", "one sample", "5 x deviation"]
@@ -326,19 +318,29 @@ def _subjects(settings: Completion, stage: Run) -> tuple[Split, dict[str, Any] |
     return cohort.split(fractions, stratify=("diagnosis",), seed=settings.seed), truth
 
 
-def _without(subject: tio.Subject, want: str) -> tio.Subject:
+def without(subject: tio.Subject, want: str) -> tio.Subject:
     """The subject as one that lacks an image."""
     return tio.Subject({key: value for key, value in subject.items() if key != want})
 
 
-def _exchanged(
-    subject: tio.Subject, other: tio.Subject, have: str, typical: np.ndarray
+def typical(subjects: Iterable[tio.Subject], name: str) -> np.ndarray:
+    """The mean image of those subjects who have brain at a voxel."""
+    total: Any = 0.0
+    covered: Any = 0
+    for subject in subjects:
+        image = read(subject[name], name).numpy()
+        total, covered = total + image, covered + (image != 0).any(axis=0)
+    return np.asarray(total / np.maximum(covered, 1))
+
+
+def exchanged(
+    subject: tio.Subject, other: tio.Subject, have: str, usual: np.ndarray
 ) -> tuple[tio.Subject, np.ndarray]:
     """Another's source in the outline of one's own brain, and the outline."""
     own, others = (read(each[have], have).numpy() for each in (subject, other))
     outline = (own != 0).any(axis=0)
     there = (others != 0).any(axis=0)
-    source = np.where(there, others, typical) * outline
+    source = np.where(there, others, usual) * outline
     image = tio.ScalarImage(tensor=source.astype(np.float32), affine=subject[have].affine)
     keys = {key: value for key, value in subject.items() if key not in MODALITIES}
     return tio.Subject({**keys, have: image}), outline

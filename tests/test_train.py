@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from training import CONFIG, Samples, run, toy
 
-from augment import train as module
+from augment import training_state
 from augment.errors import InputError, TrainingError
 from augment.objectives import FlowMatching
 from augment.train import checkpoints, estimate, learning_rate, train
@@ -129,7 +129,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(training_state, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         run(tmp_path, replace(CONFIG, steps=4), resume=False, validation=None)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000004"]

@@ -352,13 +352,19 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
     def _displace(self, waves: Tensor) -> Tensor:
         """Waves of w (B, 3, lattice) to displacements (B, 3, near) in voxels."""
         field = along(waves, [getattr(self, f"bumps_{k}") for k in range(3)])
-        return field[:, :, self.near]
+        return field.flatten(2).gather(2, self._places(field))
 
     def _gather(self, field: Tensor) -> Tensor:
         """The transpose of :meth:`_displace`: (B, 3, near) to (B, 3, lattice)."""
-        full = torch.zeros(*field.shape[:2], *self.shape).to(field)
-        full[:, :, self.near] = field
-        return along(full, [getattr(self, f"bumps_{k}").T for k in range(3)])
+        full = field.new_zeros(*field.shape[:2], self.near.numel())
+        full.scatter_(2, self._places(field), field)
+        return along(
+            full.unflatten(2, self.shape), [getattr(self, f"bumps_{k}").T for k in range(3)]
+        )
+
+    def _places(self, field: Tensor) -> Tensor:
+        """Numbers of the voxels near the brain, for fields (B, K, ...); faster than a mask."""
+        return self.near.flatten().nonzero()[:, 0].expand(*field.shape[:2], -1)
 
     def _read(self, displacement: Tensor, template: Tensor) -> Tensor:
         """A template (C, fine) at displaced points, (B, C, near)."""

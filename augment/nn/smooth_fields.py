@@ -53,9 +53,11 @@ def harmonics(side: int) -> Tensor:
 
 def along(field: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """Fields (B, K, I, J, L) times a matrix (I', I), (J', J) and (L', L) along each axis."""
-    for matrix in matrices:
-        field = torch.tensordot(field, matrix, dims=([2], [1]))  # the new axis goes last
-    return field
+    a, b, c = matrices
+    batch, channels, i, j, last = field.shape
+    field = (field.reshape(-1, last) @ c.T).reshape(-1, j, len(c))  # no axis is ever moved
+    field = (b @ field).reshape(batch * channels, i, -1)
+    return (a @ field).reshape(batch, channels, len(a), len(b), len(c))
 
 
 def fold(field: Tensor, block: tuple[int, int, int]) -> Tensor:

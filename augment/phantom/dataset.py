@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,7 +112,7 @@ def make_phantom(
     _write_tables(folder, config)
     if progress:
         print("Reading the template ...", flush=True)
-    anatomy = Anatomy(Grid.mni(config.spacing))
+    anatomy = _anatomy(config.spacing)
     scanner = paired.PairedScanner(anatomy) if kind == "paired" else None
 
     def make(site: str, index: int) -> tuple[dict[str, Any], Any]:
@@ -149,6 +150,12 @@ def make_phantom(
     content["subjects"] = {truth.pop("subject_id"): truth for truth in truths}
     files.write_json(folder / "truth.json", content)
     return folder
+
+
+@functools.lru_cache(maxsize=2)
+def _anatomy(spacing: float) -> Anatomy:
+    """Seconds of work that cohorts of one spacing share."""
+    return Anatomy(Grid.mni(spacing))
 
 
 def _is_complete(folder: Path, config: PhantomConfig) -> bool:
