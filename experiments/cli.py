@@ -254,13 +254,15 @@ def audit(
     most: int = 400,
     seed: int = 0,
 ) -> None:
-    """The data card of a bank: is it fit for use? A page with a verdict and its reasons.
+    """The data card of a bank or a completer: is it fit for use? A page with a verdict and reasons.
 
     Looks at files, leaks, copies and privacy, fidelity and variety, anatomy and units, labels, and
-    at what a classifier gains. Run it again to go on where it stopped.
+    at what a classifier gains; of a completer, at what it makes of held-out people. Run it again to
+    go on where it stopped.
 
     Args:
-        bank: Folder that `neuromix generate` has filled, with md or with task fMRI runs.
+        bank: Folder that `neuromix generate` has filled, with md or with task fMRI runs, or that
+            `neuromix train pds` has.
         train: BIDS folder or table of the subjects that the sampler was trained on.
         heldout: Of subjects of the same population that had no part in it; 100 or more are of use.
         out: Folder of the run folders, or one run folder.
