@@ -69,7 +69,8 @@ def train_pds(
         out: Folder for the completer.
         validation: Subjects that choose the best steps.
         preset: Name of a preset.
-        training: Fields of PDM's training to change; those that are None stay.
+        training: Fields of the trainings of PDM and TR to change, but for the steps of PDM alone;
+            those that are None stay.
         refining_steps: Steps of TR's first stage, or None.
         model: Other fields to change.
         without: Parts to leave out.
@@ -79,7 +80,8 @@ def train_pds(
     config = PRESETS[preset]
     config = shortened(config, training.get("steps"), refining_steps)
     given = {k: v for k, v in training.items() if v is not None and k != "steps"}
-    config = replace(config, training=replace(config.training, **given), **model)
+    parts = {name: replace(getattr(config, name), **given) for name in ("training", "refining")}
+    config = replace(config, **parts, **model)
     config = ablated(config, without)
     cohort = load_cohort(data)
     judges = None if validation is None else load_cohort(validation)

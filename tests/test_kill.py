@@ -4,6 +4,7 @@ A child process runs the command and kills itself at its n-th finished file. The
 is compared with that of a process that nobody killed.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -32,7 +33,8 @@ Path.replace = replace
 from experiments.cli import main
 sys.exit(main(sys.argv[2:]))
 """
-PDS = ["--preset", "demo", "--steps", "1", "--refining-steps", "1", "--batch-size", "2"]
+PDS = ["--preset", "demo", "--steps", "1", "--refining-steps", "1", "--batch-size", "2",
+       "--directions", "dmri"]  # fmt: skip
 COMMANDS = {
     # Name: files that are finished before the process is killed, and the command.
     "phantom": (5, ["phantom", "OUT", "--kind", "paired", "--subjects", "3", "--spacing", "12"]),
@@ -40,9 +42,16 @@ COMMANDS = {
     "train fmri": (2, ["train", "fmri", "RUNS", "OUT", "--preset", "demo"]),
     "train pds": (5, ["train", "pds", "PAIRS", "OUT", *PDS]),
     "complete": (2, ["complete", "--data", "GAPS", "--sampler", "COMPLETER", "--out", "OUT"]),
-}
+    "audit": (4, ["audit", "COMPLETER", "--train", "PAIRS", "--heldout", "OTHERS", "--out", "OUT"]),
+    "experiment": (
+        112,
+        ["experiment", "transfer", "OUT", "--preset", "demo", "--arms", "real", "--ceiling", "0"],
+    ),
+}  # fmt: skip
 VARYING = ("log.txt", "metrics.jsonl", ".lock")
 """Files that tell the time."""
+RESULTS = ("verdict", "findings", "groups")
+"""What experiments and audits find; the rest is where and how fast."""
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +65,10 @@ def places(tmp_path_factory):
     gaps = make_phantom(folder / "gaps", "paired", subjects=2, seed=8, spacing=12.0)
     for path in gaps.glob("sub-*/dwi/*"):
         path.unlink()
+    others = make_phantom(folder / "others", "paired", subjects=8, seed=9, spacing=12.0)
     completer = folder / "completer"
     assert main(["train", "pds", str(pairs), str(completer), *PDS]) == 0
-    return {"RUNS": runs, "PAIRS": pairs, "GAPS": gaps, "COMPLETER": completer}
+    return {"RUNS": runs, "PAIRS": pairs, "GAPS": gaps, "OTHERS": others, "COMPLETER": completer}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -92,5 +102,9 @@ def contents(folder):
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in VARYING and "work" not in path.parts:
             is_data = path.name.endswith((".nii", ".nii.gz", ".safetensors", ".tsv"))
-            found[path.relative_to(folder).as_posix()] = path.read_bytes() if is_data else None
+            name = path.relative_to(folder).as_posix()
+            found[name] = path.read_bytes() if is_data else None
+            if path.name == "results.json":
+                results = json.loads(path.read_text())
+                found[name] = {key: results.get(key) for key in RESULTS}
     return found
