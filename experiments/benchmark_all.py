@@ -14,6 +14,7 @@ from augment import files
 from augment.errors import InputError
 from augment.report import rich_table
 from experiments.benchmark import foundation, machine
+from experiments.benchmark_4d import completing, runs
 from experiments.benchmark_md import sampling
 from experiments.benchmark_training import training
 from experiments.benchmark_transforms import transforms
@@ -72,11 +73,28 @@ def _transforms(quick: bool) -> Iterator[Figure]:
     yield Figure("transforms", "memory over draws grows by", result["memory"]["growth, MB"], "MB")
 
 
+def _completing(quick: bool) -> Iterator[Figure]:
+    rows = completing(*(("demo", 12.0, 2, 1) if quick else ("tiny", 6.0, 16, 5)), None)
+    for row in rows:
+        yield Figure("completing", row["what"], row["s/subject"], "s", "neuromix", row["ratio"])
+
+
+def _runs(quick: bool) -> Iterator[Figure]:
+    rows = runs(*(("demo", 12.0, 40, 1) if quick else ("tiny", 12.0, 100, 5)), None)
+    for row in rows:
+        peer = "neuromix, closed form"
+        yield Figure(
+            "runs", f"{row['what']}, 100 frames", row["s/100 frames"], "s", peer, row["ratio"]
+        )
+
+
 PARTS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "foundation": _foundation,
     "sampling": _sampling,
     "training": _training,
     "transforms": _transforms,
+    "completing": _completing,
+    "runs": _runs,
 }
 
 

@@ -93,6 +93,48 @@ def transforms(
     run(spacing, samples, rounds, workers, draws, kills, out)
 
 
+def completing(
+    preset: Literal["demo", "tiny"] = "tiny",
+    spacing: float = 6.0,
+    samples: int = 16,
+    rounds: int = 5,
+    out: Path | None = None,
+) -> None:
+    """Time the completion of a subject: ours, MONAI's diffusion U-Net, regressions.
+
+    Args:
+        preset: Of our completer.
+        spacing: Voxel side in mm.
+        samples: Of a subject.
+        rounds: In which each completes one; medians are shown.
+        out: JSON file for the figures. Default: only print them.
+    """
+    from experiments.benchmark_4d import completing as run
+
+    run(preset, spacing, samples, rounds, out)
+
+
+def runs(
+    preset: Literal["demo", "tiny"] = "tiny",
+    spacing: float = 12.0,
+    frames: int = 100,
+    rounds: int = 5,
+    out: Path | None = None,
+) -> None:
+    """Time task fMRI runs: our closed form and networks, MONAI's U-Net, reading a real run.
+
+    Args:
+        preset: Size of the networks.
+        spacing: Voxel side in mm; networks need 12 voxels along each axis.
+        frames: Of a run.
+        rounds: In which each makes one; medians are shown.
+        out: JSON file for the figures. Default: only print them.
+    """
+    from experiments.benchmark_4d import runs as run
+
+    run(preset, spacing, frames, rounds, out)
+
+
 def everything(quick: bool = False, out: Path | None = None, against: Path | None = None) -> None:
     """Run every benchmark with its defaults: one table, each figure beside its peer.
 
@@ -114,4 +156,6 @@ BENCHMARKS: dict[str, Callable[..., Any]] = {
     "sampling": sampling,
     "training": training,
     "transforms": transforms,
+    "completing": completing,
+    "runs": runs,
 }

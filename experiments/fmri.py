@@ -33,14 +33,13 @@ from augment.phantom import make_phantom
 from augment.report import rich_table
 from augment.samplers.task_fmri import TaskFMRISampler
 from augment.samplers.task_fmri_config import PRESETS
-from augment.samplers.task_fmri_parts import Parts
 from experiments import fmri_report, neuro_report
 from experiments.data import load_cohort
 from experiments.fmri_baselines import GENERATORS, Request
 from experiments.fmri_probes import any_length, unseen_timing
 from experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET
 from experiments.fmri_samplers import SamplerRuns, Workshop
-from experiments.fmri_unet import WindowUNet
+from experiments.fmri_unet import unet_beside
 from experiments.run import Run, show_plan
 
 NAME = "fmri"
@@ -265,7 +264,7 @@ class _Bench:
         if name == CLOSED:
             return self._closed(self.config.train)
         changes = {"start": self.config.start} if name == MIXED else {}
-        build = self._unet if name == UNET else None
+        build = unet_beside if name == UNET else None
         fitted = self.workshop.network(_slug(name), changes, self.config.seconds, build)
         return self._runs_of(*fitted, steps)
 
@@ -283,12 +282,6 @@ class _Bench:
     ) -> tuple[SamplerRuns, dict[str, Any]]:
         sampler.check_disjoint(self.heldout, voxels=False)
         return SamplerRuns(sampler, self.people, steps or self.config.usual), cost
-
-    def _unet(self, parts: Parts) -> WindowUNet:
-        network = parts.network
-        weights = sum(p.numel() for p in network.parameters())
-        courses = network.config["courses"]
-        return WindowUNet(parts.space, courses, network.window_shape, weights)
 
     def _place(self, group: str, name: str) -> Path:
         return self.folder.folder / "maps" / f"{_slug(f'{group} {name}')}.npy"

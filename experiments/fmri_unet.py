@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from augment.conditions import LabelSpace
 from augment.nn.hybrid_dit import LABEL_SCALE, HybridDiT
 from augment.nn.labels import LabelEmbedder
+from augment.samplers.task_fmri_parts import Parts
 from experiments.voxel_unet import unet_width
 
 LEVELS = 3
@@ -75,6 +76,13 @@ class WindowUNet(nn.Module):
         )
         velocity = velocity[:, :, : sides[0], : sides[1], : sides[2]]
         return velocity.reshape(latents.shape)
+
+
+def unet_beside(parts: Parts) -> WindowUNet:
+    """One of about as many weights as the network of the parts, for the same windows."""
+    network = parts.network
+    weights = sum(p.numel() for p in network.parameters())
+    return WindowUNet(parts.space, network.config["courses"], network.window_shape, weights)
 
 
 def _unet(width: int, inputs: int, outputs: int) -> Any:

@@ -77,6 +77,26 @@ def test_training_is_timed_and_its_memory_is_flat(small, tmp_path, capsys):
     assert "Waiting for data" in capsys.readouterr().out
 
 
+def test_completions_are_timed_beside_their_rivals(tmp_path):
+    rows = run("completing", tmp_path / "c.json", "--samples", "2", "--rounds", "1")["rows"]
+    assert [row["what"] for row in rows] == [
+        "neuromix", "MONAI's diffusion U-Net", "MONAI's U-Net, one prediction",
+        "voxelwise regression, one prediction", "reading the two real files",
+    ]  # fmt: skip
+    assert rows[0]["ratio"] == 1
+    assert all(row["s/subject"] > 0 for row in rows)
+    assert rows[1]["weights"] > rows[2]["weights"] > rows[3]["weights"] == 0
+
+
+def test_runs_are_timed_beside_their_rivals(tmp_path):
+    options = ["--spacing", "12", "--frames", "40", "--rounds", "1"]
+    rows = run("runs", tmp_path / "r.json", *options)["rows"]
+    ours, *networks, real = rows
+    assert (ours["ratio"], ours["weights"], real["weights"]) == (1, 0, 0)
+    assert all(row["s/100 frames"] > 0 for row in rows)
+    assert 0.5 < networks[-1]["weights"] / networks[-2]["weights"] < 2
+
+
 @pytest.mark.parametrize(
     "build", [unet, autoencoder, lambda target: dit(target, layers=6, heads=4, side=38)]
 )
@@ -99,6 +119,8 @@ def test_a_dit_makes_square_pictures_of_the_wanted_size():
         (["sampling", "--repeats", "0"], "measure nothing"),
         (["training", "--pairs", "0"], "measure nothing"),
         (["training", "--cohorts", "3"], "fewer than a batch"),
+        (["completing", "--samples", "1"], "measure nothing"),
+        (["runs", "--frames", "0"], "measure nothing"),
     ],
 )
 def test_sizes_that_measure_nothing_are_refused(options, words, capsys):
