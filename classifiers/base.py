@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +34,7 @@ from augment.cohort import Cohort
 from augment.conditions import CATEGORIES, DEMENTIA
 from augment.errors import InputError, TrainingError
 from classifiers import inputs, saving, training
+from classifiers.checks import check_settings
 from classifiers.networks import NETWORKS, ImageTowers
 from classifiers.training_set import collect
 
@@ -178,7 +178,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             sampling_weight: How often each subject is drawn, in proportion: gives real and
                 synthetic subjects a stated share. By default all are drawn equally often.
         """
-        self._check_settings(subjects, validation)
+        check_settings(self, subjects, validation)
         chosen = collect(self, subjects, y, "training")
         found = set(chosen.labels)
         order = CATEGORIES.get(self.target, ())
@@ -443,36 +443,6 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
                         f"trained on {self.shapes_[name]}; bring them to one grid with `neuromix "
                         "prepare`"
                     )
-
-    def _check_settings(self, subjects: Any, validation: Any) -> None:
-        if isinstance(subjects, Cohort) or isinstance(validation, Cohort):
-            raise InputError("a cohort came; a classifier takes subjects: pass cohort.subjects()")
-        for name, allowed in (
-            ("network", NETWORKS),
-            ("frames", inputs.FRAMES),
-            ("monitor", training.MONITORS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name} {getattr(self, name)!r} is not known; allowed are {list(allowed)}"
-                )
-        if min(self.steps, self.batch_size, self.check_every) < 1:
-            raise InputError(
-                f"{self.steps} steps of {self.batch_size} volumes with a look every "
-                f"{self.check_every} came; all must be 1 or more"
-            )
-        if min(self.shift, self.workers, self.seed) < 0 or (self.patience or 1) < 1:
-            raise InputError(
-                f"shift {self.shift}, workers {self.workers}, seed {self.seed} and patience "
-                f"{self.patience} came; 0 or more are allowed, of patience 1 or more"
-            )
-        if not self._images():
-            raise InputError("image=() came; name one image or more")
-        training.device_for(self.device, self.precision)
-        for name, needs in (("patience", validation), ("freeze", self.pretrained)):
-            if getattr(self, name) and needs is None:
-                what = "validation=" if name == "patience" else "pretrained="
-                warnings.warn(f"{name} changes nothing without {what}", stacklevel=3)
 
 
 def _as_it_is(batch: Any) -> Any:

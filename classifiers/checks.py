@@ -1,0 +1,49 @@
+"""What is asked of a classifier's settings before it is fitted."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from augment.cohort import Cohort
+from augment.errors import InputError
+from classifiers import inputs, training
+from classifiers.networks import NETWORKS
+
+if TYPE_CHECKING:
+    from classifiers.base import VolumeClassifier
+
+
+def check_settings(classifier: VolumeClassifier, subjects: Any, validation: Any) -> None:
+    """Refuse settings of a classifier that can't be meant, and warn of those that do nothing."""
+    if isinstance(subjects, Cohort) or isinstance(validation, Cohort):
+        raise InputError("a cohort came; a classifier takes subjects: pass cohort.subjects()")
+    for name, allowed in (
+        ("network", NETWORKS),
+        ("frames", inputs.FRAMES),
+        ("monitor", training.MONITORS),
+    ):
+        if getattr(classifier, name) not in allowed:
+            raise InputError(
+                f"{name} {getattr(classifier, name)!r} is not known; allowed are {list(allowed)}"
+            )
+    if min(classifier.steps, classifier.batch_size, classifier.check_every) < 1:
+        raise InputError(
+            f"{classifier.steps} steps of {classifier.batch_size} volumes with a look every "
+            f"{classifier.check_every} came; all must be 1 or more"
+        )
+    if (
+        min(classifier.shift, classifier.workers, classifier.seed) < 0
+        or (classifier.patience or 1) < 1
+    ):
+        raise InputError(
+            f"shift {classifier.shift}, workers {classifier.workers}, seed {classifier.seed} and "
+            f"patience {classifier.patience} came; 0 or more are allowed, of patience 1 or more"
+        )
+    if not classifier.image:
+        raise InputError("image=() came; name one image or more")
+    training.device_for(classifier.device, classifier.precision)
+    for name, needs in (("patience", validation), ("freeze", classifier.pretrained)):
+        if getattr(classifier, name) and needs is None:
+            what = "validation=" if name == "patience" else "pretrained="
+            warnings.warn(f"{name} changes nothing without {what}", stacklevel=4)
