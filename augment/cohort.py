@@ -246,6 +246,8 @@ class Cohort:
         """
         import torchio as tio
 
+        from augment.scans import WholeImage
+
         self._refuse_duplicates()
         paths = [p for image in self.images for p in self.table[f"{image}_path"] if p]
         absent = [path for path in paths if not Path(path).is_file()]
@@ -260,9 +262,7 @@ class Cohort:
             given = {image: row[f"{image}_path"] for image in self.images if row[f"{image}_path"]}
             if not given:
                 raise InputError(f"sub-{row['subject_id']} has no image; drop the row")
-            scans = {
-                image: tio.ScalarImage(path, verify_path=False) for image, path in given.items()
-            }
+            scans = {image: WholeImage(path, verify_path=False) for image, path in given.items()}
             labels = {column: row[column] for column in COLUMNS}
             # A bank that is loaded as any other dataset stays known for what it is.
             names = [Path(path).name for path in given.values()]

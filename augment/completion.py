@@ -111,6 +111,8 @@ def complete_dataset(
     import torchio as tio
     from rich.progress import track
 
+    from augment.scans import WholeImage
+
     data, out = Path(data).resolve(), Path(out).resolve()
     cohort = _readable(data)
     if out == data or (data in out.parents and out.parent.name != "derivatives"):
@@ -136,7 +138,7 @@ def complete_dataset(
         labels = {"diagnosis": row["diagnosis"]} if known and row["diagnosis"] else None
         source = row[f"{have}_path"]
         subject = tio.Subject(
-            {have: tio.ScalarImage(source, verify_path=False)},
+            {have: WholeImage(source, verify_path=False)},
             dataset=row["dataset"], subject_id=row["subject_id"],
         )  # fmt: skip
         number = seed_of(seed, row, want)

@@ -69,7 +69,8 @@ def parse_label(name: str, value: Any, codings: Mapping[str, str] | None = None)
     if text.lower() not in known:
         raise InputError(
             f"{name} {value!r} is not known; allowed are {', '.join(known)} (any case); "
-            f"say what it means with codings={{{name!r}: {{{text!r}: {CATEGORIES[name][0]!r}}}}}"
+            f"say what it means, or n/a: codings={{{name!r}: {{{text!r}: 'n/a'}}}}, on the command "
+            f"line --codings {name}:{text}=n/a"
         )
     return known[text.lower()]
 

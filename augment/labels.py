@@ -65,19 +65,31 @@ def canonical(
         if source is not None:
             sources[target] = source
     taken = {*ALIASES, *sources.values(), *rejected}
+    problems: list[str] = []
     result = table.drop(columns=[column for column in table.columns if column in taken])
     for target, source in sources.items():
         spellings = {_code(code): value for code, value in codings.get(target, {}).items()}
         values: dict[str, str | float] = {}
         for text in table[source].unique():  # each value is understood once
-            if target == "age":
-                values[text] = _age(text, spellings)
-            elif target in LABELS:
-                values[text] = _label(target, text, spellings, levels.get(source, {}))
-            else:
-                values[text] = text.strip().removeprefix("sub-").removeprefix("ses-")
+            try:
+                if target == "age":
+                    values[text] = _age(text, spellings)
+                elif target in LABELS:
+                    values[text] = _label(target, text, spellings, levels.get(source, {}))
+                else:
+                    values[text] = text.strip().removeprefix("sub-").removeprefix("ses-")
+            except InputError as error:
+                problems.append(f"{_whose(result, table[source] == text)}{error}")
         result[target] = table[source].map(values)
+    if problems:
+        several = f"{len(problems)} labels are not understood: " if len(problems) > 1 else ""
+        raise InputError(several + "; ".join(problems))
     return result
+
+
+def _whose(result: pd.DataFrame, rows: pd.Series) -> str:
+    """The first subject of some rows, if subjects are known by now."""
+    return f"sub-{result['subject_id'][rows].iloc[0]}: " if "subject_id" in result else ""
 
 
 def _source(target: str, found: list[str]) -> str | None:
@@ -126,7 +138,8 @@ def _age(text: str, codings: Mapping[str, str]) -> float:
     if not 0 <= years <= OLDEST:
         raise InputError(
             f"age {text!r} is not known; allowed are years from 0 to {OLDEST:g}, 89+ and n/a; "
-            f"say what it means with codings={{'age': {{{text!r}: 'n/a'}}}}"
+            f"say what it means with codings={{'age': {{{text!r}: 'n/a'}}}}, on the command line "
+            f"--codings age:{text}=n/a"
         )
     return years
 

@@ -97,7 +97,7 @@ def check_disjoint(record: Mapping[str, Any], cohort: Cohort, *, voxels: bool = 
 
 def _images(cohort: Cohort) -> Iterator[tuple[tuple[str, str], str]]:
     """Subject and digest of each image, read one after the other."""
-    import torchio as tio
+    from augment.scans import WholeImage
 
     columns = [f"{image}_path" for image in cohort.images]
     for row in cohort.table.to_dict("records"):
@@ -105,5 +105,5 @@ def _images(cohort: Cohort) -> Iterator[tuple[tuple[str, str], str]]:
             if not Path(path).is_file():
                 raise InputError(f"{path} is absent; Cohort.validate() lists all that are")
             # Read as samplers read, so that equal files give equal values.
-            data = tio.ScalarImage(path).data.float().numpy()
+            data = WholeImage(path).data.float().numpy()
             yield (row["dataset"], row["subject_id"]), voxel_hash(data)

@@ -68,11 +68,11 @@ def cohort(
     stratify: tuple[str, ...] = ("sex", "diagnosis"),
     seed: int = 0,
     separate_sites: tyro.conf.FlagCreatePairsOff[bool] = False,
+    anyway: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Show and check a cohort; with --out, split it by subject into train, val and test.
 
-    Every problem is listed, and the exit code is then 2. The split is written all the same, unless
-    a subject-session occurs twice.
+    Every problem is listed; the exit code is then 2, and no split is written.
 
     Args:
         data: BIDS folder, or a CSV or TSV with a column NAME_path for each image.
@@ -84,19 +84,22 @@ def cohort(
         stratify: Labels that the parts have in equal shares.
         seed: Decides who goes where.
         separate_sites: Keep each site in one part.
+        anyway: Write the split in spite of problems, with what they are about in it.
     """
     from rich.console import Console
 
     from augment.report import rich_table
-    from experiments.data import load_cohort, parse_codings
+    from experiments.data import load_cohort, missing_labels, parse_codings
 
     console = Console()
     subjects = load_cohort(data, images, columns, parse_codings(codings))
     console.print(rich_table(subjects.summary(), title=f"{subjects!r}"))
+    for line in missing_labels(subjects):
+        console.print(line)
     problems = subjects.validate(progress=True)
     for problem in problems:
         print(problem, file=sys.stderr)
-    if out is not None:
+    if out is not None and (anyway or not problems):
         parts = subjects.split(
             fractions, stratify=stratify, seed=seed, separate_sites=separate_sites
         )
@@ -104,7 +107,12 @@ def cohort(
         counts = ", ".join(f"{name} {len(part)}" for name, part in parts._asdict().items())
         console.print(f"Rows by part: {counts}; written to {out}")
     if problems:
-        raise InputError(f"{len(problems)} problem(s) in {data}, listed above: mend or drop them")
+        told = f"{len(problems)} problem(s) in {data}, listed above: mend or drop them"
+        if out is not None:
+            told += "; the split was written with them in it" if anyway else (
+                "; no split was written (--anyway writes one with them in it)"
+            )  # fmt: skip
+        raise InputError(told)
     console.print("Every image was read: no problem found.")
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from augment.cohort import Cohort
 from augment.errors import InputError
 
+SHOWN = 5
+"""Subjects that a line names."""
+
 
 def load_cohort(
     data: Path,
@@ -43,3 +46,17 @@ def parse_codings(texts: Sequence[str]) -> dict[str, dict[str, str]]:
             raise InputError(f"coding {text!r} is not understood; write it as sex:0=F")
         codings.setdefault(label, {})[code] = meaning
     return codings
+
+
+def missing_labels(cohort: Cohort) -> list[str]:
+    """Whose label is missing, in a line for each label that others have."""
+    lines = []
+    for name in ("sex", "age", "diagnosis"):
+        values = cohort.table[name]
+        absent = values.isna() | (values == "")
+        if absent.any() and not absent.all():
+            who = list(dict.fromkeys(cohort.table["subject_id"][absent]))
+            shown = ", ".join(f"sub-{each}" for each in who[:SHOWN])
+            more = f" and {len(who) - SHOWN} more" if len(who) > SHOWN else ""
+            lines.append(f"{name} is missing: {shown}{more}")
+    return lines

@@ -12,7 +12,7 @@ from rich.console import Console
 from augment import quotas
 from augment.bank import SampleBank
 from augment.cohort import Cohort
-from augment.conditions import LabelSpace
+from augment.conditions import LabelSpace, parse_label
 from augment.errors import InputError
 from augment.opening import open_source
 from augment.prepare.bold import read_events
@@ -113,7 +113,8 @@ def generate(
         if count is None or like is not None:
             came = "no --count" if count is None else "--like"
             raise InputError(f"{came} came with --quota grid; it needs --count and no --like")
-        wanted = quotas.grid(space, labels, count, seed)
+        told = {name: parse_label(name, value) or "" for name, value in labels.items()}
+        wanted = quotas.grid(space, told, count, seed)
     else:
         if like is None or labels:
             came = "no --like" if like is None else "--labels"

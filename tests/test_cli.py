@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_problems_are_listed_even_if_the_split_fails(md_phantom, tmp_path, capsy
     (tmp_path / "bad.nii.gz").write_bytes(b"no")
     table = tmp_path / "cohort.csv"
     table.write_text(f"subject_id,md_path\n1,{image}\n1,{image}\n2,bad.nii.gz\n")
-    assert run("cohort", table, "--out", tmp_path / "split") == 2
+    assert run("cohort", table, "--out", tmp_path / "split", "--anyway") == 2
     err = capsys.readouterr().err
     assert "bad.nii.gz" in err
     assert "twice" in err
@@ -177,3 +178,14 @@ def test_ctrl_c_is_no_traceback(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("augment.phantom.make_phantom", stop)
     assert run("phantom", tmp_path / "p", "--kind", "md", "--subjects", 1) == 130
     one_line(capsys, "stopped")
+
+
+def test_whose_labels_are_missing_is_said(md_phantom, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(md_phantom, data)
+    table = data / "participants.tsv"
+    first, gone, *rest = table.read_text().splitlines()
+    table.write_text("\n".join([first, *rest]) + "\n")
+    assert run("cohort", data) == 0
+    name = gone.split("\t")[0]
+    assert f"sex is missing: {name}" in capsys.readouterr().out

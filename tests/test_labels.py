@@ -104,3 +104,18 @@ def test_an_age_that_is_none_is_refused(age):
 def test_a_misspelt_label_name_is_refused(argument):
     with pytest.raises(InputError, match=f"{argument} speaks of 'diagnose'"):
         read("sex", ["F"], **{argument: {"diagnose": {"a": "AD"}}})
+
+
+def test_all_that_is_not_understood_is_told_at_once_and_no_class_is_proposed():
+    table = pd.DataFrame({
+        "participant_id": ["sub-1", "sub-2", "sub-3"], "sex": ["F", "femme", "M"],
+        "diagnosis": ["NC", "NC", "bvFTD"], "age": ["60", "61", "old"],
+    })  # fmt: skip
+    with pytest.raises(InputError) as told:
+        canonical(table, {}, {}, {})
+    line = str(told.value)
+    assert line.startswith("3 labels are not understood: ")
+    for words in ("sub-2: sex 'femme'", "sub-3: diagnosis 'bvFTD'", "sub-3: age 'old'",
+                  "--codings diagnosis:bvFTD=n/a"):  # fmt: skip
+        assert words in line
+    assert "bvFTD': 'NC'" not in line

@@ -122,8 +122,8 @@ def prepare(
         for note in notes:
             warnings.warn(f"{scan.image.name}: {note}", stacklevel=2)
     if not sum(counts.values()):
-        first, reason = next(iter(failures.items()))
-        raise InputError(f"all {len(failures)} scans failed; the first is {first}: {reason}")
+        listed = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise InputError(f"all {len(failures)} scans failed: {listed}")
     return Prepared(out, **counts, failures=failures)
 
 

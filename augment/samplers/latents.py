@@ -221,10 +221,10 @@ def inside(space: LabelSpace, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(subject: tio.Subject) -> Tensor:
-    import torchio as tio
+    from augment.scans import WholeImage
 
     # A copy of the image, so that the subject does not keep the data.
-    data: Tensor = tio.ScalarImage(subject["md"].path).data.float()
+    data: Tensor = WholeImage(subject["md"].path).data.float()
     if not torch.isfinite(data).all():
         raise InputError(f"{subject['md'].path} holds NaN or Inf; mend it or drop the subject")
     return data

@@ -71,9 +71,9 @@ def common_frame(cohort: Cohort) -> tuple[Grid, int]:
 
 def read(image: tio.Image, name: str) -> Tensor:
     """Segments (N, X, Y, Z) of an image; the subject does not keep them."""
-    import torchio as tio
+    from augment.scans import WholeImage
 
-    image = tio.ScalarImage(image.path) if image.path is not None else image
+    image = WholeImage(image.path) if image.path is not None else image
     data: Tensor = image.data.float()
     if not torch.isfinite(data).all():
         raise InputError(f"{image.path or name} holds NaN or Inf; mend it or drop the subject")
