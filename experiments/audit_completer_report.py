@@ -144,7 +144,10 @@ def _used(want: str, errors: Mapping[str, np.ndarray]) -> Finding:
     share = cost(np.arange(len(errors["own"])))
     lost = errors["exchanged"] - errors["own"]
     low, _ = _interval(lambda k: lost[k].mean(), errors)
-    told = f"another person's source costs {100 * share:.0f} % of the gain over the mean volume"
+    told = (
+        f"another person's source costs {100 * share:.0f} % of the gain over the mean volume "
+        f"({100 * HALF:.0f} or more is right)"
+    )
     what = f"source of {want}"
     if low <= 0 or share <= 0:
         return Finding(what, FAULT, f"{told}: the source is not used")

@@ -140,7 +140,8 @@ def test_the_command_trains_and_generates(parts, tmp_path, monkeypatch, capsys):
     assert main([*command, "--dry-run"]) == 0
     assert not (tmp_path / "sampler").exists()
     assert main(command) == 0
-    make = ["generate", sampler, str(out), "--count", "3", "--steps", "2", "--labels", "sex", "F"]
+    make = ["generate", sampler, str(out), "--count", "3", "--steps", "2"]
+    make += ["--labels", "sex", "Female"]
     assert main(make) == 0
     cohort = Cohort.from_bids(out)
     assert list(cohort.table["sex"]) == ["F"] * 3
