@@ -152,7 +152,7 @@ class NearCopy:
     """
 
     def __init__(self, train: Cohort, image: str = "md") -> None:
-        import torchio as tio
+        from augment.scans import WholeImage
 
         subjects = [subject for subject in train.subjects() if image in subject]
         people = [(subject["dataset"], subject["subject_id"]) for subject in subjects]
@@ -165,7 +165,7 @@ class NearCopy:
         digests, voxels = [], []
         for subject in subjects:
             # A copy of the image, so that the subject does not keep the data.
-            data = tio.ScalarImage(subject[image].path).data.float()
+            data = WholeImage(subject[image].path).data.float()
             digests.append(_blocks(data))
             voxels.append(voxel_hash(data.numpy()))
         if len(shapes := {digest.shape for digest in digests}) > 1:

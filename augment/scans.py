@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 
 import nibabel as nib
 import torchio as tio
-from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from augment.errors import InputError
 
 CHUNK = 2**22
+HEADER = 540
+"""Bytes of the longer of the two headers."""
+MAGIC = b"\x1f\x8b"
+"""Of gzip, whatever a file is called."""
 
 
 class WholeImage(tio.ScalarImage):
@@ -34,43 +40,50 @@ def require_whole(path: Path) -> None:
     """Raise ``InputError`` if a NIfTI file ends before its voxels do. It costs a header's reading.
 
     Flipped bits are not looked for, which takes reading all of the file: see ``Cohort.validate``.
+    What is no NIfTI, or has a header that nibabel does not understand, is left to its reader.
     """
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
         return
     try:
-        needed = _needed(path)
-        found = _size(path, needed)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        found, needed = -1, 0
-    if found < needed:
+        with path.open("rb") as stream:
+            is_packed = stream.read(2) == MAGIC
+        needed = _needed(path, is_packed)
+        is_whole = _holds(path, is_packed, needed)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        is_whole = False
+    if not is_whole:
         raise InputError(
             f"{path} is truncated or damaged: voxels are missing at its end; copy or export the "
             "file again, or drop the row (`neuromix cohort` lists all such files)"
         )
 
 
-def _needed(path: Path) -> int:
-    """Bytes that the header speaks of; none, where there is no header."""
-    try:
-        voxels: Any = nib.load(path).dataobj
-    except ImageFileError:
-        return 0  # no NIfTI, whatever its name: the reader may know it
-    return int(voxels.offset) + math.prod(voxels.shape) * int(voxels.dtype.itemsize)
+def _needed(path: Path, is_packed: bool) -> int:
+    """Bytes that the header speaks of; 0 where none is understood."""
+    with gzip.open(path) if is_packed else path.open("rb") as stream:
+        start = stream.read(HEADER)
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        try:
+            header: Any = kind.header_class.from_fileobj(io.BytesIO(start), check=False)
+            offset, shape = int(header["vox_offset"]), header.get_data_shape()
+            if int(header["sizeof_hdr"]) == kind.header_class.sizeof_hdr:
+                return offset + math.prod(shape) * int(header.get_data_dtype().itemsize)
+        except (HeaderDataError, WrapStructError, ValueError):
+            continue
+    return 0
 
 
-def _size(path: Path, needed: int) -> int:
-    """Bytes of a file once it is unpacked."""
-    if not path.name.endswith(".gz"):
-        return path.stat().st_size
+def _holds(path: Path, is_packed: bool, needed: int) -> bool:
+    """Whether a file has so many bytes, once it is unpacked."""
+    if not is_packed:
+        return path.stat().st_size >= needed
     with path.open("rb") as stream:
         stream.seek(max(-4, -path.stat().st_size), 2)
         told = int.from_bytes(stream.read(), "little")
     if told == needed % 2**32:  # as the last four bytes of an unbroken file tell
-        return needed
+        return True
     size = 0  # several members, surplus data, or a piece that is missing
     with gzip.open(path) as packed:
-        while chunk := packed.read(CHUNK):
+        while size < needed and (chunk := packed.read(min(CHUNK, needed - size))):
             size += len(chunk)
-    return size
+    return size >= needed

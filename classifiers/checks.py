@@ -46,4 +46,4 @@ def check_settings(classifier: VolumeClassifier, subjects: Any, validation: Any)
     for name, needs in (("patience", validation), ("freeze", classifier.pretrained)):
         if getattr(classifier, name) and needs is None:
             what = "validation=" if name == "patience" else "pretrained="
-            warnings.warn(f"{name} changes nothing without {what}", stacklevel=4)
+            warnings.warn(f"{name} changes nothing without {what}", stacklevel=3)

@@ -137,20 +137,20 @@ def _accurate(want: str, errors: Mapping[str, np.ndarray]) -> Finding:
 
 
 def _used(want: str, errors: Mapping[str, np.ndarray]) -> Finding:
-    def cost(k: np.ndarray) -> float:
-        own, other, mean = (errors[name][k].mean() for name in ("own", "exchanged", "mean"))
-        return float((other - own) / max(mean - own, 1e-12))
-
-    share = cost(np.arange(len(errors["own"])))
+    what = f"source of {want}"
     lost = errors["exchanged"] - errors["own"]
     low, _ = _interval(lambda k: lost[k].mean(), errors)
+    if low <= 0:
+        told = "another person's source does as well as the own: the source is not used"
+        return Finding(what, FAULT, told)
+    gain = errors["mean"].mean() - errors["own"].mean()
+    if gain <= 0:
+        return Finding(what, CARE, "there is no gain over the mean volume that it could explain")
+    share = float(lost.mean() / gain)
     told = (
         f"another person's source costs {100 * share:.0f} % of the gain over the mean volume "
         f"({100 * HALF:.0f} or more is right)"
     )
-    what = f"source of {want}"
-    if low <= 0 or share <= 0:
-        return Finding(what, FAULT, f"{told}: the source is not used")
     return Finding(what, FINE if share >= HALF else CARE, told)
 
 

@@ -137,7 +137,7 @@ def pds(
         directions: Modalities that shall be filled in.
         steps: Optimiser steps of PDM.
         refining_steps: Optimiser steps of TR's first stage; the second takes a third as many.
-        batch_size: Subjects of a step, of PDM and of TR.
+        batch_size: Subjects of a step, of PDM and of TR; presets have sizes for each.
         without: Parts to leave out, for ablations.
         source_blind: Hide the source, as the published code does; for comparison.
         seed: Decides the first weights, the order and the noise.

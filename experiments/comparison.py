@@ -60,7 +60,8 @@ def carry_out(
             settings[key] = str(value.resolve())
     console.print(settings)
     endpoint = Endpoint.of(config, name)
-    settings["endpoint"] = asdict(endpoint) if endpoint else None
+    if "endpoint" in settings:
+        settings["endpoint"] = asdict(endpoint) if endpoint else None
     if dry_run:
         show_plan(plan(config), console)
         return {}

@@ -52,6 +52,29 @@ def test_several_members_and_surplus_are_no_fault(tmp_path):
         require_whole(path)
 
 
+def test_headers_that_nibabel_refuses_are_left_to_the_reader(tmp_path):
+    image = nib.Nifti1Image(VOLUME, np.eye(4))
+    image.header["qform_code"] = 1
+    for k, value in zip("bcd", (0.70711, 0.70711, 0.001), strict=True):
+        image.header[f"quatern_{k}"] = value
+    raw = image.header.binaryblock + bytes(4) + VOLUME.tobytes("F")
+    for name, content in (
+        ("odd.nii", raw),
+        ("plain.nii.gz", raw),
+        ("cruft.nii.gz", gzip.compress(raw) + b"x"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        require_whole(path)
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(InputError, match="truncated"):
+            require_whole(path)
+    upper = tmp_path / "UPPER.NII.GZ"
+    upper.write_bytes(gzip.compress(raw)[:300])
+    with pytest.raises(InputError, match="truncated"):
+        require_whole(upper)
+
+
 def test_other_files_are_left_to_their_reader(tmp_path):
     path = tmp_path / "a.nii.gz"
     path.write_bytes(gzip.compress(b"no image at all"))
