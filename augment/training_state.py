@@ -53,9 +53,11 @@ class TrainingState:
         for name, average in self.averages.items():
             average.store(self.trained(name))
             average.copy_to(self.trained(name))
-        yield
-        for name, average in self.averages.items():
-            average.restore(self.trained(name))
+        try:
+            yield
+        finally:
+            for name, average in self.averages.items():
+                average.restore(self.trained(name))
 
     def unwrap(self, best: Path | None) -> None:
         """Give the networks back with the weights of a file, or else with the averaged ones."""

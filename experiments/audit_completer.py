@@ -101,7 +101,7 @@ class CompleterAudit(Origin):
         people = self.train.subjects()
         source, target = (np.stack([read(s[m], m).numpy() for s in people]) for m in (have, want))
         regression = VoxelwiseRegression().fit(source, target)
-        mean, usual = typical(people, want), typical(people, have)
+        mean, usual = typical(target), typical(source)
         tests = self.tests.subjects()
         errors: dict[str, list[float]] = {k: [] for k in ("own", "exchanged", "mean", "regression")}
         made, real = [], []

@@ -69,7 +69,7 @@ class Origin:
     """
 
     def __init__(self, config: Audit, made: Made, frame: Run, images: Sequence[str]) -> None:
-        self.config, self.made_by, self.frame = config, made, frame
+        self.config, self.audited, self.frame = config, made, frame
         train, heldout = (
             load_cohort(path, tuple(images) if path.is_dir() else ())
             for path in (config.train, config.heldout)
@@ -97,14 +97,14 @@ class Origin:
     def overlap(self) -> dict[str, Any]:
         """Did a held-out subject have a part in it?"""
         try:
-            self.made_by.check_disjoint(self.whole["heldout"])
+            self.audited.check_disjoint(self.whole["heldout"])
         except LeakageError as error:
             return {"subjects": len(error.subjects), "says": str(error)}
         return {"subjects": 0, "says": ""}
 
     def provenance(self) -> dict[str, Any]:
         """Who and what made it."""
-        seen = set(self.made_by.record["subjects"])
+        seen = set(self.audited.record["subjects"])
         named = {subject_hash(*key) for key in self.whole["train"].subject_keys}
         return self.about() | {
             "subjects seen": len(seen),
@@ -114,7 +114,7 @@ class Origin:
 
     def about(self) -> dict[str, Any]:
         """What made it, for the page."""
-        return {"versions": self.made_by.record.get("versions", {})}
+        return {"versions": self.audited.record.get("versions", {})}
 
 
 class BankOrigin(Origin):

@@ -204,7 +204,7 @@ class Bench:
         errors = {"own": 0.0, "shuffled": 0.0, "mean": 0.0}
         spent = 0.0
         people = self.split.train.subjects()
-        usual = {name: typical(people, name) for name in MODALITIES}
+        usual = {m: typical(read(each[m], m).numpy() for each in people) for m in MODALITIES}
         have = MODALITIES[1 - MODALITIES.index(want)]
 
         def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -323,12 +323,11 @@ def without(subject: tio.Subject, want: str) -> tio.Subject:
     return tio.Subject({key: value for key, value in subject.items() if key != want})
 
 
-def typical(subjects: Iterable[tio.Subject], name: str) -> np.ndarray:
-    """The mean image of those subjects who have brain at a voxel."""
+def typical(images: Iterable[np.ndarray]) -> np.ndarray:
+    """The mean of images (N, X, Y, Z) over those that have brain at a voxel."""
     total: Any = 0.0
     covered: Any = 0
-    for subject in subjects:
-        image = read(subject[name], name).numpy()
+    for image in images:
         total, covered = total + image, covered + (image != 0).any(axis=0)
     return np.asarray(total / np.maximum(covered, 1))
 
