@@ -117,7 +117,8 @@ class SampleBank:
             guidance: Of the sampler.
             filters: Each takes a subject and gives the reason to reject it, or ``None``. What they
                 rejected stands in ``rejected.tsv``; another is made in its place, at most 32 times.
-                Whom a filter's ``record`` names (``leakage.provenance``) has a part in the bank.
+                Whom the ``record`` of a filter names, or that of ``labels`` of a quota
+                (``leakage.provenance``), has a part in the bank.
             progress: Show a progress bar.
         """
         Filling(Path(path), sampler, labels, seed, steps, guidance, filters).run(progress)
@@ -313,7 +314,7 @@ class SampleBank:
         keys |= {"dataset": self.name, "subject_id": name}
         if "age" not in self.labels:
             keys["age"] = math.nan
-        return {**keys, "synthetic": True, "synthetic_id": name}
+        return {**keys, "synthetic": True, "synthetic_id": name, "origin": self.uri}
 
     def _paths(self, row: int) -> dict[str, str]:
         """The image files of a sample."""

@@ -296,6 +296,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def title_of(folder: Path) -> str:
+    """The ``Name`` in a folder's ``dataset_description.json``, or ``""``."""
+    path = folder / "dataset_description.json"
+    return " ".join(str(read_json(path).get("Name") or "").split()) if path.is_file() else ""
+
+
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a CSV or TSV as text, so that the subject ``001`` stays ``001``.
 

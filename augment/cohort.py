@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from augment import bids, files, labels
+from augment import bids, files, labels, origin
 from augment import split as splitting
 from augment.conditions import CATEGORIES
 from augment.errors import InputError
@@ -78,7 +78,8 @@ class Cohort:
                     f"allowed are {', '.join(allowed)} and nothing"
                 )
         object.__setattr__(self, "table", table)
-        object.__setattr__(self, "name", self.name or " + ".join(table["dataset"].unique()))
+        datasets = (name.removeprefix(splitting.UNNAMED) for name in table["dataset"].unique())
+        object.__setattr__(self, "name", self.name or " + ".join(datasets))
 
     @classmethod
     def from_bids(
@@ -120,9 +121,7 @@ class Cohort:
         source = above if is_nested else root
         home = root if (root / "participants.tsv").is_file() else source
         table = labels.attach(rows, home, codings or {}, columns or {})
-        description = source / "dataset_description.json"
-        title = bids.read_json(description).get("Name") if description.is_file() else None
-        table["dataset"] = " ".join(str(title or source.name).split())
+        table["dataset"] = bids.title_of(source) or " ".join(source.name.split())
         return cls(table)
 
     @classmethod
@@ -132,14 +131,21 @@ class Cohort:
         images: Mapping[str, str],
         codings: labels.Codings | None = None,
         columns: labels.Columns | None = None,
+        dataset: str = "",
     ) -> Cohort:
         """Read a CSV or TSV with a row per subject-session.
+
+        Which dataset a person is of says the table's column ``dataset``, else the argument, else
+        the ``Name`` in a ``dataset_description.json`` beside the table. The name of the file says
+        nothing: two tables of one study often hold the same people. Where none of these tells it,
+        the table can't be compared with another.
 
         Args:
             path: The table. Paths in it are relative to its folder.
             images: Image name to the column of its paths, such as ``{"md": "md_path"}``.
             codings: As in :meth:`from_bids`.
             columns: As in :meth:`from_bids`; ``subject_id`` and ``session_id`` may be named, too.
+            dataset: Name of the study, for rows that tell none.
         """
         path = Path(path).resolve()
         raw = bids.read_table(path)
@@ -159,11 +165,13 @@ class Cohort:
             table[f"{image}_path"] = [
                 os.path.normpath(path.parent / place) if place else "" for place in raw[column]
             ]
-        return cls(table if "dataset" in table.columns else table.assign(dataset=path.stem))
+        given = table["dataset"] if "dataset" in table.columns else pd.Series("", table.index)
+        name = dataset or bids.title_of(path.parent) or f"{splitting.UNNAMED}{path.name}"
+        return cls(table.assign(dataset=given.where(given != "", name)))
 
     @classmethod
-    def load(cls, path: str | Path) -> Cohort:
-        """Read what :meth:`save` wrote."""
+    def load(cls, path: str | Path, dataset: str = "") -> Cohort:
+        """Read what :meth:`save` wrote, or a table like it, as :meth:`from_table` does."""
         header = bids.read_table(path).columns
         paths = [column for column in header if column.endswith("_path")]
         if not paths:
@@ -175,7 +183,7 @@ class Cohort:
         is_saved = set(COLUMNS) <= set(header)
         columns = {name: name for name in labels.ALIASES} if is_saved else {}
         images = {column.removesuffix("_path"): column for column in paths}
-        return cls.from_table(path, images, columns=columns)
+        return cls.from_table(path, images, columns=columns, dataset=dataset)
 
     def save(self, path: str | Path) -> None:
         """Write a TSV in which image paths are relative to its folder."""
@@ -266,10 +274,13 @@ class Cohort:
             labels = {column: row[column] for column in COLUMNS}
             # A bank that is loaded as any other dataset stays known for what it is.
             names = [Path(path).name for path in given.values()]
-            made = any("_desc-synthetic" in name for name in names)
-            filled = [name for name in names if "_desc-imputed" in name]
-            origin = row["subject_id"] if made else ";".join(filled)
-            marks = {"synthetic": made or bool(filled), "synthetic_id": origin}
+            made = any(origin.SAMPLE in name for name in names)
+            filled = [name for name in names if origin.IMPUTED in name]
+            marks = {
+                "synthetic": made or bool(filled),
+                "synthetic_id": row["subject_id"] if made else ";".join(filled),
+                "origin": origin.of_files(given.values()),
+            }
             subjects.append(tio.Subject(**scans, **labels, **marks))
         return subjects
 
@@ -363,20 +374,10 @@ class Split(NamedTuple):
     @classmethod
     def load(cls, folder: str | Path) -> Split:
         """Read what :meth:`save` wrote; a subject in two parts is refused."""
-        split = cls(*(Cohort.load(Path(folder) / f"{name}.tsv") for name in cls._fields))
-        parts = split._asdict()
-        # A table without the column dataset is named like its file, which tells no people apart.
-        unnamed = any(set(part.table["dataset"]) == {name} for name, part in parts.items())
-        seen: set[tuple[str, str]] = set()
-        for name, part in parts.items():
-            people = {("" if unnamed else dataset, who) for dataset, who in part.subject_keys}
-            shared = seen & people
-            if shared:
-                raise InputError(
-                    f"sub-{min(shared)[1]} is in {name}.tsv and in another part of {folder}; "
-                    "a subject belongs in one part: split anew"
-                )
-            seen |= people
+        # Parts that name no dataset are of one, whatever their files are called.
+        name = bids.title_of(Path(folder)) or f"{splitting.UNNAMED}{Path(folder).resolve().name}"
+        split = cls(*(Cohort.load(Path(folder) / f"{part}.tsv", name) for part in cls._fields))
+        splitting.require_apart({f"{name}.tsv": part for name, part in split._asdict().items()})
         return split
 
 

@@ -81,6 +81,8 @@ class Filling:
         filters: Sequence[Callable[[tio.Subject], str | None]],
     ) -> None:
         self.root, self.sampler, self.filters = root, sampler, filters
+        makers = [sampler, labels, *filters]
+        self.makers = [record for maker in makers if (record := getattr(maker, "record", None))]
         self.wanted = [_plain(row) for row in labels]
         if not self.wanted:
             raise InputError("a bank needs samples; give the labels of at least one")
@@ -135,13 +137,12 @@ class Filling:
                 raise InputError(
                     f"{self.root} holds other files; name an empty or new folder for the bank"
                 )
-            records = [r for f in self.filters if (r := getattr(f, "record", None))]
             content = {
                 "format": FORMAT,
                 "samples": len(self.wanted),
                 "sampler": self.made_by,
                 "settings": self.settings,
-                "provenance": leakage.merge([self.sampler.record, *records]),
+                "provenance": leakage.merge(self.makers),
             }
             files.write_json(path, content)
             return
@@ -159,8 +160,12 @@ class Filling:
                 f"{self.root} was begun for {stands['samples']} samples, now {len(self.wanted)} "
                 "are asked for; ask for as many or more, or name another folder"
             )
-        if len(self.wanted) > stands["samples"]:
-            files.write_json(path, stands | {"samples": len(self.wanted)})
+        grown = stands | {
+            "samples": len(self.wanted),
+            "provenance": leakage.merge([stands["provenance"], *self.makers]),
+        }
+        if grown != stands:
+            files.write_json(path, grown)
 
     def _look(self, slots: Sequence[int]) -> list[int]:
         """Take in the records of finished samples, and return the slots that are to be made."""

@@ -2,28 +2,37 @@
 
 Whoever influenced the weights, the choice of a step, a statistic or a filter is remembered in a
 record, which travels with samplers and banks: salted hashes of (dataset, subject), and digests of
-the voxels, which see through new names of the same image.
+the voxels, which see through new names of the same image. Of subjects that are synthetic, in whole
+or in part, :mod:`augment.origin` finds the record.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from augment import origin
 from augment.errors import InputError, LeakageError
+from augment.origin import Person, person_of
+from augment.split import name_of, require_comparable
 
 if TYPE_CHECKING:
+    import torchio as tio
+
     from augment.cohort import Cohort
 
 SALT = "neuromix"
 """Keeps plain subject names out of published files; it is no secret against guessing."""
 NAMED = 10
 """Subjects that an error names; the others are counted."""
+LISTS = ("datasets", "subjects", "voxels", "untraced")
+"""What a record holds of those who had a part; the rest of it says with what it was made."""
 
 
 def subject_hash(dataset: str, subject_id: str) -> str:
@@ -43,19 +52,51 @@ def voxel_hashes(cohort: Cohort) -> list[str]:
     return [digest for _, digest in _images(cohort)]
 
 
-def provenance(cohorts: Sequence[Cohort], voxels: Sequence[str]) -> dict[str, Any]:
+def voxels_of(subject: tio.Subject, images: Iterable[str]) -> set[str]:
+    """Digests of images of a subject: as they are, and as their files are.
+
+    The two differ behind a transform, which would else hide whose image it is.
+    """
+    from augment.scans import WholeImage
+
+    digests = set()
+    for image in (subject[name] for name in images):
+        digests.add(voxel_hash(image.data.float().numpy()))
+        if subject.applied_transforms and isinstance(image.path, Path) and image.path.is_file():
+            digests.add(voxel_hash(WholeImage(image.path).data.float().numpy()))
+    return digests
+
+
+def provenance(cohorts: Sequence[Cohort], voxels: Sequence[str] = ()) -> dict[str, Any]:
     """The record of a model.
+
+    Who had a part in banks and completers whose files are in the cohorts is in it, too.
 
     Args:
         cohorts: Every cohort that influenced it: training, validation.
         voxels: Digests of their images.
     """
-    keys = {key for cohort in cohorts for key in cohort.subject_keys}
+    people: set[Person] = set()
+    origins: set[str] = set()
+    for cohort in cohorts:
+        columns = [f"{image}_path" for image in cohort.images]
+        for row in cohort.table.to_dict("records"):
+            paths = [row[column] for column in columns if row[column]]
+            origins.update(origin.of_files(paths).splitlines())
+            is_sample = [origin.SAMPLE in Path(path).name for path in paths]
+            if not paths or not all(is_sample):
+                people.add((row["dataset"], row["subject_id"]))
+    return merge([record_of(people, voxels), *origin.records(origins)])
+
+
+def record_of(people: Iterable[Person], voxels: Iterable[str] = ()) -> dict[str, Any]:
+    """The record of some people and the digests of their images."""
+    people = set(people)
     return {
-        "datasets": sorted({dataset for dataset, _ in keys}),
-        "subjects": sorted(subject_hash(*key) for key in keys),
-        "voxels": sorted(voxels),
-        "versions": {name: version(name) for name in ("neuromix", "torch", "diffusers")},
+        "datasets": sorted({dataset for dataset, _ in people}),
+        "subjects": sorted(subject_hash(*person) for person in people),
+        "voxels": sorted(set(voxels)),
+        "versions": {name: version(name) for name in ("neuromix", "torch", "diffusers", "torchio")},
     }
 
 
@@ -64,8 +105,9 @@ def merge(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Whom any of them saw, the whole has seen; the rest is told as the first one has it.
     """
-    seen = ("datasets", "subjects", "voxels")
-    together = {key: sorted({x for r in records for x in r.get(key, ())}) for key in seen}
+    together = {key: sorted({x for r in records for x in r.get(key, ())}) for key in LISTS}
+    if not together["untraced"]:
+        del together["untraced"]
     return {**(records[0] if records else {}), **together}
 
 
@@ -77,25 +119,60 @@ def check_disjoint(record: Mapping[str, Any], cohort: Cohort, *, voxels: bool = 
         cohort: Subjects that shall judge the model.
         voxels: Compare images too, which finds subjects under new names; each image is read.
     """
+    images = _images(cohort) if voxels and record["voxels"] else ()
+    _refuse(record, cohort.subject_keys, images)
+
+
+def check_subjects(
+    record: Mapping[str, Any], subjects: Sequence[tio.Subject], images: Sequence[str]
+) -> None:
+    """As :func:`check_disjoint`, for subjects whose images are in memory, or will be."""
+    people = {person: None for subject in subjects if (person := person_of(subject))}
+    digests = (
+        (person, digest)
+        for subject in subjects
+        if (person := person_of(subject)) is not None
+        for digest in voxels_of(subject, [name for name in images if name in subject])
+    )
+    _refuse(record, list(people), digests if record["voxels"] else ())
+
+
+def _refuse(
+    record: Mapping[str, Any], people: Sequence[Person], images: Iterable[tuple[Person, str]]
+) -> None:
+    """Raise if one of the people, or of their images, is in the record."""
+    warn_untraced(record)
+    require_comparable(record.get("datasets", ()), {dataset for dataset, _ in people})
     names, digests = set(record["subjects"]), set(record["voxels"])
-    by_name = [key for key in cohort.subject_keys if subject_hash(*key) in names]
-    images = _images(cohort) if voxels and digests else ()
-    copies = dict.fromkeys(key for key, digest in images if digest in digests)
-    renamed = [key for key in copies if key not in by_name]
-    found = by_name + renamed
-    if not found:
+    by_name = [person for person in people if subject_hash(*person) in names]
+    copies = dict.fromkeys(person for person, digest in images if digest in digests)
+    renamed = [person for person in copies if person not in by_name]
+    shared = by_name + renamed
+    if not shared:
         return
-    named = ", ".join(f"{dataset} sub-{who}" for dataset, who in found[:NAMED])
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    named = ", ".join(name_of(*person) for person in shared[:NAMED])
+    more = f" and {len(shared) - NAMED} more" if len(shared) > NAMED else ""
     how = f" ({len(renamed)} of them by their images, under other names)" if renamed else ""
     raise LeakageError(
-        f"{len(found)} of {len(cohort.subject_keys)} held-out subjects had a part in the making of "
+        f"{len(shared)} of {len(people)} held-out subjects had a part in the making of "
         f"the samples{how}: {named}{more}; hold out others, or fit without them",
-        found,
+        shared,
     )
 
 
-def _images(cohort: Cohort) -> Iterator[tuple[tuple[str, str], str]]:
+def warn_untraced(record: Mapping[str, Any]) -> None:
+    """Warn of makers that are not known."""
+    if makers := record.get("untraced"):
+        more = f" and {len(makers) - NAMED} more" if len(makers) > NAMED else ""
+        warnings.warn(
+            f"whoever had a part in {', '.join(makers[:NAMED])}{more} is not known, so that nobody "
+            "can say whether held-out subjects had one; open banks, samplers and completers from "
+            "the folders that they were saved in",
+            stacklevel=3,
+        )
+
+
+def _images(cohort: Cohort) -> Iterator[tuple[Person, str]]:
     """Subject and digest of each image, read one after the other."""
     from augment.scans import WholeImage
 

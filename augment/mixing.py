@@ -19,11 +19,19 @@ import torchio as tio
 from sklearn.base import BaseEstimator
 from torch.utils.data import Dataset
 
+from augment import origin
 from augment.bank import SampleBank
 from augment.cohort import Cohort
 from augment.errors import InputError
 from augment.opening import open_source
-from augment.replacement import Frame, is_known, labels_of, replacement, with_marks
+from augment.replacement import (
+    Frame,
+    drawn_from,
+    is_known,
+    labels_of,
+    replacement,
+    with_marks,
+)
 from augment.source import Source
 
 MODES = ("add", "replace")
@@ -118,6 +126,7 @@ class MixedDataset(Dataset[tio.Subject]):
         seed: int,
     ) -> None:
         self.source = source
+        self.origin = origin.of_maker(source)
         self.ratios = ratios
         self.mode = mode
         self.balance = balance
@@ -158,7 +167,8 @@ class MixedDataset(Dataset[tio.Subject]):
             subject = with_marks(copy.deepcopy(model))
             subject.load()
         else:
-            sample = self.source.draw(labels_of(model, self.match), draw_seed)
+            drawn = self.source.draw(labels_of(model, self.match), draw_seed)
+            sample = drawn_from(drawn, self.origin)
             subject = replacement(sample, model, self._frames_of(model, plan))
         if self.transform is None:
             return subject

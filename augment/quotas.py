@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from augment.cohort import KEY
 from augment.errors import InputError
+from augment.leakage import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,20 @@ if TYPE_CHECKING:
     from augment.conditions import LabelSpace
 
 Labels = dict[str, Any]
+
+
+class Wanted(list[Labels]):
+    """Labels for a bank, which remembers whose labels they are.
+
+    Args:
+        labels: One a sample.
+        cohort: Real subjects who decided them.
+    """
+
+    def __init__(self, labels: Iterable[Labels], cohort: Cohort) -> None:
+        super().__init__(labels)
+        self.record = provenance([cohort])
+
 
 JITTER = 0.02
 """Samples that copy a real row move its age by up to this share of the range, either way."""
@@ -80,7 +95,7 @@ def like(cohort: Cohort, space: LabelSpace, count: int, seed: int) -> list[Label
         seed: Decides the rows.
     """
     rows = _rows(cohort, space)
-    return [_copy(rows, space, seed, k) for k in range(count)]
+    return Wanted((_copy(rows, space, seed, k) for k in range(count)), cohort)
 
 
 def balance(
@@ -111,7 +126,7 @@ def balance(
     if count is None:
         count = int((have.max() - have).sum())
     chosen = _fill(have, np.full(len(have), 1 / len(have)), count, seed)
-    return [_copy(members[cell], space, seed, k) for k, cell in enumerate(chosen)]
+    return Wanted((_copy(members[cell], space, seed, k) for k, cell in enumerate(chosen)), cohort)
 
 
 def deconfound(
@@ -180,7 +195,7 @@ def deconfound(
     for k, cell in enumerate(chosen):
         t, b = divmod(cell, counts.shape[1])
         wanted.append(_copy(members[b], space, seed, k) | {target: classes[t]})
-    return wanted
+    return Wanted(wanted, cohort)
 
 
 def associations(

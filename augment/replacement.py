@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torchio as tio
 
+from augment import origin
 from augment.errors import InputError
 from augment.grid import Grid, resample
 
@@ -116,7 +117,7 @@ def replacement(
     frames: Mapping[str, Frame],
     kept: Collection[str] = (),
 ) -> tio.Subject:
-    """The sample with exactly the keys of the subject, and ``synthetic`` and ``synthetic_id``.
+    """The sample with exactly the keys of the subject, and the marks of :func:`with_marks`.
 
     Every label comes from the sample. What it does not know is missing: ``""`` or NaN.
 
@@ -137,7 +138,8 @@ def replacement(
             values[key] = sample[key]
         else:
             values[key] = _blank(key, value)
-    values |= {"synthetic": True, "synthetic_id": sample["synthetic_id"]}
+    marks = {name: sample[name] for name in ("synthetic_id", "origin")}
+    values |= {"synthetic": True, **marks}
     result = tio.Subject(values)
     result.applied_transforms = list(subject.applied_transforms)
     return result
@@ -148,11 +150,24 @@ def has_image(subject: tio.Subject, name: str) -> bool:
     return name in subject and bool(subject.get("present", {}).get(name, True))
 
 
-def changed(subject: tio.Subject, images: dict[str, tio.Image], origin: str) -> tio.Subject:
-    """A copy of the subject with some images from a synthetic origin."""
+def changed(
+    subject: tio.Subject, images: dict[str, tio.Image], made_as: str, made_by: str
+) -> tio.Subject:
+    """A copy of the subject with some images that are synthetic, in whole or in part.
+
+    Args:
+        subject: With its marks.
+        images: By name.
+        made_as: Joins its ``synthetic_id``.
+        made_by: Joins its ``origin``.
+    """
     rest = {key: copy.deepcopy(value) for key, value in subject.items() if key not in images}
-    origins = [text for text in (subject["synthetic_id"], origin) if text]
-    marks = {"synthetic": True, "synthetic_id": ";".join(origins)}
+    names = [text for text in (subject["synthetic_id"], made_as) if text]
+    marks = {
+        "synthetic": True,
+        "synthetic_id": ";".join(names),
+        "origin": origin.join(subject["origin"], made_by),
+    }
     ordered = {key: images[key] if key in images else rest[key] for key in subject}
     result = tio.Subject({**ordered, **images, **marks})
     result.applied_transforms = list(subject.applied_transforms)
@@ -160,12 +175,20 @@ def changed(subject: tio.Subject, images: dict[str, tio.Image], origin: str) -> 
 
 
 def with_marks(subject: tio.Subject) -> tio.Subject:
-    """The subject itself, or the same content with the two keys that it lacks."""
-    if "synthetic" in subject and "synthetic_id" in subject:
+    """The subject itself, or the same content with those of the three keys that it lacks."""
+    marks = {"synthetic": False, "synthetic_id": "", "origin": ""}
+    if marks.keys() <= subject.keys():
         return subject
-    marked = tio.Subject({"synthetic": False, "synthetic_id": "", **subject})
+    marked = tio.Subject({**marks, **subject})
     marked.applied_transforms = list(subject.applied_transforms)
     return marked
+
+
+def drawn_from(sample: tio.Subject, made_by: str) -> tio.Subject:
+    """A sample that tells its ``origin``: its own word, or the source that it was drawn from."""
+    if sample.get("origin"):
+        return sample
+    return tio.Subject({**with_marks(sample), "origin": made_by})
 
 
 def from_dict(

@@ -9,12 +9,19 @@ a table of whole numbers, each less than one away, with the same sums over strat
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from augment.errors import InputError
+from augment.errors import InputError, LeakageError
+
+if TYPE_CHECKING:
+    from augment.cohort import Cohort
 
 TRIES = 32
+UNNAMED = "unnamed:"
+"""Begins the dataset of a table that names none: its people are known within the table alone."""
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
@@ -128,3 +135,45 @@ def _spread(strata: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> 
     bounds = np.stack([np.zeros(rest.size), (rest > 0).ravel().astype(float)], axis=1)
     found = optimize.linprog(cost.ravel(), A_eq=sums, b_eq=limits, bounds=bounds, method="highs-ds")
     return (floor + np.round(found.x.reshape(rest.shape))).astype(int)
+
+
+def require_comparable(one: Iterable[str], other: Iterable[str]) -> None:
+    """Refuse to compare the people of datasets of which one has no name.
+
+    Within one table people are told apart by their names, whatever the table is called.
+    """
+    one, other = set(one), set(other)
+    nameless = sorted(name for name in one | other if not name or name.startswith(UNNAMED))
+    if not nameless or not one or not other or one == other == {nameless[0]}:
+        return
+    name = nameless[0].removeprefix(UNNAMED) or "some subjects"
+    others = ", ".join(sorted((one | other) - {nameless[0]}))
+    raise InputError(
+        f"{name} names no dataset, so that its people can't be told from those of "
+        f"{others.replace(UNNAMED, '')}: add a column `dataset` with the study's name to the table "
+        "(the same in all tables of a study), or dataset= (--dataset of `neuromix cohort`), or a "
+        "dataset_description.json beside it"
+    )
+
+
+def require_apart(parts: Mapping[str, Cohort]) -> None:
+    """Raise :class:`LeakageError` if a person is in two of the parts, given by their names."""
+    earlier: dict[tuple[str, str], str] = {}
+    datasets: set[str] = set()
+    for name, part in parts.items():
+        own = set(part.table["dataset"])
+        require_comparable(datasets, own)
+        datasets |= own
+        shared = [person for person in part.subject_keys if person in earlier]
+        if shared:
+            raise LeakageError(
+                f"{len(shared)} subjects are in {earlier[shared[0]]} and in {name}, such as "
+                f"{name_of(*shared[0])}; split by person with `neuromix cohort DATA --out FOLDER`",
+                shared,
+            )
+        earlier |= dict.fromkeys(part.subject_keys, name)
+
+
+def name_of(dataset: str, subject_id: str) -> str:
+    """What an error calls a person."""
+    return f"{dataset.removeprefix(UNNAMED)} sub-{subject_id}"

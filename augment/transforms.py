@@ -5,8 +5,9 @@ which alone enters the history of the subject and replays the very same result:
 
     RandomSynthetic -> Synthetic,  CompleteModality -> Completed,  TimeConsistent -> SharedOverTime
 
-``synthetic`` is True as soon as a voxel of the subject is, and ``synthetic_id`` says where it is
-from; both are ordinary keys, since ``tio.SubjectsLoader`` drops the history.
+``synthetic`` is True as soon as a voxel of the subject is, ``synthetic_id`` says which sample it is
+and ``origin`` where that is from (:mod:`augment.origin`); all are ordinary keys, since
+``tio.SubjectsLoader`` drops the history.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from torchio.transforms.intensity_transform import IntensityTransform
 from torchio.transforms.preprocessing.intensity import NormalizationTransform
 from torchio.utils import get_subclasses
 
+from augment import origin
 from augment.errors import InputError
+from augment.leakage import voxels_of
 from augment.opening import open_source
 from augment.replacement import (
     BARE,
     Frame,
     changed,
+    drawn_from,
     fit,
     from_dict,
     has_image,
@@ -49,8 +53,9 @@ MODES = ("replace", "mixup")
 class _Marked(tio.Transform):
     """Takes what TorchIO's transforms take, and MONAI's dicts of MetaTensors.
 
-    The output carries ``synthetic`` and ``synthetic_id`` whether or not it was changed, so that
-    batches collate. The input is never modified, whatever ``copy`` says: results are built anew.
+    The output carries ``synthetic``, ``synthetic_id`` and ``origin`` whether or not it was changed,
+    so that batches collate. The input is never modified, whatever ``copy`` says: results are built
+    anew.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -144,6 +149,7 @@ class RandomSynthetic(_Marked, RandomTransform):
         if alpha is not None and mode == "replace":
             warnings.warn("alpha changes nothing in mode='replace'", stacklevel=2)
         self.source = source
+        self.origin = origin.of_maker(source)
         self.match = match
         self.mode = mode
         self.alpha = 0.4 if alpha is None else alpha
@@ -171,7 +177,7 @@ class RandomSynthetic(_Marked, RandomTransform):
             weight,
             **self._get_base_args(),
         )
-        twin.drawn = sample
+        twin.drawn = drawn_from(sample, self.origin)
         return twin(subject)
 
 
@@ -204,7 +210,9 @@ class Synthetic(_Marked):
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Build the result; the real images are read by ``mixup`` only."""
-        sample = self.drawn or open_source(self.source).replay(self.sample_id)
+        sample = self.drawn
+        if sample is None:
+            sample = drawn_from(open_source(self.source).replay(self.sample_id), self.source)
         is_mixup = self.mode == "mixup"
         include = None if BARE in subject else self.include
         images = subject.get_images_dict(is_mixup, include, self.exclude)
@@ -223,7 +231,8 @@ class Synthetic(_Marked):
             )
             for name, image in images.items()
         }
-        return changed(subject, blends, self.sample_id)
+        parents = (f"{origin.VOXELS}{d}" for d in sorted(voxels_of(subject, images)))
+        return changed(subject, blends, self.sample_id, origin.join(sample["origin"], *parents))
 
 
 class CompleteModality(_Marked, RandomTransform):
@@ -265,6 +274,7 @@ class CompleteModality(_Marked, RandomTransform):
         if p == 0:
             warnings.warn("CompleteModality with p=0 changes nothing", stacklevel=2)
         self.completer = completer
+        self.origin = origin.of_maker(completer)
         self.have = have
         self.want = want
 
@@ -302,7 +312,8 @@ class Completed(_Marked):
             return subject
         completer = self.completer or cast(Completer, open_source(self.source))
         image = completer.complete(subject, self.want, self.seed)
-        result = changed(subject, {self.want: image}, f"{self.want}:seed={self.seed}")
+        made_as = f"{self.want}:seed={self.seed}"
+        result = changed(subject, {self.want: image}, made_as, self.source)
         if "present" in result:
             result["present"] = result["present"] | {self.want: True}
             result.update_attributes()

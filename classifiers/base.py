@@ -29,7 +29,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import GradientNormClipping, LRScheduler
 
-from augment import leakage
+from augment import leakage, origin
 from augment.cohort import Cohort
 from augment.conditions import CATEGORIES, DEMENTIA
 from augment.errors import InputError, TrainingError
@@ -210,11 +210,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         if validation is not None:
             held_out = collect(self, validation, None, "validation")
             self._check_shapes(held_out.rows)
-            if both := held_out.people & chosen.people:
-                raise InputError(
-                    f"{len(both)} validation subjects are trained on, such as {min(both)[1]}; part "
-                    "them by subject with Cohort.split"
-                )
+            held_out.require_apart(chosen)
             judged = inputs.Store.of(held_out.rows, self.scale_), self._codes(held_out.labels)
             self.record_ = leakage.merge([self.record_, held_out.record()])
         weights = chosen.weights(sampling_weight, len(subjects))
@@ -388,6 +384,8 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
                 f"{self.learning_rate:g}, or look at the images with Cohort.validate"
             )
         self.waiting_ = self.net_.waiting
+        self.record_ = leakage.merge([self.record_, *origin.records(self.net_.origins)])
+        leakage.warn_untraced(self.record_)
         self.steps_, self.history_ = chunks.done, []
         if monitor is not None:
             module.load_state_dict(monitor.state)

@@ -15,6 +15,7 @@ import torchio as tio
 from sklearn.base import clone
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
+from augment import leakage, origin
 from augment.cohort import Cohort
 from augment.errors import InputError, LeakageError
 from augment.split import tied_sites
@@ -48,8 +49,9 @@ def predict(
 
     Args:
         classifier: A fitted :class:`~classifiers.base.VolumeClassifier`.
-        cohort_or_subjects: Real subjects that had no part in the training. Their names are compared
-            with those that the classifier was trained on.
+        cohort_or_subjects: Real subjects that had no part in the training. Their names and images
+            are compared with those that the classifier was trained on, and their names with those
+            that had a part in whatever filled in images of theirs.
         sources: Banks, samplers and whatever else has ``check_disjoint(cohort)`` and had a part in
             the training. Subjects that are not a cohort need images with a path for that. Each
             check reads all images: of many runs on the same subjects, the first is enough.
@@ -60,8 +62,15 @@ def predict(
     subjects = _subjects(cohort_or_subjects)
     judged = cohort_or_subjects
     cohort = judged if isinstance(judged, Cohort) else _cohort(subjects)
-    if hasattr(classifier, "check_disjoint"):
-        classifier.check_disjoint(cohort, voxels=False)
+    if made := sum(map(origin.is_made, subjects)):
+        raise InputError(
+            f"{made} of {len(subjects)} test subjects are synthetic; real people judge a classifier"
+        )
+    if hasattr(classifier, "record_"):
+        leakage.check_subjects(classifier.record_, subjects, classifier._images())
+    filled = {line for subject in subjects for line in origin.of_subject(subject)}
+    for record in origin.records(filled):
+        leakage.check_subjects(leakage.merge([record]), subjects, ())
     sources = list(sources)
     if sources and not all(i.path for s in subjects for i in s.get_images(intensity_only=False)):
         raise InputError("sources are checked against files; pass the cohort, not its subjects")

@@ -15,6 +15,7 @@ import torch
 import torchio as tio
 from torch.utils.data import Dataset
 
+from augment import origin
 from augment.errors import InputError
 from augment.replacement import has_image
 
@@ -176,11 +177,11 @@ class Batches(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, position: int) -> tuple[Any, torch.Tensor]:
+    def __getitem__(self, position: int) -> tuple[Any, torch.Tensor, set[str]]:
         return self.__getitems__([position])
 
-    def __getitems__(self, positions: Sequence[int]) -> tuple[Any, torch.Tensor]:
-        """A batch: the input of a network, and the classes."""
+    def __getitems__(self, positions: Sequence[int]) -> tuple[Any, torch.Tensor, set[str]]:
+        """A batch: the input of a network, the classes, and the origins of what is synthetic."""
         rows = self.order[positions]
         rng = np.random.default_rng([self.seed, positions[0]])
         moves = rng.integers(-self.shift, self.shift + 1, (len(rows), 3)).tolist()
@@ -190,10 +191,12 @@ class Batches(Dataset[Any]):
             name: torch.empty(len(rows), *kept.shape[1:])
             for name, kept in self.store.volumes.items()
         }
+        origins: set[str] = set()
         for k, row in enumerate(rows):
             made = {name: kept[row] for name, kept in self.store.volumes.items()}
             if self.augment is not None:
-                made, codes[k] = self._augmented(int(row), int(positions[k]))
+                made, codes[k], lines = self._augmented(int(row), int(positions[k]))
+                origins |= lines
             for name, volume in made.items():
                 volume = volume.flip(1) if turned[k] else volume
                 volumes[name][k] = torch.roll(volume, moves[k], (1, 2, 3)) if self.shift else volume
@@ -201,9 +204,9 @@ class Batches(Dataset[Any]):
         hidden = torch.from_numpy(rng.random(len(rows)) < HIDDEN) & several
         lots = torch.from_numpy(rng.random(present.shape)) * present
         present[hidden, lots[hidden].argmax(1)] = False
-        return network_input(volumes, present), codes
+        return network_input(volumes, present), codes, origins
 
-    def _augmented(self, row: int, position: int) -> tuple[dict[str, torch.Tensor], int]:
+    def _augmented(self, row: int, position: int) -> tuple[dict[str, torch.Tensor], int, set[str]]:
         assert self.augment is not None and self.recode is not None
         labels, affines = self.kept[row]
         images = {}
@@ -225,7 +228,7 @@ class Batches(Dataset[Any]):
                     "take transforms that keep the shape, and do others to the subjects before"
                 )
             made[name] = torch.from_numpy(standardise(data, self.store.scale[name]))
-        return made, self.recode(result, int(self.codes[row]))
+        return made, self.recode(result, int(self.codes[row])), origin.of_subject(result)
 
 
 def draw_order(

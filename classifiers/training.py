@@ -45,6 +45,7 @@ class VolumeNet(NeuralNet):
         self.is_ordinal = is_ordinal
         self.is_frozen = is_frozen
         self.waiting = 0.0
+        self.origins: set[str] = set()
         super().__init__(*args, **kwargs)
 
     def infer(self, x: Any, **fit_params: Any) -> torch.Tensor:
@@ -75,7 +76,10 @@ class VolumeNet(NeuralNet):
 
 
 class Clocked:
-    """Batches that add the seconds that each is waited for to ``net.waiting``.
+    """Batches of :class:`classifiers.inputs.Batches`, of which the network gets inputs and classes.
+
+    The seconds that each is waited for are added to ``net.waiting``, and where its synthetic
+    subjects are from to ``net.origins``.
 
     Args:
         batches: A data loader.
@@ -96,7 +100,9 @@ class Clocked:
             self.net.waiting += time.perf_counter() - begun
             if batch is None:
                 return
-            yield batch
+            *pair, origins = batch
+            self.net.origins |= origins
+            yield pair
 
 
 def features_of(module: torch.nn.Module) -> list[torch.nn.Module]:

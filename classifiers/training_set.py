@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
 import torchio as tio
 
-from augment import leakage
+from augment import leakage, origin
 from augment.errors import InputError
 from classifiers import inputs
 
@@ -21,27 +20,22 @@ class Reader(Protocol):
     target: str
     image: str | Sequence[str]
     frames: str
-    augment: Any
 
     def labels(self, subjects: Iterable[Mapping[str, Any]]) -> list[str | None]:
         """The label of each subject; ``None`` where it has none."""
 
 
 class TrainingSet:
-    """Labelled subjects, row by row.
+    """Labelled subjects, row by row."""
 
-    Args:
-        made: Records of the sources that make synthetic ones.
-    """
-
-    def __init__(self, made: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(self) -> None:
         self.rows: list[dict[str, np.ndarray]] = []
         self.labels: list[str] = []
         self.indices: list[int] = []
         self.kept: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
-        self.made = list(made)
-        self.people: set[tuple[str, str]] = set()
+        self.people: set[origin.Person] = set()
         self.voxels: set[str] = set()
+        self.origins: set[str] = set()
 
     def add(self, index: int, subject: tio.Subject, label: str, row: dict[str, np.ndarray]) -> None:
         """Keep the subject that stood at an index, of which ``row`` are the images."""
@@ -51,21 +45,27 @@ class TrainingSet:
         images = subject.get_images_dict(intensity_only=False)
         labels = {key: value for key, value in subject.items() if key not in images}
         self.kept.append((labels, {name: subject[name].affine for name in row}))
-        if subject.get("synthetic"):
-            return
-        if subject.get("subject_id"):
-            self.people.add((str(subject.get("dataset", "")), str(subject["subject_id"])))
-        self.voxels |= {leakage.voxel_hash(subject[name].data.float().numpy()) for name in row}
+        self.origins |= origin.of_subject(subject)
+        if person := origin.person_of(subject):
+            self.people.add(person)
+        if not origin.is_made(subject):
+            self.voxels |= leakage.voxels_of(subject, row)
+
+    def require_apart(self, trained_on: TrainingSet) -> None:
+        """Refuse to judge a training by people, or images, that are trained on."""
+        both = self.people & trained_on.people
+        copies = self.voxels & trained_on.voxels
+        if both or copies:
+            such = f"such as {min(both)[1]}" if both else "under other names, by their images"
+            raise InputError(
+                f"{max(len(both), len(copies))} validation subjects are trained on, {such}; part "
+                "them by subject with Cohort.split"
+            )
 
     def record(self) -> dict[str, Any]:
         """Who had a part in what is trained on them, as :func:`augment.leakage.provenance`."""
-        own = {
-            "datasets": sorted({dataset for dataset, _ in self.people}),
-            "subjects": sorted(leakage.subject_hash(*person) for person in self.people),
-            "voxels": sorted(self.voxels),
-            "versions": {name: version(name) for name in ("neuromix", "torch", "torchio")},
-        }
-        return leakage.merge([own, *self.made])
+        own = leakage.record_of(self.people, self.voxels)
+        return leakage.merge([own, *origin.records(self.origins)])
 
     def weights(self, given: Sequence[float] | None, count: int) -> np.ndarray | None:
         """Of the rows, from those given for ``count`` subjects."""
@@ -105,10 +105,7 @@ def collect(
     if y is not None and len(y) != len(subjects):
         raise InputError(f"{len(y)} labels came for {len(subjects)} subjects; give one each")
     images = [classifier.image] if isinstance(classifier.image, str) else list(classifier.image)
-    augment = classifier.augment
-    makers = [subjects, *getattr(augment, "transforms", [augment])]
-    records = [getattr(getattr(maker, "source", None), "record", None) for maker in makers]
-    chosen = TrainingSet([record for record in records if record])
+    chosen = TrainingSet()
     for index in range(len(subjects)):
         subject = subjects[index]
         label = classifier.labels([subject])[0] if y is None else y[index]

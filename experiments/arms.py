@@ -27,7 +27,7 @@ import torch
 import torchio as tio
 from rich.progress import track
 
-from augment import files, leakage
+from augment import files, leakage, origin
 from augment.bank import SampleBank
 from augment.cohort import COLUMNS, Cohort
 from augment.conditions import LabelSpace
@@ -259,6 +259,7 @@ def gaussian_samples(
     """Samples of the cheap generator, :class:`~experiments.baselines.PCAGaussian`."""
     volumes = np.stack([subject["md"].data[0].float().numpy() for subject in cohort.subjects()])
     fitted = PCAGaussian().fit(volumes, label_rows(cohort))
+    made_by = origin.remember(leakage.provenance([cohort]))
     samples = []
     for k, labels in enumerate(wanted):
         volume = fitted.draw([labels], [(1 + seed) * 1_000_000 + k])[0]
@@ -266,7 +267,8 @@ def gaussian_samples(
         keys: Labels = dict.fromkeys(COLUMNS, "") | {"age": float("nan")}
         keys |= {"dataset": "PCA-Gaussian", "subject_id": name, **labels}
         image = tio.ScalarImage(tensor=torch.from_numpy(volume[None]), affine=affine)
-        samples.append(tio.Subject(md=image, **keys, synthetic=True, synthetic_id=name))
+        marks = {"synthetic": True, "synthetic_id": name, "origin": made_by}
+        samples.append(tio.Subject(md=image, **keys, **marks))
     return samples
 
 

@@ -15,6 +15,7 @@ from augment.errors import InputError, LeakageError
 from augment.leakage import subject_hash
 from augment.metrics import anatomy
 from augment.metrics import features as clouds
+from augment.split import require_apart
 from classifiers.evaluate import Predictions, compare, summarise
 from experiments.data import load_cohort
 from experiments.run import Run
@@ -74,12 +75,7 @@ class Origin:
             load_cohort(path, tuple(images) if path.is_dir() else ())
             for path in (config.train, config.heldout)
         )
-        both = set(train.subject_keys) & set(heldout.subject_keys)
-        if both:
-            raise InputError(
-                f"{len(both)} subjects are in --train and --heldout, the first is {min(both)}; "
-                "split them with `neuromix cohort DATA --out FOLDER`"
-            )
+        require_apart({"--train": train, "--heldout": heldout})
         self.whole: dict[str, Cohort] = {"train": train, "heldout": heldout}
 
     def origin(self) -> dict[str, Any]:

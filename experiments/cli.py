@@ -63,6 +63,7 @@ def cohort(
     images: tuple[str, ...] = (),
     columns: dict[str, str] | None = None,
     codings: tuple[str, ...] = (),
+    dataset: str = "",
     out: Path | None = None,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     stratify: tuple[str, ...] = ("sex", "diagnosis"),
@@ -79,6 +80,8 @@ def cohort(
         images: Names of the images, for example md bold. Default: all that are there.
         columns: Columns of the table with other names, as: --columns subject_id RID diagnosis DXGRP
         codings: What other codes mean, as: --codings sex:0=F sex:1=M
+        dataset: Name of the study that a table is of, where it has no column dataset: the same for
+            all of its tables, so that one person in two of them is known to be one.
         out: Folder for train.tsv, val.tsv and test.tsv.
         fractions: Shares of train, val and test.
         stratify: Labels that the parts have in equal shares.
@@ -89,12 +92,12 @@ def cohort(
     from rich.console import Console
 
     from augment.report import rich_table
-    from experiments.data import load_cohort, missing_labels, parse_codings
+    from experiments.data import gaps, load_cohort, parse_codings
 
     console = Console()
-    subjects = load_cohort(data, images, columns, parse_codings(codings))
+    subjects = load_cohort(data, images, columns, parse_codings(codings), dataset)
     console.print(rich_table(subjects.summary(), title=f"{subjects!r}"))
-    for line in missing_labels(subjects):
+    for line in gaps(subjects):
         console.print(line)
     problems = subjects.validate(progress=True)
     for problem in problems:
@@ -114,6 +117,28 @@ def cohort(
             )  # fmt: skip
         raise InputError(told)
     console.print("Every image was read: no problem found.")
+
+
+def who(root: Path, /, person: str, image: Path | None = None) -> None:
+    """List what a person had a part in, and how each is made again without them.
+
+    Looks through every bank, sampler, completer and classifier under a folder, by salted hashes.
+    Figures in reports and results of experiments are not looked at: run those again, too.
+
+    Args:
+        root: Folder to look through.
+        person: DATASET/ID, as in the table or the dataset_description.json of their dataset.
+        image: One of the person's images, which finds them under other names, too.
+    """
+    from augment.withdrawal import parts_of
+
+    dataset, slash, subject_id = person.rpartition("/")
+    if not slash or not subject_id:
+        raise InputError(f"--person {person!r} came; write it as DATASET/ID, such as OASIS/sub-01")
+    parts = parts_of(root, dataset, subject_id, image)
+    for part in parts:
+        print(f"{part.folder}: {part.what} ({part.how})\n    {part.remedy}")
+    print(f"{person} had a part in {len(parts)} of what lies under {root}")
 
 
 def prepare(
@@ -289,6 +314,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "phantom": phantom,
     "cohort": cohort,
+    "who": who,
     "prepare": prepare,
     "generate": generate,
     "complete": complete,

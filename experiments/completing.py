@@ -14,6 +14,7 @@ from augment.errors import InputError
 from augment.samplers.base import is_sampler
 from augment.samplers.modality import ModalityCompleter
 from augment.samplers.modality_config import PRESETS, ModalityConfig
+from augment.split import require_apart
 from experiments.data import load_cohort
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -85,11 +86,8 @@ def train_pds(
     config = ablated(config, without)
     cohort = load_cohort(data)
     judges = None if validation is None else load_cohort(validation)
-    if judges is not None and (both := set(cohort.subject_keys) & set(judges.subject_keys)):
-        raise InputError(
-            f"{len(both)} subjects are in both parts, the first is {min(both)}; split them with "
-            "`neuromix cohort DATA --out FOLDER`"
-        )
+    if judges is not None:
+        require_apart({"training": cohort, "validation": judges})
     console.print(asdict(config))
     if dry_run:
         seconds, _ = ModalityCompleter.estimate(cohort, config)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from augment.cohort import Cohort
 from augment.errors import InputError
+from augment.split import UNNAMED
 
 SHOWN = 5
 """Subjects that a line names."""
@@ -17,6 +18,7 @@ def load_cohort(
     images: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
     codings: Mapping[str, Mapping[str, str]] | None = None,
+    dataset: str = "",
 ) -> Cohort:
     """A BIDS folder, or a table with a column ``NAME_path`` for each image.
 
@@ -25,15 +27,21 @@ def load_cohort(
         images: Names of the images; those that are there by default.
         columns: Label to the column that holds it, where that has another name.
         codings: Label to code to meaning, where that is not built in.
+        dataset: Name of the study that a table is of.
     """
     if data.is_dir():
+        if dataset:
+            raise InputError(
+                f"--dataset {dataset} came with the BIDS folder {data}, which has a name; leave it "
+                "out, or change Name in its dataset_description.json"
+            )
         return Cohort.from_bids(data, tuple(images) or None, codings=codings, columns=columns)
     if not data.exists():
         raise InputError(f"{data} does not exist; name a BIDS folder or a CSV or TSV table")
     if images or columns or codings:
         places = {name: f"{name}_path" for name in images or ("md",)}
-        return Cohort.from_table(data, places, codings=codings, columns=columns)
-    return Cohort.load(data)
+        return Cohort.from_table(data, places, codings=codings, columns=columns, dataset=dataset)
+    return Cohort.load(data, dataset)
 
 
 def parse_codings(texts: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -48,9 +56,14 @@ def parse_codings(texts: Sequence[str]) -> dict[str, dict[str, str]]:
     return codings
 
 
-def missing_labels(cohort: Cohort) -> list[str]:
-    """Whose label is missing, in a line for each label that others have."""
+def gaps(cohort: Cohort) -> list[str]:
+    """Whose label is missing, in a line for each label that others have; a dataset without name."""
     lines = []
+    if cohort.table["dataset"].str.startswith(UNNAMED).any():
+        lines.append(
+            "no dataset is named: the people of this table can't be compared with those of another "
+            "(--dataset NAME, the same for all tables of a study)"
+        )
     for name in ("sex", "age", "diagnosis"):
         values = cohort.table[name]
         absent = values.isna() | (values == "")

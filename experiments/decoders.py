@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torchio as tio
 
-from augment import leakage
+from augment import leakage, origin
 from augment.cohort import COLUMNS, Cohort
 from augment.errors import InputError
 from augment.metrics.task_runs import read_runs
@@ -134,4 +134,5 @@ class MeanRuns:
         )
         keys: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"age": float("nan")}
         known = {name: value for name, value in labels.items() if name in COLUMNS}
-        return tio.Subject(bold=image, **keys | known, synthetic=True, synthetic_id=str(seed))
+        marks = {"synthetic": True, "synthetic_id": str(seed), "origin": origin.of_maker(self)}
+        return tio.Subject(bold=image, **keys | known, **marks)

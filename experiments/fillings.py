@@ -25,7 +25,7 @@ import torch
 import torchio as tio
 from rich.progress import track
 
-from augment import files
+from augment import files, leakage, origin
 from augment.completion import seed_of
 from augment.errors import InputError
 from augment.samplers.modality import ModalityCompleter
@@ -77,9 +77,12 @@ class Filler:
         ]
         model: Baseline = MeanVolume() if way == "mean" else VoxelwiseRegression()
         model.fit(*pairs)
+        people = filter(None, map(origin.person_of, self.train))
+        made_by = origin.remember(leakage.record_of(people))
+        sources = (read(subject[self.have], self.have).numpy()[None] for subject in subjects)
         return [
-            self._with(subject, model.predict(read(subject[self.have], self.have).numpy()[None])[0])
-            for subject in subjects
+            self._with(subject, model.predict(source)[0], made_by)
+            for subject, source in zip(subjects, sources, strict=True)
         ]
 
     def drawn(
@@ -102,8 +105,9 @@ class Filler:
 
     def filled(self, subjects: Sequence[tio.Subject], volumes: np.ndarray) -> list[tio.Subject]:
         """The subjects with volumes (S, N, X, Y, Z) in place of the modality."""
+        made_by = origin.of_maker(self.completer)
         pairs = zip(subjects, volumes, strict=True)
-        return [self._with(subject, volume[None]) for subject, volume in pairs]
+        return [self._with(subject, volume[None], made_by) for subject, volume in pairs]
 
     def without(self, subjects: Sequence[tio.Subject]) -> list[tio.Subject]:
         """The subjects as those that lack the modality."""
@@ -128,13 +132,17 @@ class Filler:
             writer[k] = made.samples[:samples]
         writer.flush()
 
-    def _with(self, subject: tio.Subject, volumes: np.ndarray) -> tio.Subject:
+    def _with(self, subject: tio.Subject, volumes: np.ndarray, made_by: str) -> tio.Subject:
         """The subject with the first of some volumes in place of the modality."""
         volume = torch.from_numpy(np.array(volumes[0], np.float32))
         # Nothing is where the other image has nothing: no brain.
         brain = (read(subject[self.have], self.have) != 0).any(0)
         image = tio.ScalarImage(tensor=volume * brain, affine=subject[self.have].affine)
-        marks = {"synthetic": True, "synthetic_id": f"{subject['subject_id']}:{self.want}"}
+        marks = {
+            "synthetic": True,
+            "synthetic_id": f"{subject['subject_id']}:{self.want}",
+            "origin": made_by,
+        }
         return tio.Subject({**subject, self.want: image, **marks})
 
 

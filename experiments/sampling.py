@@ -21,6 +21,7 @@ from augment.samplers import task_fmri_config, tiled_md_config
 from augment.samplers.base import is_sampler
 from augment.samplers.task_fmri import TaskFMRISampler
 from augment.samplers.tiled_md import TiledMDSampler
+from augment.split import require_apart
 from experiments.data import load_cohort
 
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -60,12 +61,7 @@ def train(
     judges = None
     if validation is not None:
         judges = load_cohort(validation, (sampler.image,) if validation.is_dir() else ())
-        both = set(cohort.subject_keys) & set(judges.subject_keys)
-        if both:
-            raise InputError(
-                f"{len(both)} subjects are in both parts, the first is {min(both)}; split them "
-                "with `neuromix cohort DATA --out FOLDER`"
-            )
+        require_apart({"training": cohort, "validation": judges})
     console.print(asdict(config))
     if dry_run:
         seconds = sampler.estimate(cohort, config)

@@ -65,10 +65,10 @@ def test_each_row_comes_as_often_as_any_other_or_as_its_weight_says():
 
 
 def test_a_batch_is_moved_by_whole_voxels_and_mirrored():
-    plain, codes = batches().__getitems__(range(6))
-    again, _ = batches().__getitems__(range(6))
+    plain, codes, _ = batches().__getitems__(range(6))
+    again, *_ = batches().__getitems__(range(6))
     assert torch.equal(plain, again) and sorted(codes.tolist()) == list(range(6))
-    moved, _ = batches(shift=2).__getitems__(range(6))
+    moved, *_ = batches(shift=2).__getitems__(range(6))
     for before, after in zip(plain, moved, strict=True):
         assert any(
             torch.equal(torch.roll(before, (x, y, z), (1, 2, 3)), after)
@@ -77,7 +77,7 @@ def test_a_batch_is_moved_by_whole_voxels_and_mirrored():
             for z in range(-2, 3)
         )
     assert not torch.equal(plain, moved)
-    turned, _ = batches(flip=True).__getitems__(range(6))
+    turned, *_ = batches(flip=True).__getitems__(range(6))
     mirrored = [
         torch.equal(before.flip(1), after) for before, after in zip(plain, turned, strict=True)
     ]
@@ -107,7 +107,7 @@ def test_augmentation_sees_images_in_their_own_units():
         return subject
 
     store, made = augmented(augment=look, recode=same_code)
-    volumes, _ = made.__getitems__([0, 1])
+    volumes, *_ = made.__getitems__([0, 1])
     means = [float(s["md"].data.mean()) for s in subjects(2)]
     assert [mean for mean, _, _ in seen] == pytest.approx(means, abs=1e-2)
     assert [who for _, who, _ in seen] == ["F", "M"] and seen[0][2] == (2, 2, 2)
@@ -122,7 +122,7 @@ def test_augmentation_depends_on_the_seed_and_the_position_alone():
     assert not torch.equal(alone[0], alone[1])
     for workers in (0, 2):
         loader = DataLoader(made, 4, num_workers=workers, collate_fn=lambda batch: batch)
-        assert all(torch.equal(a, b) for a, (b, _) in zip(alone, loader, strict=True))
+        assert all(torch.equal(a, b) for a, (b, *_) in zip(alone, loader, strict=True))
 
 
 def test_augmentation_may_change_the_class_but_not_the_shape():
@@ -137,7 +137,7 @@ def test_one_of_several_images_is_hidden_at_times():
     some = [row | {"t1w": row["md"]} for row in rows(40)]
     store = Store.of(some, scale_of(some, ["md", "t1w"]))
     made = Batches(store, np.zeros(40, int), np.arange(40), seed=0, shift=0, flip=False)
-    batch, _ = made.__getitems__(range(40))
+    batch, *_ = made.__getitems__(range(40))
     there = batch["present"].sum(1)
     assert 3 <= (there == 1).sum() <= 20 and (there > 0).all()
     assert store.present.all()

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torchio as tio
 from volumes import subjects
 
 from augment.errors import InputError
@@ -9,17 +8,10 @@ from classifiers.base import VolumeClassifier
 from classifiers.training_set import collect
 
 
-class Maker(tio.RandomNoise):
-    """A transform with a source that has seen somebody."""
-
-    class source:
-        record = {"subjects": ["seen"], "voxels": ["looked at"]}  # noqa: RUF012
-
-
 def test_labelled_subjects_are_kept_with_who_they_are():
     some = subjects(6)
     some[2]["sex"] = ""
-    some[4]["synthetic"] = True
+    some[4].update(synthetic=True, synthetic_id="004", origin="")
     with pytest.warns(UserWarning, match="1 of 6 test subjects"):
         chosen = collect(VolumeClassifier("sex"), some, None, "test")
     assert chosen.indices == [0, 1, 3, 4, 5] and chosen.labels == ["F", "M", "M", "F", "M"]
@@ -29,14 +21,7 @@ def test_labelled_subjects_are_kept_with_who_they_are():
     hashes = sorted(subject_hash("study0", s["subject_id"]) for s in real)
     assert record["subjects"] == hashes and record["datasets"] == ["study0"]
     assert record["voxels"] == sorted(voxel_hash(s["md"].numpy()) for s in real)
-
-
-@pytest.mark.parametrize("wrap", [lambda maker: maker, lambda maker: tio.Compose([maker])])
-def test_whom_a_source_of_samples_has_seen_is_in_the_record(wrap):
-    classifier = VolumeClassifier("sex", augment=wrap(Maker()))
-    record = collect(classifier, subjects(2), None, "training").record()
-    assert "seen" in record["subjects"] and "looked at" in record["voxels"]
-    assert len(record["subjects"]) == 3
+    assert record["untraced"] == ["004"]
 
 
 def test_weights_are_of_the_subjects_that_have_a_label():

@@ -214,7 +214,7 @@ class TestFromTable:
         lines = ["Subject,Session,Gender,DX,md,fa_path", "001,1,Male,LMCI,maps/1.nii,x", "2,,,,,"]
         (tmp_path / name).write_text("\n".join(lines).replace(",", separator))
         cohort = Cohort.from_table(tmp_path / name, images={"md": "md"})
-        assert cohort.name == "t"
+        assert cohort.name == name
         assert cohort.images == ("md",)
         assert not {"md", "fa_path"} & set(cohort.table.columns)
         first, second = cohort.table.to_dict("records")
@@ -452,11 +452,11 @@ class TestSplit:
         split = many().split()
         split.save(tmp_path)
         split.train.save(tmp_path / "val.tsv")
-        with pytest.raises(InputError, match=r"is in val.tsv and in another part"):
+        with pytest.raises(InputError, match=r"42 subjects are in train.tsv and in val.tsv"):
             Split.load(tmp_path)
 
     def test_a_subject_in_two_parts_without_a_dataset_is_refused(self, tmp_path):
         for name, subject in {"train": "1", "val": "2", "test": "1"}.items():
             write(tmp_path, {f"{name}.tsv": ["subject_id md_path", f"{subject} a.nii"]})
-        with pytest.raises(InputError, match=r"sub-1 is in test.tsv and in another part"):
+        with pytest.raises(InputError, match=r"in train.tsv and in test.tsv, such as .* sub-1"):
             Split.load(tmp_path)

@@ -186,7 +186,7 @@ def test_the_commands_train_and_complete(tiny_pairs, gaps, tmp_path, monkeypatch
     assert main(["complete", "--data", train, "--sampler", str(gaps), "--out", str(out)]) == 2
     assert "holds no completer" in capsys.readouterr().err
     assert main([*command, "--validation", train]) == 2
-    assert "in both parts" in capsys.readouterr().err
+    assert "in training and in validation" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

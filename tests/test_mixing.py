@@ -114,7 +114,7 @@ def test_match_may_be_wider_or_narrower(bank, subjects):
 def test_subjects_of_ones_own_get_the_marks(bank, subjects):
     own = [tio.Subject(md=subject["md"], sex=subject["sex"], weight=70) for subject in subjects]
     batch = next(iter(tio.SubjectsLoader(mix(own, bank), batch_size=24, shuffle=True)))
-    assert set(batch) == {"md", "sex", "weight", "synthetic", "synthetic_id"}
+    assert set(batch) == {"md", "sex", "weight", "synthetic", "synthetic_id", "origin"}
     assert batch["weight"].isnan().tolist() == batch["synthetic"].tolist()
 
 

@@ -158,7 +158,7 @@ def test_the_command_trains_and_generates(parts, tmp_path, monkeypatch, capsys):
     assert main(["generate", str(out), str(tmp_path / "x"), "--count", "1"]) == 2
     assert "holds no sampler" in capsys.readouterr().err
     assert main(["train", "md", train, sampler, "--validation", train, "--preset", "demo"]) == 2
-    assert "in both parts" in capsys.readouterr().err
+    assert "in training and in validation" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

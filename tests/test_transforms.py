@@ -12,6 +12,7 @@ from torchio.utils import get_subclasses
 import augment
 from augment import Cohort, CompleteModality, FillMissing, RandomSynthetic, TimeConsistent
 from augment.errors import InputError
+from augment.leakage import voxel_hash
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def paired():
             subject_id=str(k),
             synthetic=False,
             synthetic_id="",
+            origin="",
         )
         for k in range(3)
     ]
@@ -190,7 +192,9 @@ def test_mixup_blends_images_and_keeps_the_labels(bank, subjects):
         assert (sample["sex"], sample["diagnosis"]) == (subject["sex"], subject["diagnosis"])
         blend = (1 - twin.weight) * subject["md"].data + twin.weight * sample["md"].data
         assert torch.allclose(result["md"].data, blend, atol=1e-5)
-        marks = {"synthetic": True, "synthetic_id": twin.sample_id}
+        parent = f"voxels:{voxel_hash(subject['md'].data.numpy())}"
+        origin = f"{bank.uri}\n{parent}"
+        marks = {"synthetic": True, "synthetic_id": twin.sample_id, "origin": origin}
         labels = {k: v for k, v in subject.items() if k not in ("md", *marks)}
         assert labels | marks == {k: v for k, v in result.items() if k != "md"}
         assert same(result.get_composed_history()(subject), result)
@@ -231,7 +235,8 @@ def test_a_dict_keeps_its_types_and_gets_the_marks_either_way(bank, subjects):
     changed = RandomSynthetic(bank, match="sex", p=1, include=["md"])(data)
     with pytest.warns(UserWarning, match="p=0 changes nothing"):
         unchanged = RandomSynthetic(bank, match="sex", p=0, include=["md"])(data)
-    assert set(changed) == set(unchanged) == {"md", "sex", "name", "synthetic", "synthetic_id"}
+    marks = {"synthetic", "synthetic_id", "origin"}
+    assert set(changed) == set(unchanged) == {"md", "sex", "name", *marks}
     assert changed["synthetic"] and not unchanged["synthetic"] and changed["name"] == ""
     assert isinstance(changed["md"], np.ndarray) and np.array_equal(unchanged["md"], data["md"])
     with pytest.raises(InputError, match="include="):

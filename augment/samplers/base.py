@@ -18,6 +18,7 @@ from augment import files, leakage
 from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.source import SAMPLERS
+from augment.split import require_apart
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -140,6 +141,14 @@ def parse_recipe(synthetic_id: str) -> tuple[dict[str, Any], int, int, float]:
             f"{synthetic_id!r} is no synthetic_id of a sampler; it must be one that a subject "
             "drawn from the sampler carries"
         ) from None
+
+
+def apart(train: Cohort, validation: Cohort | None) -> list[Cohort]:
+    """The training subjects and the validation subjects, if there are any; nobody may be both."""
+    if validation is None:
+        return [train]
+    require_apart({"training": train, "validation": validation})
+    return [train, validation]
 
 
 def check_requests(labels: Sequence[Any], seeds: Sequence[int]) -> None:

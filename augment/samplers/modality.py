@@ -41,7 +41,7 @@ from augment.grid import Grid
 from augment.leakage import provenance, subject_hash
 from augment.nn.dual_modal import DualModalDiffusion
 from augment.replacement import has_image
-from augment.samplers.base import Saved, refuse_worker
+from augment.samplers.base import Saved, apart, refuse_worker
 from augment.samplers.flow import FlowMultistepScheduler
 from augment.samplers.modality_config import MODALITIES, ModalityConfig
 from augment.samplers.modality_fit import Fitting, Part
@@ -131,7 +131,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
             The completer and what the training of PDM came to.
         """
         work = Path(folder) / "work"
-        everyone = [cohort] if validation is None else [cohort, validation]
+        everyone = apart(cohort, validation)
         pairs = [paired(each) for each in everyone]
         frames = [common_frame(each) for each in pairs]
         if frames[-1] != frames[0]:

@@ -25,10 +25,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from augment import origin
 from augment.cohort import COLUMNS
 from augment.errors import InputError
 from augment.filling import derive
 from augment.prepare.bold import EVENT_COLUMNS
+from augment.replacement import with_marks
 from augment.samplers.base import check_requests, recipe
 from augment.samplers.runs import Runs, brain_of
 
@@ -211,7 +213,12 @@ class ResponseSampler:
             if name in found:
                 made_by = recipe(labels, seed, steps, guidance)
                 keys = {column: run[column] for column in COLUMNS}
-                return _subject(found[name], bold.affine, self.window, keys, condition, made_by)
+                marks = {
+                    "synthetic": True,
+                    "synthetic_id": made_by,
+                    "origin": origin.of_maker(self.sampler),
+                }
+                return _subject(found[name], bold.affine, self.window, keys | marks, condition)
         raise InputError(
             f"none of {ATTEMPTS} runs of {task} has a whole response to {name!r}; the last one has "
             f"{', '.join(sorted(found)) or 'none to anything'}"
@@ -224,7 +231,6 @@ def _subject(
     window: Window,
     keys: Mapping[str, Any],
     condition: str,
-    synthetic_id: str = "",
 ) -> tio.Subject:
     """A response of a run with that affine."""
     import torchio as tio
@@ -236,7 +242,4 @@ def _subject(
         RepetitionTime=window.step,
         events=json.dumps([trial]),
     )
-    return tio.Subject(
-        bold=image, **keys, condition=condition, synthetic=bool(synthetic_id),
-        synthetic_id=synthetic_id,
-    )  # fmt: skip
+    return with_marks(tio.Subject(bold=image, **keys, condition=condition))

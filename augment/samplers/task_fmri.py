@@ -46,15 +46,15 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor
 
+from augment import leakage, origin
 from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.grid import Grid
-from augment.leakage import provenance
 from augment.nn.hybrid_dit import HybridDiT
 from augment.nn.linear_run import LinearRun
 from augment.nn.vqgan import VolumeAutoencoder
 from augment.prepare.bold import EVENT_COLUMNS, check_events, windows
-from augment.samplers.base import SamplerSource, check_requests, recipe
+from augment.samplers.base import SamplerSource, apart, check_requests, recipe
 from augment.samplers.closed_form import ClosedRun, fit_linear, generator
 from augment.samplers.flow import FlowMultistepScheduler
 from augment.samplers.latents import known
@@ -176,7 +176,7 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
             The sampler and what the training came to.
         """
         work = Path(folder) / "work"
-        cohorts = [cohort] if validation is None else [cohort, validation]
+        cohorts = apart(cohort, validation)
         looked = [Runs.of(each, config.window) for each in cohorts]
         check_alike(looked)
         if config.start > 0:
@@ -219,7 +219,7 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
             )
             network, codec = objective.networks["network"].eval(), parts.codec
         digests = itertools.chain(*(survey.digests for survey in surveys))
-        record = provenance(cohorts, [*digests]) | {"config": asdict(config)}
+        record = leakage.provenance(cohorts, [*digests]) | {"config": asdict(config)}
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         about = about_of(looked[0], surveys[0], config)
         sampler = cls(network, codec, scheduler_of(config), linear, about, record)
@@ -452,4 +452,5 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
             "chunk": "",
         }  # fmt: skip
         made_by = recipe(labels, seed, steps, guidance)
-        return tio.Subject(bold=image, **keys | plan.labels, synthetic=True, synthetic_id=made_by)
+        marks = {"synthetic": True, "synthetic_id": made_by, "origin": origin.of_maker(self)}
+        return tio.Subject(bold=image, **keys | plan.labels, **marks)

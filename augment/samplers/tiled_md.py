@@ -30,18 +30,17 @@ from accelerate import PartialState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-from augment import files
+from augment import files, leakage, origin
 from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.grid import Grid
-from augment.leakage import provenance
 from augment.nn.deformable_template import DeformableTemplate, registrations
 from augment.nn.gaussian_start import GaussianStart
 from augment.nn.labels import drop_labels
 from augment.nn.slice_autoencoder import SliceAutoencoder
 from augment.nn.tiled_dit import TiledDiT, add_lora
 from augment.objectives import Autoencoding, FlowMatching, NoisePrediction
-from augment.samplers.base import SamplerSource, check_requests, keep_settings, recipe
+from augment.samplers.base import SamplerSource, apart, check_requests, keep_settings, recipe
 from augment.samplers.flow import FlowMultistepScheduler
 from augment.samplers.latents import (
     LatentSet,
@@ -134,7 +133,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         """
         work = Path(folder) / "work"
         grid = common_grid(cohort)
-        cohorts = [cohort] if validation is None else [cohort, validation]
+        cohorts = apart(cohort, validation)
         if validation is not None and common_grid(validation) != grid:
             raise InputError("the validation subjects lie on another grid than the training's")
         check_size(len(cohort), config.training)  # before minutes go into the codec
@@ -170,7 +169,9 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         transformer: Any = objective.networks["network"]
         if config.lora_rank:
             transformer = transformer.merge_and_unload()
-        record = provenance(cohorts, [*itertools.chain(*digests)]) | {"config": asdict(config)}
+        own = leakage.provenance(cohorts, [*itertools.chain(*digests)])
+        begun_from = origin.inherited(config.pretrained, config.autoencoder)
+        record = leakage.merge([own, *begun_from]) | {"config": asdict(config)}
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         sampler = cls(transformer, parts.codec, parts.scheduler, grid.to_dict(), record)
         sampler.save_pretrained(folder)
@@ -279,7 +280,8 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         }  # fmt: skip
         keys |= {name: value for name, value in labels.items() if known(value)}
         made_by = recipe(labels, seed, steps, guidance)
-        return tio.Subject(md=image, **keys, synthetic=True, synthetic_id=made_by)
+        marks = {"synthetic": True, "synthetic_id": made_by, "origin": origin.of_maker(self)}
+        return tio.Subject(md=image, **keys, **marks)
 
 
 @dataclass
