@@ -44,7 +44,8 @@ from experiments.decoders import (
 )
 from experiments.decoding_config import UNITS, Decoding
 from experiments.decoding_costs import plan
-from experiments.decoding_people import divide, names_of, runs_asked_for
+from experiments.data import names_of
+from experiments.decoding_people import divide, runs_asked_for
 from experiments.evidence import CEILING, Group, Roles
 from experiments.evidence_report import page, seeds_warning
 from experiments.run import Run
