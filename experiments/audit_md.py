@@ -152,7 +152,10 @@ class MDAudit(BankOrigin):
         np.fill_diagonal(among, np.inf)
         return {
             "membership": membership(
-                made, train, heldout, seed=self.config.seed,
+                made,
+                train,
+                heldout,
+                seed=self.config.seed,
                 people=[names_of(self.bench.parts[part]) for part in ("train", "heldout")],
             ),
             "closest": closest(made, train, SHOWN),

@@ -143,7 +143,10 @@ class RunsAudit(BankOrigin):
         made, train, heldout = (self._images(part) for part in ("samples", "train", "tests"))
         return {
             "membership": membership(
-                made, train, heldout, seed=self.config.seed,
+                made,
+                train,
+                heldout,
+                seed=self.config.seed,
                 people=[[run.subject for run in self._runs(part)] for part in ("train", "tests")],
             ),
             "closest": closest(made, train, SHOWN),

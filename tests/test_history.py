@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from verdicts import group
 
-from experiments import history
+from experiments import evidence, history
 from experiments.comparison import carry_out
 from experiments.evidence_report import page
 from experiments.history import committed
@@ -50,6 +50,7 @@ def endpoint(tmp_path, monkeypatch):
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    monkeypatch.setattr(evidence, "DRAWS", 200)
     path = tmp_path / "study" / "endpoint.json"
     path.parent.mkdir()
     path.write_text(json.dumps(ENDPOINT))
