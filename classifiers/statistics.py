@@ -1,9 +1,10 @@
 """Is one classifier better than another? Intervals and tests over subjects and seeds.
 
 Two things vary: who is in the test set, and the seed of a training run. Every interval is a
-bootstrap over both. Subjects are drawn with all their sessions, within their class, and one fewer
-than there are: that makes the spread of few subjects and few seeds unbiased, where as many draws as
-there are would make it too small (Rao and Wu, Resampling inference with complex survey data, 1988).
+bootstrap over both. Subjects are drawn with all their sessions, within their class, of which there
+must be two or more, and one fewer than there are: that makes the spread of few subjects and few
+seeds unbiased, where as many draws as there are would make it too small (Rao and Wu, Resampling
+inference with complex survey data, 1988).
 All arms of a comparison share each draw, which pairs them by subject and by seed.
 
 Intervals are 95 % percentile intervals. In simulations (300 each; 20 to 400 subjects, 3 or 5 seeds
@@ -199,21 +200,42 @@ def _bootstrap(
     rng = np.random.default_rng(seed)
     seeds = _weights(np.zeros(len(runs[0]), int), draws, rng)
     seeds /= seeds.sum(1, keepdims=True)
-    _, last, person = people(runs[0][0].subjects)
+    names, last, person = people(runs[0][0].subjects)
+    strata = _strata(runs[0][0], len(names), person, last)
     means = []
     block = max(1, CELLS // len(codes))
     for begin in range(0, draws, block):
         share = seeds[begin : begin + block]
-        weights = _weights(codes[last], len(share), rng)[:, person]
+        weights = _weights(strata, len(share), rng)[:, person]
         drawn = np.array([[score(codes, table, weights) for table in arm] for arm in tables])
         means.append(np.einsum("asd,ds->ad", drawn, share))
     return values, np.concatenate(means, axis=1)
 
 
+def _strata(run: Predictions, count: int, person: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The stratum of each subject: the class of its last row.
+
+    One subject alone would be drawn each time, as if it were certain. A class that nobody else has
+    is refused; a subject that has other classes besides, and is alone with its last, is drawn with
+    the largest stratum.
+    """
+    codes = run.codes
+    for code in np.unique(codes):
+        if len(np.unique(person[codes == code])) < 2:
+            raise InputError(
+                f"class {run.classes[code]!r} has 1 of {count} test subjects, who tells nothing of "
+                "how subjects of that class vary; test on 2 or more, or leave the class out"
+            )
+    strata = codes[last]
+    sizes = np.bincount(strata)
+    strata[sizes[strata] == 1] = sizes.argmax()
+    return strata
+
+
 def _weights(strata: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
     """How often each member is drawn, (draws, members): one fewer than there are in each stratum.
 
-    Scaled so that the weight of a stratum is its size.
+    Scaled so that the weight of a stratum is its size. The seed of a single run is its own weight.
     """
     weights = np.empty((draws, len(strata)))
     for stratum in np.unique(strata):

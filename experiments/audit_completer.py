@@ -31,6 +31,7 @@ from experiments.audit_origin import Audit, Origin, left_right
 from experiments.audit_report import Finding
 from experiments.completion import HALF, RANGE, exchanged, typical, without
 from experiments.completion_baselines import VoxelwiseRegression
+from experiments.data import first_scans
 from experiments.run import Run
 
 FEWEST = 8
@@ -54,7 +55,7 @@ class CompleterAudit(Origin):
         super().__init__(config, completer, frame, MODALITIES)
         self.completer = completer
         self.train, self.tests = (
-            self.some(_first_sessions(paired(self.whole[name]))) for name in ("train", "heldout")
+            self.some(first_scans(paired(self.whole[name]))) for name in ("train", "heldout")
         )
         for name, cohort in (("--train", self.train), ("--heldout", self.tests)):
             if len(cohort.subject_keys) < FEWEST:
@@ -169,11 +170,6 @@ class CompleterAudit(Origin):
         white = float(np.percentile(volumes[0], 99.8))
         text = f"The first segment of {want} of held-out people, real and made from the other."
         return slices(volumes, titles, upper=white), text
-
-
-def _first_sessions(cohort: Cohort) -> Cohort:
-    """A row a person: what is compared are people."""
-    return cohort.where(~cohort.table.duplicated(["dataset", "subject_id"]).to_numpy())
 
 
 def _some(cohort: Cohort) -> list[tio.Subject]:

@@ -21,6 +21,7 @@ from experiments import audit_report
 from experiments.arms import judge, runs_of, sex_or_dementia
 from experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
 from experiments.audit_report import Finding
+from experiments.data import first_scans, names_of
 from experiments.fidelity_judges import TARGETS, Bench, targets
 from experiments.run import Run
 
@@ -43,16 +44,19 @@ class MDAudit(BankOrigin):
         super().__init__(config, bank, frame, ("md",))
         train, heldout = self.whole.values()
         halves = heldout.split((0.5, 0.0, 0.5), seed=config.seed)
+        tests = first_scans(halves.test)
         sizes = {
-            "--train": len(train), "half of --heldout": len(halves.test), "the bank": len(bank),
+            "--train": len(train.subject_keys), "half of --heldout": len(tests),
+            "the bank": len(bank),
         }  # fmt: skip
         for name, size in sizes.items():
             least = FEWEST // 2 if name.startswith("half") else FEWEST
             if size < least:
-                raise InputError(f"{name} has {size} scans; an audit needs {least} or more")
+                what = "samples" if name == "the bank" else "people"
+                raise InputError(f"{name} has {size} {what}; an audit needs {least} or more")
         parts = {
             "train": self.some(train),
-            "heldout": self.some(halves.test),
+            "heldout": self.some(tests),
             "judges": self.some(halves.train),
         }
         self.bench = Bench(parts, config.judge_steps, config.seed)
@@ -147,7 +151,13 @@ class MDAudit(BankOrigin):
         among = clouds.squared_distances(heldout, heldout)
         np.fill_diagonal(among, np.inf)
         return {
-            "membership": membership(made, train, heldout, seed=self.config.seed),
+            "membership": membership(
+                made,
+                train,
+                heldout,
+                seed=self.config.seed,
+                people=[names_of(self.bench.parts[part]) for part in ("train", "heldout")],
+            ),
             "closest": closest(made, train, SHOWN),
             "closest real pair": float(np.sqrt(among.min() / made.shape[1])),
         }

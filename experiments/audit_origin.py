@@ -21,7 +21,7 @@ from experiments.data import load_cohort
 from experiments.run import Run
 
 FEWEST = 24
-"""Scans or samples of each set: half of the held-out ones must do for a comparison of sets."""
+"""People or samples of each set: half of the held-out ones must do for a comparison of sets."""
 
 ARMS = ("real", "synthetic", "both")
 """What the classifiers of utility are trained on."""

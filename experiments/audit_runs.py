@@ -129,10 +129,11 @@ class RunsAudit(BankOrigin):
         """Left and right, brightness, and the time between frames."""
         mask = self.judge.mask
         made, real = (self._volumes(part) for part in ("samples", "tests"))
+        first = np.unique([run.subject for run in self._runs("tests")], return_index=True)[1]
         bright = [float(np.median(volumes[:, mask].mean(axis=1))) for volumes in (made, real)]
         trs = [self._runs(part)[0].tr for part in ("samples", "tests")]
         return {
-            "left-right": left_right(made, real, mask, self.config.seed),
+            "left-right": left_right(made, real[first], mask, self.config.seed),
             "signal": {"value": bright[0], "real": bright[1]},
             "tr": {"value": trs[0], "real": trs[1]},
         }
@@ -141,7 +142,13 @@ class RunsAudit(BankOrigin):
         """Do mean images give away who was trained on?"""
         made, train, heldout = (self._images(part) for part in ("samples", "train", "tests"))
         return {
-            "membership": membership(made, train, heldout, seed=self.config.seed),
+            "membership": membership(
+                made,
+                train,
+                heldout,
+                seed=self.config.seed,
+                people=[[run.subject for run in self._runs(part)] for part in ("train", "tests")],
+            ),
             "closest": closest(made, train, SHOWN),
         }
 

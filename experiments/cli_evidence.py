@@ -58,7 +58,7 @@ def transfer(
         guidance: Above 1, labels show more in samples than in nature.
         spacing: Voxel side of the phantoms in mm.
         seed: Decides the phantoms, the parts and the sampler.
-        endpoint: JSON file of the one comparison that was committed before the run, with
+        endpoint: JSON file of the one comparison that is stated, and committed, before the run:
             experiment, setting, metric, arm, baseline, size and seeds (of the phantom).
         dry_run: Say what would be done and how long it would take, and stop.
     """
@@ -105,12 +105,13 @@ def settings(
         data_b: BIDS folder or table with md and diagnosis. Default: a phantom is made.
         arms: As in transfer.
         seeds: Of the classifiers, in each arm. Tiny: 5.
-        few: Labelled subjects in few-labels. Tiny: 40.
+        few: Labelled subjects in few-labels, a quarter of which choose checkpoint and step, and
+            train nothing. Tiny: 40.
         many: Pool of site B, which the sampler of few-labels is trained on. Tiny: 400.
         size: Training subjects in confounded, the larger class in imbalance, and subjects of the
             old site in new-site. Tiny: 80.
         new: Subjects of the new site. Tiny: 20.
-        validation: Subjects that choose checkpoints. Tiny: 60.
+        validation: Subjects that choose checkpoints in the other settings. Tiny: 60.
         test: Phantom subjects that judge. Tiny: 300. Of own data, all that are left.
         ceiling: Fresh phantom subjects that the ceiling is trained on; 0 leaves it out. Tiny: 1000.
         steps: Optimiser steps, in every arm. Tiny: 250.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,8 @@ from rich.console import Console
 from experiments.arms import samplers_of
 from experiments.costs import spent
 from experiments.diagnosis import diagnose
-from experiments.evidence import Endpoint, Group, weigh
+from experiments.evidence import Endpoint, Group, origin_of, weigh
+from experiments.history import committed
 from experiments.run import Run, show_plan
 
 
@@ -59,6 +61,7 @@ def carry_out(
         if isinstance(value, Path):
             settings[key] = str(value.resolve())
     console.print(settings)
+    begun = datetime.now(UTC)
     endpoint = Endpoint.of(config, name)
     if "endpoint" in settings:
         settings["endpoint"] = asdict(endpoint) if endpoint else None
@@ -67,12 +70,25 @@ def carry_out(
         return {}
     with Run.open(out, name, settings, console) as frame:
         comparison = work(config, frame)
+        origin = _origin(config.endpoint, frame, begun) if endpoint else ""
         comparison.check()
         comparison.fit()
         groups = comparison.groups()
-        results = weigh(groups, endpoint)
+        results = weigh(groups, endpoint, origin)
         results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
         results |= {"config": frame.config, "time": spent(frame)}
         page = comparison.page(results, groups)
         frame.finish(results, page)
     return results
+
+
+def _origin(path: Path, frame: Run, begun: datetime) -> str:
+    """When the endpoint was stated: found out before the first cell, and kept with the run."""
+
+    def look() -> dict[str, Any]:
+        commit = None if frame.records() else committed(path, begun)
+        return {"origin": origin_of(path, commit), **(commit or {})}
+
+    origin = str(frame.cell({"check": "endpoint"}, look)["origin"])
+    frame.log(f"Primary endpoint, {origin}")
+    return origin

@@ -37,7 +37,7 @@ from augment.samplers.pairs import common_frame, paired, read
 from experiments.completing import ABLATIONS, ablated, shortened
 from experiments.completion_baselines import TRAINED, baselines
 from experiments.completion_report import page, summarise
-from experiments.data import load_cohort
+from experiments.data import first_scans, load_cohort
 from experiments.run import Run, show_plan
 
 RANGE = 1.6
@@ -315,7 +315,8 @@ def _subjects(settings: Completion, stage: Run) -> tuple[Split, dict[str, Any] |
         )
     whole = sum(counts)
     fractions = (counts[0] / whole, counts[1] / whole, counts[2] / whole)
-    return cohort.split(fractions, stratify=("diagnosis",), seed=settings.seed), truth
+    split = cohort.split(fractions, stratify=("diagnosis",), seed=settings.seed)
+    return split._replace(test=first_scans(split.test)), truth
 
 
 def without(subject: tio.Subject, want: str) -> tio.Subject:

@@ -1,9 +1,11 @@
-"""Find the cohort that a user names on the command line."""
+"""Find the cohort that a user names on the command line, and the people in it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from augment.cohort import Cohort
 from augment.errors import InputError
@@ -42,6 +44,16 @@ def load_cohort(
         places = {name: f"{name}_path" for name in images or ("md",)}
         return Cohort.from_table(data, places, codings=codings, columns=columns, dataset=dataset)
     return Cohort.load(data, dataset)
+
+
+def names_of(cohort: Cohort) -> np.ndarray:
+    """Whose each row is."""
+    return (cohort.table["dataset"] + "/" + cohort.table["subject_id"]).to_numpy(str)
+
+
+def first_scans(cohort: Cohort) -> Cohort:
+    """A row a person, for what takes rows as independent: intervals, and halves of a set."""
+    return cohort.where(~cohort.table.duplicated(["dataset", "subject_id"]).to_numpy())
 
 
 def parse_codings(texts: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -35,6 +35,7 @@ from augment.samplers.task_fmri_config import PRESETS as SAMPLERS
 from classifiers.base import VolumeClassifier
 from experiments.arms import check_disjoint, judge, runs_of
 from experiments.comparison import carry_out
+from experiments.data import names_of
 from experiments.decoders import (
     BANKS,
     RUNS,
@@ -44,7 +45,7 @@ from experiments.decoders import (
 )
 from experiments.decoding_config import UNITS, Decoding
 from experiments.decoding_costs import plan
-from experiments.decoding_people import divide, names_of, runs_asked_for
+from experiments.decoding_people import divide, runs_asked_for
 from experiments.evidence import CEILING, Group, Roles
 from experiments.evidence_report import page, seeds_warning
 from experiments.run import Run

@@ -9,8 +9,9 @@ import numpy as np
 from augment.cohort import Cohort
 from augment.errors import InputError
 from augment.phantom import make_phantom
-from experiments.data import load_cohort
+from experiments.data import load_cohort, names_of
 from experiments.decoding_config import Decoding
+from experiments.sites import FEWEST, require_classes
 
 
 def runs_asked_for(config: Decoding, folder: Path) -> Cohort:
@@ -58,19 +59,10 @@ def divide(cohort: Cohort, config: Decoding) -> dict[str, Cohort]:
             parts[part] = Cohort(rows.table.iloc[place], rows.name)
     if "sex" in config.targets:
         for part, rows in parts.items():
-            found = sorted(set(rows.table["sex"]) - {""})
-            if len(found) < 2 and part != "validation":
-                raise InputError(
-                    f"the {part} part of {cohort.name} has people of the sex "
-                    f"{', '.join(found) or 'that nobody knows'}; to tell sex, both are needed: "
-                    "leave it out of --targets, or bring more people"
-                )
+            if part != "validation":
+                fewest = FEWEST if part == "test" else 1
+                require_classes(rows, "sex", f"{part} part of {cohort.name}", fewest)
     return parts
-
-
-def names_of(cohort: Cohort) -> np.ndarray:
-    """Whose each row is."""
-    return (cohort.table["dataset"] + "/" + cohort.table["subject_id"]).to_numpy(str)
 
 
 def _interleaved(cohort: Cohort, seed: int) -> list[str]:

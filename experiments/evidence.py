@@ -4,8 +4,8 @@ A group is one question: a target on a test cohort, at one size of the training 
 every arm is compared with one reference (real subjects only), and arms with synthetic data also
 with the best of the baselines, the one with the highest score on validation subjects; which arms
 are what, :class:`Roles` says. All those comparisons are one family, corrected by Holm and called
-exploratory. One comparison that was written down before the run, in a file, is the primary endpoint
-instead: it comes first, and is not corrected.
+exploratory. One comparison that a file states, at best one that was committed before the run, is
+the primary endpoint instead: it comes first, and is not corrected.
 
 Without an endpoint the verdict speaks of the first group, and there of the arm with real and
 synthetic subjects that validation subjects favour, against the best baseline.
@@ -115,7 +115,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The one comparison that is not exploratory, because it was written down before the run.
+    """The one comparison that is not exploratory, because it was stated before the run.
 
     Args:
         experiment: ``transfer``, ``settings`` or ``decoding``.
@@ -195,8 +195,25 @@ class Endpoint:
         return all(key.get(name) == value for name, value in asked.items())
 
 
-def weigh(groups: Sequence[Group], endpoint: Endpoint | None) -> dict[str, Any]:
-    """All that can be said of the groups, as plain content."""
+def origin_of(path: Path, commit: Mapping[str, str] | None) -> str:
+    """When an endpoint was stated, as far as :func:`experiments.history.committed` knows."""
+    if commit is None:
+        return f"stated in {path}, not known to be committed before"
+    return f"committed before the run, in {path}: {commit['commit']} of {commit['time']}"
+
+
+def weigh(
+    groups: Sequence[Group],
+    endpoint: Endpoint | None,
+    origin: str = "not known to be committed before the run",
+) -> dict[str, Any]:
+    """All that can be said of the groups, as plain content.
+
+    Args:
+        groups: The one that the verdict speaks of first.
+        endpoint: The comparison that is not exploratory, if there is one.
+        origin: Of the endpoint, see :func:`origin_of`.
+    """
     primary = None
     told = [_scores(group) for group in groups]
     family: dict[str, dict[str, Any]] = {}
@@ -217,6 +234,7 @@ def weigh(groups: Sequence[Group], endpoint: Endpoint | None) -> dict[str, Any]:
     if endpoint is not None:
         group = next(group for group in groups if endpoint.fits(group.key))
         primary = {"arm": endpoint.arm, "baseline": endpoint.baseline, "group": group.title}
+        primary["origin"] = origin
         primary |= _compared(group, endpoint.arm, endpoint.baseline, endpoint.metric)
     return {
         "verdict": _verdict(groups, told, primary, len(family)),
@@ -291,7 +309,7 @@ def _verdict(
     if primary is not None:
         where = next(results for results in told if results["title"] == primary["group"])
         sentence = _sentence(primary, primary["arm"], primary["baseline"], where)
-        first = f"{sentence}. Primary endpoint, committed before the run."
+        first = f"{sentence}. Primary endpoint, {primary['origin']}."
     else:
         group, results = groups[0], told[0]
         if group.chosen is None:

@@ -143,7 +143,7 @@ def _comparisons(groups: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _primary(row: Mapping[str, Any]) -> pd.DataFrame:
     told = {
-        "committed before the run": "yes",
+        "endpoint": row["origin"],
         "arm": title_of(row["arm"]),
         "baseline": title_of(row["baseline"]),
         "where": row["group"],

@@ -41,7 +41,7 @@ from experiments.baselines import (
     PCAGaussian,
     inside_space,
 )
-from experiments.data import load_cohort
+from experiments.data import first_scans, load_cohort
 from experiments.fidelity_judges import Bench
 from experiments.voxel_unet import MonaiUNet, steps_done, training_cost
 
@@ -177,7 +177,7 @@ def divide(cohort: Cohort, config: Fidelity) -> dict[str, Cohort]:
         (config.train / sampler, config.validation / sampler, 0.0), seed=config.seed
     )
     parts = {
-        "train": second.train, "validation": second.val, "heldout": first.val,
+        "train": second.train, "validation": second.val, "heldout": first_scans(first.val),
         "judges": first.test,
     }  # fmt: skip
     small = {name: len(part) for name, part in parts.items() if len(part) < FEWEST}

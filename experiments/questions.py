@@ -13,11 +13,14 @@ from augment.cohort import Cohort
 from augment.conditions import LabelSpace
 from augment.errors import InputError
 from experiments.arms import Labels, labels_like
-from experiments.sites import subsets, targets
+from experiments.data import names_of
+from experiments.sites import require_classes, subsets, targets
 
 ODDS = 9.0
 """How much likelier a subject is taken into the confounded training set for each confounder that
 agrees with the diagnosis: nine in ten agree."""
+CHOOSING = 0.25
+"""Share of few labels that choose checkpoint and step, and train nothing."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Question:
         asked: Labels of the samples.
         title: What is hard about it.
         about: How it was made.
+        validation: Real subjects that choose checkpoint and step, if not the site's.
     """
 
     train: Cohort
@@ -37,23 +41,37 @@ class Question:
     asked: Callable[[LabelSpace, int], list[Labels]]
     title: str
     about: str
+    validation: Cohort | None = None
+
+
+def training_labels(few: int) -> int:
+    """Of so many labels, those that are left to train on."""
+    return few - round(CHOOSING * few)
 
 
 def few_labels(pool: Cohort, few: int, seed: int) -> Question:
-    """Few of the pool keep their diagnosis; the sampler sees all."""
-    train = subsets(pool, "dementia", (few,), seed)[few]
-    keeps = set(train.subject_keys)
-    people = zip(pool.table["dataset"], pool.table["subject_id"], strict=True)
-    shown = [
-        diagnosis if who in keeps else ""
-        for who, diagnosis in zip(people, pool.table["diagnosis"], strict=True)
-    ]
-    seen = Cohort(pool.table.assign(diagnosis=shown), pool.name)
+    """Few of the pool keep their diagnosis, to train and to choose by; the sampler sees the others.
+
+    A label that chooses a checkpoint is a label that somebody had to give.
+    """
+    count = training_labels(few)
+    parts = subsets(pool, "dementia", (count, few), seed)
+    train, names = parts[count], names_of(pool)
+    is_train, is_labelled = (np.isin(names, names_of(parts[size])) for size in (count, few))
+    chooses = pool.where(is_labelled & ~is_train)
+    require_classes(chooses, "dementia", f"part of {few} labels that chooses", fewest=1)
+    seen = pool.where(is_train | ~is_labelled)
+    keeps = np.isin(names_of(seen), names_of(train))
+    shown = seen.table.assign(diagnosis=seen.table["diagnosis"].where(keeps, ""))
+    seen = Cohort(shown, pool.name)
     return Question(
         train, seen, lambda space, count: labels_like(train, space, count, seed),
-        f"{few} labelled subjects, and a sampler of {len(seen)}",
-        f"Of {len(seen)} scans, those of {few} subjects keep their diagnosis and are the real "
-        "training set; the sampler is trained on all, the others with the diagnosis missing.",
+        f"few labels, and a sampler of {len(seen)} scans",
+        f"Of {len(pool)} scans, those of {few} subjects keep their diagnosis: {count} are the real "
+        f"training set, and {few - count} choose the classifiers' checkpoints and the sampler's "
+        "step. The sampler is trained on all but the latter, and of those outside the training set "
+        "the diagnosis is missing.",
+        chooses,
     )  # fmt: skip
 
 

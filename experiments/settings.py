@@ -1,7 +1,7 @@
 """Where synthetic data ought to help: the arms of :mod:`experiments.arms` in four settings.
 
-- ``few-labels``: few subjects have a diagnosis; the sampler is trained on many, most of them
-  without one.
+- ``few-labels``: few subjects have a diagnosis, to train and to choose by; the sampler is trained
+  on many, most of them without one.
 - ``imbalance``: ten healthy subjects for each with dementia; the bank makes the classes equal.
 - ``confounded``: age (and site, where there are several) goes with the diagnosis in training and
   not in the test; the bank holds what makes them independent.
@@ -21,6 +21,7 @@ from typing import Any
 import torchio as tio
 
 from augment import quotas
+from augment.cohort import Cohort
 from augment.errors import InputError
 from experiments.arms import (
     ARMS,
@@ -50,6 +51,7 @@ from experiments.questions import (
     few_labels,
     imbalance,
     new_site,
+    training_labels,
 )
 from experiments.run import Run
 from experiments.sites import Parts, Wanted, load_site, require_classes
@@ -97,11 +99,12 @@ class Settings:
             raise InputError(
                 f"settings {', '.join(unknown) or 'none'} came; allowed are {', '.join(SETTINGS)}"
             )
-        if min(self.few, self.new) < 4 or self.many < 2 * max(self.few, self.new, self.size):
+        is_small = self.few < 8 or self.new < 4
+        if is_small or self.many < 2 * max(self.few, self.new, self.size):
             raise InputError(
                 f"few {self.few}, new {self.new}, size {self.size} and many {self.many} came; few "
-                "and new must be 4 or more, and many at least twice few, new and size: it is the "
-                "pool that they are taken from"
+                "must be 8 or more, new 4 or more, and many at least twice few, new and size: it "
+                "is the pool that they are taken from"
             )
         if self.size < 20:
             raise InputError(f"size {self.size} came; 20 or more leave two subjects in ten to one")
@@ -128,11 +131,17 @@ class Settings:
     def real(self) -> dict[str, int]:
         """Real training subjects of each setting."""
         return {
-            "few-labels": self.few,
+            "few-labels": training_labels(self.few),
             "imbalance": self.size + self.size // 10,
             "confounded": self.size,
             "new-site": self.size + self.new,
         }
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Labelled subjects of each setting, those that choose checkpoint and step among them."""
+        counts = {name: count + self.validation for name, count in self.real.items()}
+        return counts | {"few-labels": self.few}
 
     @property
     def keys(self) -> list[dict[str, Any]]:
@@ -209,9 +218,12 @@ class _Settings:
             if config.fresh:
                 where = {"setting": f"{target} ceiling"}
                 found[CEILING] = runs_of(self.frame, where, CEILING, config.seeds)
+            choose = len(self._validation(name).subject_keys)
+            labels = choose + len(self.questions[name].train.subject_keys)
             title = (
                 f"{target} on held-out subjects of {self.b.name}, {name}: "
-                f"{self.questions[name].title}"
+                f"{self.questions[name].title}; {labels} labels, {choose} of which choose "
+                "checkpoint and step"
             )
             runs = {arm: predictions for arm, (predictions, _) in found.items()}
             validation = {arm: score for arm, (_, score) in found.items()}
@@ -224,8 +236,9 @@ class _Settings:
         origin = "phantom md" if config.data_b is None else "own data"
         methods = [
             f"The judging site is {b.name} ({origin}, seed {config.seed}), with "
-            f"{len(b.validation)} validation and {len(b.test)} test scans, the same in all "
-            f"settings. Each classifier is trained for {config.steps} steps, with class weights "
+            f"{len(b.test)} test scans, the same in all settings, and {len(b.validation)} "
+            "validation scans, the same in all but few-labels, where some of the few labels choose "
+            f"instead. Each classifier is trained for {config.steps} steps, with class weights "
             "that make up for unequal classes. Except where it is said, a sampler is trained on "
             "the real training subjects of its setting alone.",
             *(f"{name}: {q.title}. {q.about}" for name, q in self.questions.items()),
@@ -289,19 +302,24 @@ class _Settings:
         assert self.a is not None
         return new_site(self.a.pool, pool, config.size, config.new, config.seed)
 
+    def _validation(self, name: str) -> Cohort:
+        """Subjects that choose checkpoint and step, in every arm."""
+        own = self.questions[name].validation
+        return self.b.validation if own is None else own
+
     def _material(self, name: str) -> Material:
-        question = self.questions[name]
+        question, validation = self.questions[name], self._validation(name)
         samples = Samples(
             self.frame,
             name,
             question.seen,
-            self.b.validation,
+            validation,
             self.config.sampling,
             question.asked,
             [self.b.test],
         ).draw(needs(self.config.arms, len(question.train)))
         train = question.train.subjects()
-        material = Material(train, self.held["validation"], self.held["test"], samples)
+        material = Material(train, validation.subjects(), self.held["test"], samples)
         keep_pictures(self.frame, name, material)
         return material
 
@@ -344,9 +362,13 @@ def _plan(config: Settings) -> list[tuple[str, float]]:
     ceilings = len({SETTINGS[name] for name in config.settings}) * (config.fresh > 0)
     fits = config.seeds * (len(counts) * len(config.arms) + ceilings)
     samplers = len(counts) if samples else 0
+    labels = ", ".join(f"{name} {config.labels[name]}" for name in config.settings)
     return [
         ("phantom subjects", people * speed.subject),
         (f"{samplers} samplers", samplers * speed.sampler),
         (f"{samples} samples", samples * speed.sample),
-        (f"{fits} fits", fits * (config.steps * speed.step + judged * speed.judged)),
+        (
+            f"{fits} fits; labels in all: {labels}",
+            fits * (config.steps * speed.step + judged * speed.judged),
+        ),
     ]

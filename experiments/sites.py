@@ -21,7 +21,7 @@ from augment.errors import InputError
 from augment.phantom import make_phantom
 from augment.samplers.latents import common_grid
 from classifiers.evaluate import nested_subsets
-from experiments.data import load_cohort
+from experiments.data import load_cohort, names_of
 
 FEWEST = 2
 """Subjects that a class needs to train on, and to be judged by."""
@@ -171,9 +171,7 @@ def require_classes(cohort: Cohort, target: str, what: str, fewest: int = FEWEST
 
 def subsets(cohort: Cohort, target: str, sizes: Sequence[int], seed: int) -> dict[int, Cohort]:
     """Training sets of so many subjects; each holds the smaller ones and keeps their shares."""
-    table = cohort.table
-    names = [f"{d}/{s}" for d, s in zip(table["dataset"], table["subject_id"], strict=True)]
-    chosen = nested_subsets(names, targets(cohort, target).tolist(), sizes, seed)
+    chosen = nested_subsets(names_of(cohort), targets(cohort, target).tolist(), sizes, seed)
     found = {
         size: cohort.where(np.isin(np.arange(len(cohort)), rows)) for size, rows in chosen.items()
     }

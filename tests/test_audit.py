@@ -12,8 +12,9 @@ from augment.cohort import Cohort
 from augment.errors import InputError
 from augment.leakage import provenance
 from augment.phantom import make_phantom
-from experiments import audit_report
+from experiments import audit_md, audit_report
 from experiments.audit import Audit, run
+from experiments.audit_md import MDAudit
 from experiments.cli import main
 
 
@@ -162,8 +163,30 @@ def test_what_cannot_be_audited_is_told_in_a_line(parts, tmp_path, capsys):
     line = ["audit", str(folder / "fresh"), "--out", str(tmp_path), "--train"]
     for others, told in {
         (train, train): "subjects are in --train and --heldout",
-        (train, tmp_path / "few.tsv"): "half of --heldout has 10 scans; an audit needs 12",
+        (train, tmp_path / "few.tsv"): "half of --heldout has 10 people; an audit needs 12",
         (tmp_path / "none", test): "does not exist",
     }.items():
         assert main([*line, str(others[0]), "--heldout", str(others[1])]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_people_are_compared_and_not_their_scans(parts, audited, tmp_path, monkeypatch):
+    """With each scan given twice, as two sessions, everything has the people that it had before."""
+    folder, _ = parts
+    if not (folder / "fresh").is_dir():
+        audited("fresh")
+    paths = {}
+    for name in ("train", "test"):
+        once = Cohort.load(folder / "split" / f"{name}.tsv")
+        table = pd.concat([once.table.assign(session_id=session) for session in "12"])
+        paths[name] = tmp_path / f"{name}.tsv"
+        Cohort(table.reset_index(drop=True), once.name).save(paths[name])
+    config = Audit(folder / "fresh", paths["train"], paths["test"])
+    audit = MDAudit(config, SampleBank(config.bank), None)
+    heldout, train = (audit.bench.parts[part] for part in ("heldout", "train"))
+    assert len(heldout) == len(heldout.subject_keys)
+    assert len(train) == 2 * len(train.subject_keys)
+    given = []
+    monkeypatch.setattr(audit_md, "membership", lambda *_, people, **__: given.extend(people))
+    audit.privacy()
+    assert [len(set(each)) for each in given] == [len(train.subject_keys), len(heldout)]

@@ -11,7 +11,7 @@ from augment import bids, files
 from augment.bank import SampleBank
 from augment.cohort import Cohort
 from augment.leakage import provenance
-from experiments import audit_report
+from experiments import audit_report, audit_runs
 from experiments.audit import Audit, run
 from experiments.audit_runs import RunsAudit
 from experiments.cli import main
@@ -156,6 +156,23 @@ def test_a_held_out_person_in_the_training_is_named(audited, parts):
     assert "leak" in levels(found)
     assert cohorts["heldout"].table["subject_id"].iloc[0] in results["verdict"]
     assert results["utility"] == {}
+
+
+def test_people_are_compared_and_not_their_runs(parts, monkeypatch):
+    folder, cohorts, _, fresh = parts
+    SampleBank.fill(
+        folder / "some", Given(fresh, cohorts["train"]), [{"number": k} for k in range(24)], 0
+    )
+    config = Audit(folder / "some", folder / "train", folder / "heldout")
+    audit = RunsAudit(config, SampleBank(config.bank), None)
+    given = {}
+    monkeypatch.setattr(audit_runs, "left_right", lambda made, real, *_: given.update(real=real))
+    monkeypatch.setattr(audit_runs, "membership", lambda *_, people, **__: given.update(who=people))
+    audit.anatomy()
+    audit.privacy()
+    assert len(audit.tests) == 28  # two runs of each
+    assert len(given["real"]) == 14
+    assert [len(set(each)) for each in given["who"]] == [12, 14]
 
 
 def test_what_cannot_be_audited_is_told_in_a_line(parts, tmp_path, capsys):

@@ -173,12 +173,28 @@ def test_what_cannot_be_compared_is_refused():
 
 
 def test_few_members_are_drawn_with_an_unbiased_spread():
-    strata = np.array([0, 0, 0, 1, 1, 1, 1, 2])
-    values = np.random.default_rng(7).normal(size=8)
+    strata = np.array([0, 0, 0, 1, 1, 1, 1])
+    values = np.random.default_rng(7).normal(size=7)
     weights = _weights(strata, 40_000, np.random.default_rng(8))
     for stratum, count in ((0, 3), (1, 4)):
         inside = strata == stratum
         means = (weights[:, inside] * values[inside]).sum(1) / count
         expected = values[inside].std(ddof=1) / math.sqrt(count)
         assert means.std() == pytest.approx(expected, rel=0.02)
-    assert (weights[:, strata == 2] == 1).all()
+
+
+def test_a_class_of_one_subject_is_refused():
+    truth = np.array([0] * 20 + [1])
+    one = [of_scores(truth, np.where(truth, 2.0, -2.0))] * 3
+    with pytest.raises(InputError, match="'AD' has 1 of 21 test subjects, who tells nothing"):
+        summarise(one)
+
+
+def test_who_is_alone_with_a_last_class_is_not_certain():
+    truth = np.array([0, 1] + [1, 0] * 19)  # all have a row of each class
+    right = np.arange(40) >= 2  # the first subject is told wrongly
+    rows = of_scores(truth, (2 * truth - 1) * np.where(right, 2.0, -2.0))
+    names = np.repeat([f"study/{k:02d}" for k in range(20)], 2)
+    run = Predictions(names, rows.truth, rows.probabilities, rows.classes)
+    low, high = summarise([run, run])["interval"]
+    assert low < 0.95 < high == 1  # some draws have that subject, others have not

@@ -1,15 +1,17 @@
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
+from augment.cohort import Cohort
 from augment.errors import InputError
 from augment.samplers.modality import ModalityCompleter
 from augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
 from augment.train import TrainConfig
 from experiments import completion
 from experiments.cli import main
-from experiments.completion import Completion, run
+from experiments.completion import Completion, _subjects, run
 from experiments.completion_report import summarise
 
 SHORT = TrainConfig(
@@ -55,6 +57,16 @@ def test_the_command_compares_and_resumes(tmp_path, monkeypatch, capsys):
 def test_too_few_subjects_are_told(tiny_pairs, tmp_path):
     with pytest.raises(InputError, match="6 subjects have both modalities, and 220 are asked for"):
         run(Completion(data=tiny_pairs), tmp_path)
+
+
+def test_held_out_people_have_one_scan_each(tiny_pairs, tmp_path):
+    once = Cohort.from_bids(tiny_pairs).table
+    sessions = [once.assign(session_id=name) for name in "12"]
+    Cohort(pd.concat(sessions, ignore_index=True), "twice").save(tmp_path / "twice.tsv")
+    settings = Completion(data=tmp_path / "twice.tsv", train=2, validation=2, heldout=2)
+    split, _ = _subjects(settings, None)
+    assert [len(part) for part in split] == [4, 4, 2]
+    assert len(split.test.subject_keys) == 2
 
 
 def test_goals_are_met_or_missed():

@@ -142,7 +142,7 @@ def test_too_few_people_and_one_sex_are_told():
     config = Decoding(sizes=(4,), validation=4, test=2, data="own")
     with pytest.raises(InputError, match=r"9 people of .* have such runs; 8 to train"):
         divide(people(9, "FM"), config)
-    with pytest.raises(InputError, match=r"the pool part of .* has people of the sex F;"):
+    with pytest.raises(InputError, match=r"the pool part of .* of the classes of sex, only .F."):
         divide(people(20, "F"), config)
     assert divide(
         people(20, "F"), Decoding(targets=("condition",), sizes=(4,), validation=4, data="own")

@@ -67,9 +67,9 @@ def read(folder, phantom_seed=1000, experiment="transfer", **changes):
 
 
 def test_the_primary_endpoint_comes_first_and_is_not_corrected(tmp_path):
-    results = weigh([group(HELPS, size=160), group(HELPS)], read(tmp_path))
+    results = weigh([group(HELPS, size=160), group(HELPS)], read(tmp_path), "stated in a.json")
     first = results["verdict"].split(" In all")[0]
-    assert "Primary endpoint, committed before the run." in first
+    assert "Primary endpoint, stated in a.json." in first
     assert "ratio 1, against real only; dementia on held-out subjects, 40 real" in first
     assert "Holm" not in first
     assert results["comparisons"] == 9

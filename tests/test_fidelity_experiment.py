@@ -158,6 +158,10 @@ def test_parts_share_nobody_and_keep_the_proportions(data):
         "train": 16, "validation": 4, "heldout": 16, "judges": 16,
     }  # fmt: skip
     assert len({key for part in parts.values() for key in part.subject_keys}) == 52
+    sessions = [cohort.table.assign(session_id=name) for name in "12"]
+    twice = Cohort(pd.concat(sessions, ignore_index=True), cohort.name)
+    parts = divide(twice, Fidelity(out=data, baselines=(), **CONFIG))
+    assert (len(parts["train"]), len(parts["heldout"])) == (32, 16)  # halves of people
     with pytest.raises(InputError, match=r"52 scans leave .*judges.* and each needs 12"):
         divide(cohort, Fidelity(out=data, baselines=(), judges=20))
 

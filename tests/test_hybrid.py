@@ -3,6 +3,8 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+import torchio as tio
 
 from augment.cohort import Cohort
 from augment.errors import InputError, LeakageError
@@ -164,6 +166,19 @@ def test_a_label_that_images_carry_is_told():
     (warning,) = _watermarks(rows)
     assert "PDS-fill by label" in warning
     assert "0.90" in warning
+
+
+def test_sessions_of_a_person_are_in_one_fold():
+    """Images that only tell whose they are say nothing of the diagnosis of others."""
+    rng = np.random.default_rng(0)
+    people = [
+        tio.Subject(dmri=tio.ScalarImage(tensor=torch.from_numpy(image)), dataset="d",
+                    subject_id=str(k), diagnosis=("NC", "AD")[k % 2])
+        for k, image in enumerate(rng.standard_normal((24, 1, 4, 4, 4)).astype("f4"))
+        for session in range(4)
+    ]  # fmt: skip
+    regions = np.eye(64).reshape(64, 4, 4, 4)
+    assert fillings.told_by(regions, people, people, "dmri")["told in folds"] < 0.75
 
 
 def test_a_dry_run_makes_nothing(tmp_path, monkeypatch, capsys):

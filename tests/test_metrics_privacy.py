@@ -41,5 +41,16 @@ def test_the_closest_come_first_with_whom_they_are_close_to(points):
 
 
 def test_sets_that_are_too_small_are_refused(points):
-    with pytest.raises(InputError, match="1 held-out volumes came"):
+    with pytest.raises(InputError, match="1 held-out people came"):
         membership(points["fresh"], points["train"], points["heldout"][:1])
+
+
+def test_scans_of_a_person_are_drawn_together(points):
+    once = membership(points["fresh"], points["train"], points["heldout"])
+    scans = [np.repeat(points[name], 4, axis=0) for name in ("train", "heldout")]
+    whose = [np.repeat(np.arange(60), 4)] * 2
+    often = membership(points["fresh"], *scans, people=whose)
+    assert often["value"] == pytest.approx(once["value"])
+    assert often["interval"] == pytest.approx(once["interval"])
+    with pytest.raises(InputError, match="1 held-out people came"):
+        membership(points["fresh"], *scans, people=[whose[0], [0] * 240])

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchio as tio
@@ -11,7 +12,8 @@ from augment.opening import open_source
 from augment.phantom import make_phantom
 from augment.samplers.modality import ModalityCompleter
 from augment.samplers.modality_config import ModalityConfig
-from augment.samplers.pairs import Pairs
+from augment.samplers.modality_fit import Fitting
+from augment.samplers.pairs import Pairs, common_frame
 from augment.train import TrainConfig
 
 SHORT = TrainConfig(
@@ -245,3 +247,21 @@ def test_without_validation_subjects_the_spread_is_that_of_new_subjects(tmp_path
             squares += float((support * error.square()).sum())
             count += float(support.sum()) * error.shape[1]
         assert 0.85 < (squares / count) ** 0.5 < 1.15
+
+
+def test_a_second_session_does_not_tell_of_the_first(tiny_pairs, tmp_path):
+    """All sessions of a person are regressed by what other people say."""
+    once = Cohort.from_bids(tiny_pairs)
+    sessions = [once.table.assign(session_id=name) for name in "12"]
+    twice = Cohort(pd.concat(sessions, ignore_index=True), once.name)
+    errors = []
+    for name, cohort in (("once", once), ("twice", twice)):
+        pairs = Pairs(tmp_path / f"{name}.npy", cohort)
+        (tmp_path / name).mkdir()
+        fitting = Fitting(CONFIG, [pairs], common_frame(cohort)[0], tmp_path / name)
+        fitting.model = fitting.build()
+        fitting.closed_form()
+        means = fitting._arrays("regression", fitting._regress)
+        error, support = next(iter(fitting._errors(pairs, means[0], 0, fitting.directions[0])()))
+        errors.append(float((error[:6].square() * support[:6]).mean()))
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)

@@ -6,7 +6,14 @@ from augment import quotas
 from augment.cohort import Cohort
 from augment.conditions import LabelSpace
 from augment.errors import InputError
-from experiments.questions import confounded, confounders, few_labels, imbalance, new_site
+from experiments.questions import (
+    confounded,
+    confounders,
+    few_labels,
+    imbalance,
+    new_site,
+    training_labels,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -27,15 +34,18 @@ def space_of(cohort, *names):
     return LabelSpace.from_labels(cohort.table.to_dict("records"), names)
 
 
-def test_few_keep_their_label_and_the_sampler_sees_all():
+def test_few_keep_their_label_to_train_and_to_choose():
     pool = made_up(40)
     question = few_labels(pool, 8, seed=0)
-    assert len(question.train) == 8
-    assert len(question.seen) == 40
+    assert len(question.train) == training_labels(8) == 6
+    assert sorted(question.validation.table["diagnosis"]) == ["AD", "NC"]
+    assert len(question.seen) == 38
+    chosen = set(question.validation.subject_keys)
+    assert not chosen & {*question.train.subject_keys, *question.seen.subject_keys}
     shown = question.seen.table[question.seen.table["diagnosis"] != ""]
     assert set(shown["subject_id"]) == set(question.train.table["subject_id"])
-    asked = question.asked(space_of(question.seen, "sex", "diagnosis"), 16)
-    assert sorted(r["diagnosis"] for r in asked) == ["AD"] * 8 + ["NC"] * 8
+    asked = question.asked(space_of(question.seen, "sex", "diagnosis"), 12)
+    assert sorted(r["diagnosis"] for r in asked) == ["AD"] * 6 + ["NC"] * 6
 
 
 def test_ten_to_one_and_a_bank_that_evens_it_out():

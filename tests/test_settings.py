@@ -1,12 +1,17 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from augment.bank import SampleBank
 from augment.cohort import Cohort
+from augment.errors import InputError
 from experiments import settings
 from experiments.cli import main
+from experiments.evidence import Endpoint
+from experiments.run import Run
 from experiments.settings import PRESETS, run
 
 
@@ -21,7 +26,7 @@ def test_all_settings_have_the_same_arms_and_judges(finished):
     assert [g["key"]["setting"] for g in groups] == [
         "few-labels", "imbalance", "confounded", "new-site",
     ]  # fmt: skip
-    assert [g["key"]["size"] for g in groups] == [8, 22, 20, 26]
+    assert [g["key"]["size"] for g in groups] == [6, 22, 20, 26]
     assert [g["target"] for g in groups] == ["dementia"] * 3 + ["sex"]
     for group in groups:
         assert list(group["scores"]) == ["real", "synthetic-1", "gaussian", "ceiling"]
@@ -34,10 +39,10 @@ def test_samplers_see_whom_they_should_and_samples_are_what_is_asked(finished):
     folder = finished[0] / "0001-settings"
     cells = [json.loads(path.read_text()) for path in (folder / "cells").iterdir()]
     scans = {r["cell"]["sampler"]: r["scans"] for r in cells if "sampler" in r["cell"]}
-    assert scans == {"few-labels": 48, "imbalance": 22, "confounded": 20, "new-site": 26}
+    assert scans == {"few-labels": 46, "imbalance": 22, "confounded": 20, "new-site": 26}
     banks = {name: SampleBank(folder / "banks" / name).table for name in scans}
     assert {name: len(table) for name, table in banks.items()} == {
-        "few-labels": 8, "imbalance": 22, "confounded": 20, "new-site": 26,
+        "few-labels": 6, "imbalance": 22, "confounded": 20, "new-site": 26,
     }  # fmt: skip
     assert set(banks["few-labels"]["diagnosis"]) == {"NC", "AD"}
     assert list(banks["imbalance"]["diagnosis"][:18]) == ["AD"] * 18
@@ -54,6 +59,50 @@ def test_the_report_says_how_each_was_made(finished):
         "All samples are asked for the site that judges",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_every_label_that_chooses_is_counted(finished, tmp_path, capsys):
+    out, results = finished
+    titles = [group["title"].partition("; ")[2] for group in results["groups"]]
+    assert titles[0] == "8 labels, 2 of which choose checkpoint and step"
+    assert titles[1] == "30 labels, 8 of which choose checkpoint and step"
+    text = (out / "0001-settings" / "report.html").read_text()
+    assert all(title in text for title in titles)
+    assert main(["experiment", "settings", str(tmp_path), "--preset", "demo", "--dry-run"]) == 0
+    plan = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "few-labels 8, imbalance 30" in plan
+    assert PRESETS["demo"].labels["few-labels"] == 8
+
+
+def test_few_labels_choose_in_every_arm(finished, monkeypatch):
+    """The same few labels choose, for classifiers and for the sampler."""
+    config = replace(PRESETS["demo"], settings=("few-labels",))
+    with Run.open(finished[0] / "0001-settings", "settings", finished[1]["config"]) as frame:
+        work = settings._Settings(config, frame)
+    question = work.questions["few-labels"]
+    chooses = set(question.validation.subject_keys)
+    assert len(chooses) == 2
+    assert not chooses & set(question.seen.subject_keys)
+    given = []
+    monkeypatch.setattr(settings, "Samples", lambda *parts: given.append(parts[3]) or Drawn())
+    monkeypatch.setattr(settings, "keep_pictures", lambda *_: None)
+    material = work._material("few-labels")
+    assert {(s["dataset"], s["subject_id"]) for s in material.validation} == chooses
+    assert set(given[0].subject_keys) == chooses
+
+
+def test_the_endpoint_of_the_old_counting_is_refused():
+    path = Path(settings.__file__).parent / "endpoints" / "few-labels.json"
+    tiny = PRESETS["tiny"]
+    with pytest.raises(InputError, match="fits 0 groups of this experiment"):
+        Endpoint.read(path, "settings", 1000).require(tiny.keys, tiny.arms)
+
+
+class Drawn:
+    """No samples."""
+
+    def draw(self, counts):
+        return {}
 
 
 def test_a_finished_run_does_nothing_again(finished, monkeypatch):
@@ -83,6 +132,7 @@ def test_a_tangled_test_set_is_told(finished, tmp_path):
     [
         (["--settings", "miracle"], "allowed are few-labels, imbalance"),
         (["--many", "10"], "many at least twice"),
+        (["--few", "7"], "few must be 8 or more"),
         (["--size", "10"], "20 or more"),
         (["--arms", "gaussian"], "real among them"),
     ],

@@ -115,8 +115,9 @@ def fidelity_table(
 
     Args:
         real_train: The sampler's training subjects, (T, X, Y, Z) in 1e-3 mm²/s.
-        real_heldout: Other real subjects, (H, X, Y, Z). Half of them against the other half is the
-            reference of the metrics on sets, so take twice as many as synthetic ones if you can.
+        real_heldout: Other real subjects, (H, X, Y, Z), one volume of each, since volumes are
+            taken as independent. Half of them against the other half is the reference of the
+            metrics on sets, so take twice as many as synthetic ones if you can.
         synthetic: (N, X, Y, Z).
         features: Volumes to points (N, F): :func:`~augment.metrics.features.pca_features` of
             further real subjects (such as the judges'), or a layer of a network trained on them.

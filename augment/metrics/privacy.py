@@ -13,6 +13,7 @@ as a share of the samples are in :func:`augment.metrics.features.nearest_distanc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,12 @@ DRAWS = 2000
 
 
 def membership(
-    synthetic: np.ndarray, train: np.ndarray, heldout: np.ndarray, *, seed: int = 0
+    synthetic: np.ndarray,
+    train: np.ndarray,
+    heldout: np.ndarray,
+    *,
+    people: Sequence[Sequence[str] | np.ndarray] | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """AUC of telling training from held-out subjects by their distance to the nearest sample.
 
@@ -33,15 +39,20 @@ def membership(
         synthetic: (N, V): voxels in the brain, or features.
         train: (T, V), the volumes that the sampler was fitted to.
         heldout: (H, V), volumes of the same population that it was not.
-        seed: Of the interval, a bootstrap over the subjects of both sets.
+        people: Whose each training and each held-out volume is, where some have several; the
+            volumes of a person are drawn together.
+        seed: Of the interval, a bootstrap over the people of both sets.
 
     Returns:
         ``value`` and its 95 % ``interval``.
     """
-    if not (len(synthetic) and min(len(train), len(heldout)) > 1):
+    names = people or [np.arange(len(train)), np.arange(len(heldout))]
+    persons = [np.unique(each, return_inverse=True)[1] for each in names]
+    counts = [len(set(each)) for each in persons]
+    if not (len(synthetic) and min(counts) > 1):
         raise InputError(
-            f"{len(synthetic)} synthetic, {len(train)} training and {len(heldout)} held-out "
-            "volumes came; give a sample, and two or more of each of the others"
+            f"{len(synthetic)} synthetic volumes, and volumes of {counts[0]} training and "
+            f"{counts[1]} held-out people came; give a sample, and two people or more of each"
         )
     member, other = (
         -np.sqrt(squared_distances(real, synthetic).min(axis=1)) for real in (train, heldout)
@@ -49,7 +60,10 @@ def membership(
     # Whether a member lies closer than another, for each pair; ties count half.
     wins = (member[:, None] > other) + 0.5 * (member[:, None] == other)
     rng = np.random.default_rng(seed)
-    weights = [rng.multinomial(n, np.full(n, 1 / n), DRAWS) / n for n in wins.shape]
+    weights = []
+    for person, n in zip(persons, counts, strict=True):
+        times = rng.multinomial(n, np.full(n, 1 / n), DRAWS)[:, person]
+        weights.append(times / times.sum(axis=1, keepdims=True))
     drawn = np.einsum("dt,th,dh->d", weights[0], wins, weights[1], optimize=True)
     return {
         "value": float(wins.mean()),

@@ -1,6 +1,6 @@
 """How a modality completer is fitted: closed forms, then TR and PDM in the one training loop.
 
-Training subjects are regressed by what the others say (:data:`FOLDS`): what is learned of their
+Training subjects are regressed by what other people say (:data:`FOLDS`): what is learned of their
 errors holds for new subjects, whose errors are larger than those that a regression was fitted to.
 Where TR refines means (the default) it comes before PDM, since samples spread around what it makes;
 where it refines samples, as published, it comes after. Every part is kept in the folder of the fit,
@@ -36,7 +36,7 @@ FILLING_SEED = 11
 """Decides the fields that go on outside the brains of training subjects."""
 
 FOLDS = 4
-"""Parts of the training subjects, of which each is regressed by what the others say."""
+"""Parts of the training people, of which each is regressed by what the others say."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,12 @@ class Fitting:
 
     def __post_init__(self) -> None:
         self.directions = [MODALITIES.index(name) for name in self.config.directions]
+        numbers: dict[tuple[str, str], int] = {}
+        self.people = [
+            numbers.setdefault((row["dataset"], row["subject_id"]), len(numbers))
+            for row in self.sets[0].rows
+        ]
+        """Whose each training pair is: sessions of a person are in one fold."""
 
     def run(self, alphas: Tensor | None, draw: Maker) -> Trained:
         """Fit everything; :attr:`model` is the result.
@@ -255,21 +261,21 @@ class Fitting:
     def _regress(self, part: Part) -> Tensor:
         """Means in closed form, as far off in training subjects as in new ones."""
         model, d = self.model, part.direction
-        alone = self.config.start == "noise" or len(self.sets[0]) == 1
+        alone = self.config.start == "noise" or len(set(self.people)) == 1
         if alone or not part.trained_on:
             return model.regression(part.source, part.support, d)
         return torch.cat([
-            self._fold(number % FOLDS)(source[None], support[None], d)
+            self._fold(self.people[number] % FOLDS)(source[None], support[None], d)
             for source, support, number in zip(
                 part.source, part.support, part.numbers, strict=True
             )
         ])  # fmt: skip
 
     def _fold(self, fold: int) -> LocalRegression:
-        """The regressions that know all training subjects but those of a fold."""
+        """The regressions that know all training people but those of a fold."""
         if fold not in self._folds:
             regression = copy.deepcopy(self.model.regression).cpu()
-            others = [k for k in range(len(self.sets[0])) if k % FOLDS != fold]
+            others = [k for k, person in enumerate(self.people) if person % FOLDS != fold]
             for d in self.directions:
                 batches = self.sets[0].batches(self.model, d, others)
                 regression.fit(d, batches, self.config.source_blind)
