@@ -34,7 +34,7 @@ from augment.training_state import TrainingState
 
 BEST, LOG = "best.safetensors", "metrics.jsonl"
 PRECISIONS = ("no", "bf16")
-"""Those whose gradients need no scaling; those of fp16 would be clipped and checked while scaled."""
+"""Their gradients need no scaling. Those of fp16 do, and would be clipped while scaled."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def train(
         config: How to train.
         folder: For checkpoints, ``metrics.jsonl`` and TensorBoard's events.
         validation: Samples that decide which step was best; the last step is by default.
-        resume: Go on from the last checkpoint in the folder; otherwise what an earlier training left
-            there goes before the first step.
+        resume: Go on from the last checkpoint in the folder; else what an earlier training left
+            there is removed before the first step.
         progress: Show a progress bar with the time left.
         on_step: Called after each step with its number.
     """
