@@ -2,7 +2,7 @@
 
 A bank is a BIDS derivative::
 
-    bank.json                 format, sampler, settings, and who had a part in its making
+    bank.json                 format, space, sampler, settings, and who had a part in its making
     dataset_description.json  participants.tsv  participants.json  rejected.tsv
     sub-syn000001/dwi/sub-syn000001_..._desc-synthetic_param-md_dwimap.nii   and .json
 
@@ -29,6 +29,7 @@ from augment import bids, leakage
 from augment.cohort import COLUMNS
 from augment.errors import InputError
 from augment.filling import FORMAT, Filling, location, missing
+from augment.grid import SPACE
 from augment.source import SAMPLERS, Sampler
 
 if TYPE_CHECKING:
@@ -319,9 +320,10 @@ class SampleBank:
     def _paths(self, row: int) -> dict[str, str]:
         """The image files of a sample."""
         name = self._columns["synthetic_id"][row]
+        space = self.about.get("space", SPACE)  # which older banks did not tell
         run = tuple([self._columns[key][row] if key in self.labels else "" for key in bids.RUN])
         return {
-            image: f"{self.path}/{_place(image, run).replace(ANY, name)}"
+            image: f"{self.path}/{_place(image, space, run).replace(ANY, name)}"
             for image in self.images
             if self._columns[f"{image}_sha256"][row]
         }
@@ -391,8 +393,8 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _place(image: str, run: tuple[str, ...]) -> str:
-    return location(ANY, image, dict(zip(bids.RUN, run, strict=True)))
+def _place(image: str, space: str, run: tuple[str, ...]) -> str:
+    return location(ANY, image, space, dict(zip(bids.RUN, run, strict=True)))
 
 
 def _layout(header: bytes) -> Layout:

@@ -23,8 +23,9 @@ import functools
 import itertools
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +42,8 @@ DEFAULTS = ("md", "bold", "fmri", "dmri")
 RUN = ("task", "dir", "run", "chunk")
 EXTENSIONS = (".nii", ".nii.gz")
 NOT_AVAILABLE = ("", "n/a")
+CUSTOM = "custom"
+"""The space of images whose names tell none."""
 BACKSLASH = "a backslash is no separator here, write /"
 
 ENTITIES = (
@@ -87,6 +90,13 @@ def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
             )
     pairs = [f"{key}-{entities[key]}" for key in ENTITIES if entities.get(key)]
     return "_".join([*pairs, suffix]) + extension
+
+
+def space_of(paths: Iterable[str | Path]) -> str:
+    """The one ``space`` that the names of images tell, or ``custom``."""
+    matches = (re.search(r"_space-([A-Za-z0-9+]+)_", Path(path).name) for path in paths)
+    names = {match[1] if match else CUSTOM for match in matches}
+    return names.pop() if len(names) == 1 else CUSTOM
 
 
 class ImageFile(NamedTuple):

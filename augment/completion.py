@@ -9,8 +9,9 @@ Of a subject-session that has one of the two modalities, the other is made::
 
 The dataset keeps its name, since these are its subjects; ``desc-imputed`` marks the images, and
 :class:`~augment.cohort.Cohort` reads them as ``synthetic``. Nothing is written into DATA, and what
-is real is never made. A subject's seed follows from its name, so that neither the order nor the
-others matter; its sidecar is written last: where it is, the image is whole.
+is real is never made. An image lies on the grid of its source and is named after that one's space.
+A subject's seed follows from its name, so that neither the order nor the others matter; its sidecar
+is written last: where it is, the image is whole.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from augment import bids, files
 from augment.cohort import Cohort
 from augment.errors import InputError
 from augment.filling import PLACES, UNITS, missing
-from augment.grid import SPACE
 from augment.leakage import subject_hash
 from augment.source import Completer
 
@@ -129,14 +129,15 @@ def complete_dataset(
     labelled = set(completer.record.get("labelled", ())) if by_label else set()
     made = 0
     for row, have, want in track(tasks, "Completing", disable=not progress):
-        path = out / _location(row, want)
+        source = row[f"{have}_path"]
+        space = bids.space_of([source])
+        path = out / _location(row, want, space)
         sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
         deviation = path.with_name(path.name.replace(f"_{PLACES[want][1]}.nii", "_stdmap.nii"))
         if sidecar.is_file() and path.is_file() and deviation.is_file():
             continue
         known = subject_hash(row["dataset"], row["subject_id"]) in labelled
         labels = {"diagnosis": row["diagnosis"]} if known and row["diagnosis"] else None
-        source = row[f"{have}_path"]
         subject = tio.Subject(
             {have: WholeImage(source, verify_path=False)},
             dataset=row["dataset"], subject_id=row["subject_id"],
@@ -151,7 +152,7 @@ def complete_dataset(
             "Sources": [os.path.relpath(source, out)],
             "Seed": number, "Samples": samples, "Labels": labels or {},
             "Completer": settings["completer"], "WeightsHash": settings["weights"],
-            "SpatialReference": SPACE, "Units": UNITS[want],
+            "SpatialReference": space, "Units": UNITS[want],
             "Uncertainty": deviation.name,
         }  # fmt: skip
         if want == "fmri":
@@ -243,10 +244,10 @@ def _tables(out: Path, cohort: Cohort, tasks: list[tuple[dict[str, Any], str, st
         files.write_table(out / "participants.tsv", pd.DataFrame(rows).drop_duplicates())
 
 
-def _location(row: Mapping[str, Any], want: str) -> Path:
+def _location(row: Mapping[str, Any], want: str, space: str) -> Path:
     datatype, suffix, _ = PLACES[want]
     entities = {
-        "sub": row["subject_id"], "ses": row["session_id"], "space": SPACE, "desc": "imputed",
+        "sub": row["subject_id"], "ses": row["session_id"], "space": space, "desc": "imputed",
     }  # fmt: skip
     if datatype == "func":
         entities |= {key: row[key] for key in bids.RUN if row[key]}

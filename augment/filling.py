@@ -83,6 +83,7 @@ class Filling:
         self.root, self.sampler, self.filters = root, sampler, filters
         makers = [sampler, labels, *filters]
         self.makers = [record for maker in makers if (record := getattr(maker, "record", None))]
+        self.space = str(sampler.record.get("space", bids.CUSTOM))
         self.wanted = [_plain(row) for row in labels]
         if not self.wanted:
             raise InputError("a bank needs samples; give the labels of at least one")
@@ -140,6 +141,7 @@ class Filling:
             content = {
                 "format": FORMAT,
                 "samples": len(self.wanted),
+                "space": self.space,
                 "sampler": self.made_by,
                 "settings": self.settings,
                 "provenance": leakage.merge(self.makers),
@@ -147,6 +149,7 @@ class Filling:
             files.write_json(path, content)
             return
         stands = bids.read_json(path)
+        self.space = stands.get("space", SPACE)  # which older banks did not tell
         fresh = {"format": FORMAT, **self.made_by, **self.settings}
         before = {"format": stands.get("format"), **stands["sampler"], **stands["settings"]}
         for name, value in fresh.items():
@@ -220,7 +223,7 @@ class Filling:
         if any(PLACES[image][0] == "func" for image in images):
             keys.setdefault("task", "rest")  # BIDS asks for a task
         record: dict[str, Any] = {
-            "SpatialReference": SPACE,
+            "SpatialReference": self.space,
             "Synthetic": True,
             "Labels": self.wanted[k],
             "Subject": keys,
@@ -233,7 +236,7 @@ class Filling:
             "Rejected": rejected,
         }
         for image, scan in images.items():
-            path = self.root / location(name, image, keys)
+            path = self.root / location(name, image, self.space, keys)
             data = scan.numpy().astype(np.float32)
             data = data[0] if len(data) == 1 else np.moveaxis(data, 0, -1)
             tr = scan.get("RepetitionTime") if data.ndim == 4 else None
@@ -319,18 +322,19 @@ def name_of(k: int) -> str:
     return f"syn{k + 1:06d}"
 
 
-def location(name: str, image: str, run: Mapping[str, Any]) -> str:
+def location(name: str, image: str, space: str, run: Mapping[str, Any]) -> str:
     """The path of a sample's image inside its bank.
 
     Args:
         name: Of the sample.
         image: Key of ``PLACES``.
+        space: Of the bank.
         run: ``task, dir, run`` and ``chunk``, as far as there are any.
     """
     if image not in PLACES:
         raise InputError(f"image {image!r} has no place in a bank; allowed are {', '.join(PLACES)}")
     datatype, suffix, own = PLACES[image]
-    entities = {"sub": name, "space": SPACE, **own}
+    entities = {"sub": name, "space": space, **own}
     if datatype == "func":
         entities |= {key: str(run[key]) for key in bids.RUN if run.get(key)}
     return f"sub-{name}/{datatype}/{bids.build_name(entities, suffix, '.nii')}"

@@ -1,8 +1,8 @@
 """The common space: a grid in MNI millimetres, and how images get there and back.
 
-All samplers work in one space, MNI152 (NLin2009aSym, the template inside nilearn). The standard
-field of view is 160 x 192 x 160 mm around the brain; sides are multiples of eight voxels, so that
-patches, strides and tiles divide them.
+The template is MNI152 NLin2009aSym, which is inside nilearn; images that came in another space of
+MNI152 keep its name. The standard field of view is 160 x 192 x 160 mm around the brain; sides are
+multiples of eight voxels, so that patches, strides and tiles divide them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scipy import ndimage
 from augment.errors import InputError
 
 SPACE = "MNI152NLin2009aSym"
+"""What is registered to the template lies in this space."""
 FIELD_OF_VIEW = (160.0, 192.0, 160.0)
 CENTRE = (0.0, -17.0, 5.0)
 
@@ -77,6 +78,19 @@ class Grid:
         """Inverse of :meth:`to_dict`."""
         x, y, z = content["shape"]
         return cls((x, y, z), np.array(content["affine"], dtype=float))
+
+
+def left_right_axis(affine: np.ndarray) -> int:
+    """The voxel axis along left and right, or nearest to it.
+
+    Of the identity, TorchIO's affine of an image that tells none, it is the first one.
+    """
+    from nibabel.orientations import io_orientation
+
+    world = io_orientation(affine)[:, 0]
+    if not (world == 0).any():
+        raise InputError(f"the affine {np.asarray(affine).tolist()} has no axis along left-right")
+    return int((world == 0).argmax())
 
 
 def resample(

@@ -66,7 +66,10 @@ class Sampler(Protocol):
 
     @property
     def record(self) -> dict[str, Any]:
-        """Who had a part in its making: ``augment.leakage.provenance``."""
+        """Who had a part in its making: ``augment.leakage.provenance``.
+
+        And the ``space`` that it makes images in; a bank calls it custom where nothing is said.
+        """
 
     def fingerprint(self) -> str:
         """A digest of the weights and of all else that decides a sample."""

@@ -32,6 +32,10 @@ from augment.errors import InputError, TrainingError
 from augment.objectives import Batch, Objective
 from augment.training_state import TrainingState
 
+BEST, LOG = "best.safetensors", "metrics.jsonl"
+PRECISIONS = ("no", "bf16")
+"""Their gradients need no scaling. Those of fp16 do, and would be clipped while scaled."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -50,13 +54,20 @@ class TrainConfig:
     accumulation: int = 1
     """Micro-batches of an optimiser step."""
     precision: str = "no"
-    """``no``, ``bf16`` or ``fp16``."""
+    """``no`` (float32) or ``bf16`` (mixed)."""
     validate_every: int = 200
     checkpoint_every: int = 200
     checkpoints: int = 2
     """How many checkpoints are kept."""
     log_every: int = 10
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f"precision {self.precision!r} came; allowed are {', '.join(PRECISIONS)}: take "
+                "bf16, or no where the machine lacks it"
+            )
 
 
 class TrainingSet(Protocol):
@@ -101,7 +112,8 @@ def train(
         config: How to train.
         folder: For checkpoints, ``metrics.jsonl`` and TensorBoard's events.
         validation: Samples that decide which step was best; the last step is by default.
-        resume: Go on from the last checkpoint in the folder.
+        resume: Go on from the last checkpoint in the folder; else what an earlier training left
+            there is removed before the first step.
         progress: Show a progress bar with the time left.
         on_step: Called after each step with its number.
     """
@@ -184,7 +196,7 @@ class _Training:
         self.state = TrainingState(
             self.objective, accelerator, config.weight_decay, config.ema_decay
         )
-        first = self._resume() if resume else 0
+        first = self._resume() if resume else self._begin_anew()
         accelerator.init_trackers("tensorboard")
         begun, waited = time.perf_counter(), 0.0
         columns = (
@@ -289,7 +301,7 @@ class _Training:
             if loss_value < self.best["loss"]:
                 self.best = {"step": step, "loss": loss_value}
                 if accelerator.is_main_process:
-                    self._write("best.safetensors", self.state.weights())
+                    self._write(BEST, self.state.weights())
         self._log(step, {"validation": loss_value})
 
     def _save(self, step: int) -> None:
@@ -328,10 +340,21 @@ class _Training:
         self._trim_log(state["step"])
         return int(state["step"])
 
+    def _begin_anew(self) -> int:
+        """Remove an earlier training, whose checkpoints may be of later steps; the first step."""
+        if self.accelerator.is_main_process:
+            for old in checkpoints(self.folder):
+                shutil.rmtree(old)
+            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+            for name in (BEST, LOG):
+                (self.folder / name).unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
+        return 0
+
     def _finish(self, seconds: float, waited: float) -> Trained:
         """Put the best averaged weights into the networks."""
         validated = math.isfinite(self.best["loss"])
-        self.state.unwrap(self.folder / "best.safetensors" if validated else None)
+        self.state.unwrap(self.folder / BEST if validated else None)
         return Trained(
             step=self.config.steps,
             best_step=self.best["step"] if validated else self.config.steps,
@@ -362,12 +385,12 @@ class _Training:
             return
         self.accelerator.log(values, step=step)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "metrics.jsonl").open("a") as stream:
+        with (self.folder / LOG).open("a") as stream:
             stream.write(json.dumps({"step": step, **values}) + "\n")
 
     def _trim_log(self, step: int) -> None:
         """Drop what was logged after the checkpoint: it will be logged again."""
-        log = self.folder / "metrics.jsonl"
+        log = self.folder / LOG
         if self.accelerator.is_main_process and log.exists():
             whole = [line for line in log.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in whole if json.loads(line)["step"] <= step]

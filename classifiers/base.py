@@ -61,7 +61,8 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         weight_decay: Of AdamW.
         class_weight: Weights of classes in the loss by name, or ``balanced``.
         shift: Training volumes are moved by up to this many voxels along each axis.
-        flip: Half of them are mirrored along the first axis, left to right.
+        flip: Half of them are mirrored left to right, along the axis that their affine says; where
+            none is known (the identity), along the first.
         augment: A TorchIO transform of training subjects, which keeps the shape of images. Where it
             brings a synthetic subject, that one's label counts.
         workers: Processes that prepare batches. The built-in shift and flip need none.
@@ -223,7 +224,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             shift=self.shift,
             flip=self.flip,
             augment=self.augment,
-            kept=chosen.kept if self.augment is not None else (),
+            kept=chosen.kept if self.flip or self.augment is not None else (),
             recode=self._recode if y is None else _same_code,
         )
         chosen.rows.clear()

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from augment import origin
 from augment.errors import InputError
+from augment.grid import left_right_axis
 from augment.replacement import has_image
 
 FRAMES = ("all", "summary")
@@ -145,9 +146,9 @@ class Batches(Dataset[Any]):
         order: Row at each position of the training.
         seed: Decides moves and augmentation.
         shift: Volumes are moved by up to this many voxels along each axis.
-        flip: Mirror half of the volumes along the first axis, left to right.
+        flip: Mirror half of the volumes left to right, whichever axis of theirs that is.
         augment: Applied to subjects of ``kept`` with the images in their own units.
-        kept: Labels and affines of each row, for ``augment``.
+        kept: Labels and affines of each row, for ``augment`` and ``flip``.
         recode: The class of an augmented subject, whose label may be another's.
     """
 
@@ -172,6 +173,10 @@ class Batches(Dataset[Any]):
         self.flip = flip
         self.augment = augment
         self.kept = kept
+        self.sides = [
+            {name: left_right_axis(affine) for name, affine in affines.items()}
+            for _, affines in (kept if flip else ())
+        ]
         self.recode = recode
 
     def __len__(self) -> int:
@@ -197,8 +202,9 @@ class Batches(Dataset[Any]):
             if self.augment is not None:
                 made, codes[k], lines = self._augmented(int(row), int(positions[k]))
                 origins |= lines
+            sides = self.sides[row] if turned[k] else {}
             for name, volume in made.items():
-                volume = volume.flip(1) if turned[k] else volume
+                volume = volume.flip(1 + sides[name]) if name in sides else volume
                 volumes[name][k] = torch.roll(volume, moves[k], (1, 2, 3)) if self.shift else volume
         several = present.sum(1) > 1
         hidden = torch.from_numpy(rng.random(len(rows)) < HIDDEN) & several

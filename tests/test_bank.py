@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import torchio as tio
-from banking import GRID, LABELS, FakeSampler, fill
+from banking import GRID, LABELS, RECORD, FakeSampler, fill
 from nilearn.image import load_img
 
 from augment import bids, files
@@ -104,6 +104,35 @@ def test_it_is_a_bids_derivative_that_tells_where_it_comes_from(bank):
     assert told["Seed"] == bank.table["seed"][1]
     columns = set(pd.read_csv(bank.path / "participants.tsv", sep="\t").columns)
     assert columns == set(bids.read_json(bank.path / "participants.json"))
+
+
+@pytest.mark.parametrize("space", ["MNI152NLin6Asym", "custom"])
+def test_it_keeps_the_name_of_the_space_that_the_sampler_learned_in(tmp_path, space):
+    sampler = FakeSampler()
+    sampler.record = RECORD | ({"space": space} if space != "custom" else {})
+    bank = fill(tmp_path / "bank", sampler, LABELS[:2], filters=[])
+    path = image_of(bank, "syn000002")
+    assert path.name == f"sub-syn000002_space-{space}_param-md_desc-synthetic_dwimap.nii"
+    assert bids.metadata(path)["SpatialReference"] == space
+    assert bids.space_of(Cohort.from_bids(bank.path).table["md_path"]) == space
+    assert bank.replay("syn000002")["md"].data.std() > 0
+
+
+def test_a_bank_that_tells_no_space_is_read_and_extended(tmp_path):
+    """Older ones were named after the template whatever the grid."""
+    sampler, space = FakeSampler(), "space-MNI152NLin2009aSym"
+    bank = fill(tmp_path / "bank", sampler, LABELS[:2], filters=[])
+    about = bids.read_json(bank.path / "bank.json")
+    del about["space"]
+    files.write_json(bank.path / "bank.json", about)
+    for path in [*bank.path.rglob("sub-*.*")]:
+        path.rename(path.with_name(path.name.replace("space-custom", space)))
+    for sidecar in bank.path.rglob("sub-*.json"):
+        sidecar.write_text(sidecar.read_text().replace("space-custom", space))
+    assert SampleBank(bank.path).replay("syn000002")["md"].data.std() > 0
+    extended = fill(bank.path, sampler, LABELS[:3], filters=[])
+    assert len(sampler.calls) == 3 and extended.verify() == []
+    assert all(space in path.name for path in bank.path.rglob("*.nii"))
 
 
 def test_what_filters_rejected_is_recorded_and_replaced(bank, tmp_path):

@@ -29,6 +29,13 @@ def test_a_name_is_taken_apart_and_put_together():
     assert bids.build_name(shuffled, suffix, extension) == NAME
 
 
+def test_images_that_tell_no_space_or_several_are_in_a_custom_one():
+    other = NAME.replace("NLin6Asym", "Lin")
+    assert bids.space_of([NAME, f"/data_space-X_/{NAME}"]) == "MNI152NLin6Asym"
+    for paths in ([NAME, other], [NAME, "sub-01_md.nii"], ["my_map.nii"], []):
+        assert bids.space_of(paths) == "custom"
+
+
 def test_empty_labels_are_left_out_of_a_name():
     assert bids.build_name({"sub": "01", "ses": ""}, "T1w", ".nii") == "sub-01_T1w.nii"
 

@@ -11,18 +11,25 @@ from augment.errors import InputError
 from augment.transforms import FillMissing
 from classifiers.inputs import Batches, Store, draw_order, read, scale_of
 
+EYE = np.eye(4)
+
 
 def rows(count, channels=1, shape=(6, 5, 4), seed=0):
     rng = np.random.default_rng(seed)
     return [{"md": rng.normal(3, 2, (channels, *shape)).astype(np.float32)} for _ in range(count)]
 
 
-def batches(count=6, size=12, **options):
+def batches(count=6, size=12, affine=EYE, **options):
     some = rows(count)
     store = Store.of(some, scale_of(some, ["md"]))
     order = draw_order(count, size, np.random.default_rng(0))
+    kept = [({}, {"md": affine})] * count
     return Batches(
-        store, np.arange(count), order, **{"seed": 0, "shift": 0, "flip": False} | options
+        store,
+        np.arange(count),
+        order,
+        kept=kept,
+        **{"seed": 0, "shift": 0, "flip": False} | options,
     )
 
 
@@ -64,7 +71,7 @@ def test_each_row_comes_as_often_as_any_other_or_as_its_weight_says():
     assert weighted[2] == 0 and weighted[0] / 4000 == pytest.approx(0.75, abs=0.03)
 
 
-def test_a_batch_is_moved_by_whole_voxels_and_mirrored():
+def test_a_batch_is_moved_by_whole_voxels():
     plain, codes, _ = batches().__getitems__(range(6))
     again, *_ = batches().__getitems__(range(6))
     assert torch.equal(plain, again) and sorted(codes.tolist()) == list(range(6))
@@ -77,11 +84,23 @@ def test_a_batch_is_moved_by_whole_voxels_and_mirrored():
             for z in range(-2, 3)
         )
     assert not torch.equal(plain, moved)
-    turned, *_ = batches(flip=True).__getitems__(range(6))
-    mirrored = [
-        torch.equal(before.flip(1), after) for before, after in zip(plain, turned, strict=True)
-    ]
-    same = [torch.equal(before, after) for before, after in zip(plain, turned, strict=True)]
+
+
+TURN = np.array([[0.1, -0.2, 3, 5], [2, 0, 0, 1], [0, 2, 0.1, 0], [0, 0, 0, 1]])
+"""Voxel axes along anterior, superior and, slightly oblique, right."""
+
+
+@pytest.mark.parametrize(
+    ("affine", "axis"),
+    [(EYE, 0), (np.diag([-2, 2, 2, 1]), 0), (TURN, 2), (EYE[[1, 0, 2, 3]], 1)],
+    ids=["unknown", "from right to left", "turned", "swapped"],
+)
+def test_half_of_a_batch_is_mirrored_along_left_and_right(affine, axis):
+    plain, *_ = batches().__getitems__(range(6))
+    turned, *_ = batches(affine=affine, flip=True).__getitems__(range(6))
+    pairs = list(zip(plain, turned, strict=True))
+    mirrored = [torch.equal(before.flip(1 + axis), after) for before, after in pairs]
+    same = [torch.equal(before, after) for before, after in pairs]
     assert any(mirrored) and any(same) and all(np.add(mirrored, same) == 1)
 
 
@@ -146,7 +165,8 @@ def test_one_of_several_images_is_hidden_at_times():
 def test_feeding_takes_little_of_a_step():
     some = rows(32, shape=(48, 56, 48))
     store = Store.of(some, scale_of(some, ["md"]))
-    made = Batches(store, np.zeros(32, int), np.arange(32), seed=0, shift=2, flip=True)
+    kept = [({}, {"md": EYE})] * 32
+    made = Batches(store, np.zeros(32, int), np.arange(32), seed=0, shift=2, flip=True, kept=kept)
     begun = time.perf_counter()
     made.__getitems__(range(16))
     assert time.perf_counter() - begun < 0.1  # 4 ms on an idle core; a step takes 50 or more

@@ -84,6 +84,17 @@ def test_what_is_missing_is_made_and_nothing_else(gaps, tmp_path):
     assert nib.load(out / images[0]).get_fdata().std() > 0.05
 
 
+def test_an_image_is_named_after_the_space_of_its_source(gaps, tmp_path):
+    for path in [*(gaps / "sub-B0001").rglob("*.nii*"), *(gaps / "sub-B0002").rglob("*.nii*")]:
+        space = "MNI152NLin6Asym" if "B0001" in path.name else ""
+        name = path.name.replace("_space-MNI152NLin2009aSym", f"_space-{space}" if space else "")
+        path.rename(path.with_name(name))
+    complete_dataset(gaps, Fake(), tmp_path / "out", samples=2)
+    for who, space in {"B0001": "MNI152NLin6Asym", "B0002": "custom"}.items():
+        sidecar = tmp_path / f"out/sub-{who}/dwi/sub-{who}_space-{space}_desc-imputed_dwi.json"
+        assert json.loads(sidecar.read_text())["SpatialReference"] == space
+
+
 def test_the_derivative_is_a_cohort_of_the_same_people_marked_synthetic(gaps, tmp_path):
     out = tmp_path / "imputed"
     complete_dataset(gaps, Fake(), out, samples=4)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from augment.errors import InputError
-from augment.grid import Grid, resample, template, template_on
+from augment.grid import Grid, left_right_axis, resample, template, template_on
 
 
 @pytest.mark.parametrize("spacing", [2.0, 4.0, 5.0, 6.0, 8.0])
@@ -13,6 +13,11 @@ def test_the_standard_grid_holds_the_brain_and_divides_by_eight(spacing):
     high = (grid.affine @ [*(side - 1 for side in grid.shape), 1])[:3] + spacing / 2
     assert (low < [-72, -107, -72]).all()
     assert (high > [72, 73, 82]).all()
+
+
+def test_an_affine_without_left_and_right_is_refused():
+    with pytest.raises(InputError, match="no axis along left-right"):
+        left_right_axis(np.diag([0, 2, 2, 1]))
 
 
 def test_the_template_keeps_its_volume_on_any_grid():

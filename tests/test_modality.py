@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 import torchio as tio
+from accelerate import PartialState
 
 from augment import Cohort, CompleteModality, RandomSynthetic
 from augment.errors import InputError, LeakageError
@@ -192,6 +193,17 @@ def test_a_fit_does_not_go_on_as_another_kind(parts, tmp_path):
     with pytest.raises(InputError, match="holds a fit with pattern True, and False came"):
         ModalityCompleter.fit(parts.train, replace(config, pattern=False), tmp_path)
     ModalityCompleter.fit(parts.train, replace(config, pattern=False), tmp_path, resume=False)
+
+
+def test_only_the_main_process_removes_an_earlier_fit(parts, tmp_path, monkeypatch):
+    config = replace(CONFIG, refine="none", pattern=False)
+    ModalityCompleter.fit(parts.train, config, tmp_path)
+    work = tmp_path / "work"
+    written = {path: path.stat().st_mtime_ns for path in work.glob("*.*")}
+    # Another process begins after the main one has written: it reads that, and removes nothing.
+    monkeypatch.setattr(PartialState, "is_main_process", property(lambda state: False))
+    ModalityCompleter.fit(parts.train, config, tmp_path, resume=False)
+    assert {path: path.stat().st_mtime_ns for path in work.glob("*.*")} == written
 
 
 BAD = [

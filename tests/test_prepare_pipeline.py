@@ -107,7 +107,7 @@ def test_md_from_dwi_with_one_broken_subject(dataset, tmp_path):
     assert cohort.table["sex"].tolist() == ["F", "M"]
     assert cohort.table["diagnosis"].tolist() == ["MCI", "MCI"]
     assert set(cohort.table["dataset"]) == {"Toy study"}  # still the subjects of that study
-    path = out / "sub-01/ses-a/dwi/sub-01_ses-a_space-MNI152NLin2009aSym_param-md_dwimap.nii.gz"
+    path = out / f"sub-01/ses-a/dwi/sub-01_ses-a_{MNI}_param-md_dwimap.nii.gz"
     image = nib.load(path)
     data, expected = image.get_fdata(), make_images()[0]
     assert (data > 0).sum() > 0.8 * (expected > 0).sum()  # the median filter takes some of the rim
@@ -115,6 +115,7 @@ def test_md_from_dwi_with_one_broken_subject(dataset, tmp_path):
     assert Grid(image.shape, image.affine) == GRID
     told = sidecar(path)
     assert told["Units"] == "1e-3 mm^2/s"
+    assert f"space-{told['SpatialReference']}" == MNI  # the one that the scan came in
     assert told["SkullStripped"] is True
     assert f"sub-01/ses-a/dwi/sub-01_ses-a_{MNI}_dwi.bval" in told["Sources"]
     np.testing.assert_allclose(restore(data, told["Record"]["space"]), data, atol=1e-6)
@@ -134,6 +135,7 @@ def test_native_scans_are_registered(dataset, tmp_path, monkeypatch):
     prepare(dataset, tmp_path / "out", what="bold", **QUIET)
     image = only(tmp_path / "out", "*_desc-prepared_bold.nii.gz")
     told = sidecar(image)
+    assert "_space-MNI152NLin2009aSym_" in image.name  # the template's
     assert told["SkullStripped"] is True
     assert told["Overlap"] > 0.9
     found = np.array(told["Record"]["space"]["transform"])
@@ -145,7 +147,7 @@ def test_bold_is_cut_into_windows_with_their_events(dataset, tmp_path):
     out = tmp_path / "out"
     prepare(dataset, out, what="bold", window=10.0, **QUIET)
     images = sorted((out / "sub-01").rglob("*_bold.nii.gz"))
-    stem = "sub-01_ses-a_task-motor_space-MNI152NLin2009aSym"
+    stem = f"sub-01_ses-a_task-motor_{MNI}"
     assert [i.name for i in images] == [
         f"{stem}_chunk-0{k}_desc-prepared_bold.nii.gz" for k in (1, 2, 3)
     ]
@@ -203,6 +205,18 @@ def test_what_is_there_is_kept_until_settings_or_sources_change(dataset, tmp_pat
     assert prepare(dataset, out, what="md", b_max=1200, **QUIET).written == 2
 
 
+def test_images_of_another_space_do_not_stay_beside_the_new_ones(dataset, tmp_path):
+    out = tmp_path / "out"
+    for what in ("md", "segments"):
+        prepare(dataset, out, what=what, **QUIET)
+    before = sorted(p.name for p in out.rglob("*.nii.gz"))
+    for path in [*out.rglob("*.nii.gz"), *out.rglob("sub-*.json")]:
+        path.rename(path.with_name(path.name.replace(MNI, "space-MNI152NLin2009aSym")))
+    for what in ("md", "segments"):
+        prepare(dataset, out, what=what, **QUIET)
+    assert sorted(p.name for p in out.rglob("*.nii.gz")) == before
+
+
 def test_processes_give_the_same_as_one(dataset, tmp_path):
     one, two = (tmp_path / name for name in ("one", "two"))
     prepare(dataset, one, what="md", **QUIET)
@@ -253,9 +267,8 @@ def test_an_hcp_tree(tmp_path):
         prepare(tmp_path / "hcp", tmp_path / "out", what="bold", entities={"task": "WM"})
     prepare(tmp_path / "hcp", tmp_path / "out", what="bold", entities={"dir": "LR"}, **QUIET)
     stem = tmp_path / "out/sub-100307/func/sub-100307_task-MOTOR_dir-LR"
-    assert nib.load(f"{stem}_space-MNI152NLin2009aSym_desc-prepared_bold.nii.gz").header["pixdim"][
-        4
-    ] == np.float32(0.72)
+    image = nib.load(f"{stem}_{MNI}_desc-prepared_bold.nii.gz")
+    assert image.header["pixdim"][4] == np.float32(0.72)
     lines = stem.with_name(stem.name + "_events.tsv").read_text().splitlines()
     assert lines == ["onset\tduration\ttrial_type", "1.5\t3.0\tlh"]
 

@@ -172,6 +172,7 @@ def test_the_bank_is_bids_that_nilearn_models(fitted, tmp_path):
     cohort = Cohort.from_bids(tmp_path)
     assert sorted(cohort.table["task"]) == ["motor", "wm"]
     path = next(tmp_path.glob("sub-*/func/*task-motor*_bold.nii"))
+    assert "_space-MNI152NLin2009aSym_" in path.name  # that of the training runs
     image = nib.load(path)
     assert image.shape[3] == 100
     assert image.header.get_zooms()[3] == pytest.approx(2.0)

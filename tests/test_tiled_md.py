@@ -1,5 +1,6 @@
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from safetensors.torch import load_file
 
-from augment import files
+from augment import bids, files
+from augment.bank import SampleBank
 from augment.cohort import Cohort
 from augment.conditions import LabelSpace
 from augment.errors import InputError
@@ -214,6 +216,18 @@ def test_every_kind_fits_resumes_and_reloads(name, parts, published, tmp_path):
     shutil.rmtree(tmp_path / "transformer")
     resumed, _ = TiledMDSampler.fit(parts.train, config, tmp_path, validation=parts.val)
     assert torch.equal(resumed(*request)[0]["md"].data, sample)
+
+
+def test_its_samples_are_named_after_the_space_of_the_training_images(parts, tmp_path):
+    table = parts.train.table.copy()
+    for row, path in enumerate(table["md_path"]):
+        moved = tmp_path / Path(path).name.replace("MNI152NLin2009aSym", "MNI152NLin6Asym")
+        moved.symlink_to(path)
+        table.loc[row, "md_path"] = str(moved)
+    TiledMDSampler.fit(Cohort(table), variant("noise", None), tmp_path / "sampler")
+    sampler = TiledMDSampler.from_pretrained(tmp_path / "sampler")
+    bank = SampleBank.fill(tmp_path / "bank", sampler, [{"sex": "F"}], 0, steps=1)
+    assert bids.space_of(Cohort.from_bids(bank.path).table["md_path"]) == "MNI152NLin6Asym"
 
 
 @pytest.fixture(scope="module")

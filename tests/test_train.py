@@ -105,6 +105,22 @@ def test_only_the_last_checkpoints_are_kept(unbroken):
     assert names == ["checkpoint-00000008", "checkpoint-00000012"]
 
 
+def test_a_training_anew_removes_the_old_checkpoints_and_keeps_its_own(tmp_path):
+    config = replace(CONFIG, steps=4, checkpoint_every=2)
+    run(tmp_path)
+    network, _ = run(tmp_path, config, resume=False, validation=None)
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-00000002", "checkpoint-00000004"]
+    assert list(losses(tmp_path)) == [1, 2, 3, 4]
+    assert not (tmp_path / "best.safetensors").exists()  # nothing of the old one is left
+    again, _ = run(tmp_path, config, validation=None)  # which goes on with the new ones
+    same(dict(again.state_dict()), dict(network.state_dict()), rtol=0, atol=0)
+
+
+def test_fp16_whose_gradients_would_stay_scaled_is_refused():
+    with pytest.raises(InputError, match="'fp16' came; allowed are no, bf16"):
+        replace(CONFIG, precision="fp16")
+
+
 def test_nan_stops_with_the_step_and_the_last_good_checkpoint(tmp_path, monkeypatch):
     whole = Samples.batch
 
@@ -123,15 +139,18 @@ def test_nan_stops_with_the_step_and_the_last_good_checkpoint(tmp_path, monkeypa
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    run(tmp_path, replace(CONFIG, steps=4))
-    before = weights(tmp_path)
+    before = {}
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training_state, "save_file", full)
+    def fill_disk(step):
+        if step == 4:
+            before.update(weights(tmp_path))
+            monkeypatch.setattr(training_state, "save_file", full)
+
     with pytest.raises(OSError, match="No space"):
-        run(tmp_path, replace(CONFIG, steps=4), resume=False, validation=None)
+        run(tmp_path, validation=None, on_step=fill_disk)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000004"]
     assert not list(tmp_path.glob(".checkpoint*"))
     same(weights(tmp_path), before)

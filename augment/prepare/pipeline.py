@@ -16,7 +16,7 @@ from typing import Any
 
 from augment import bids, files
 from augment.errors import InputError
-from augment.grid import SPACE, Grid
+from augment.grid import Grid
 from augment.prepare.outputs import Output, Settings, make
 from augment.prepare.scans import Entities, Scan, find_scans
 
@@ -71,10 +71,11 @@ def prepare(
 ) -> Prepared:
     """Prepare a dataset: common space, standard grid, and the units of this project.
 
-    Images named ``space-MNI152*`` (by fMRIPrep, QSIPrep or HCP) are taken as they are and resampled
-    to the grid. Others are skull-stripped and registered to the template by an affine. Nothing is
-    corrected for motion or distortion: give data in which that is done. Run again, it goes on where
-    it was interrupted, and redoes what had other settings or has changed since.
+    Images named ``space-MNI152*`` (by fMRIPrep, QSIPrep or HCP) are taken as they are, resampled to
+    the grid, and keep the name of their space. Others are skull-stripped and registered to the
+    template, MNI152NLin2009aSym, by an affine. Nothing is corrected for motion or distortion: give
+    data in which that is done. Run again, it goes on where it was interrupted, and redoes what had
+    other settings or has changed since.
 
     Args:
         data: A BIDS dataset, raw or derivative, or HCP's tree of preprocessed task runs.
@@ -197,7 +198,7 @@ def _paths(scan: Scan, settings: Settings, out: Path, chunk: int) -> tuple[Path,
     own = {key: label for key, label in scan.entities.items() if key not in SOURCE_ONLY}
     if settings.has_windows:
         own["chunk"] = f"{chunk:02d}"
-    full = {**own, "space": SPACE, **DESCRIPTION[settings.what]}
+    full = {**own, "space": scan.prepared_space, **DESCRIPTION[settings.what]}
     suffix = "dwimap" if settings.what == "md" else "bold" if scan.kind == "bold" else "dwi"
     folder = out / f"sub-{own['sub']}" / (f"ses-{own['ses']}" if "ses" in own else "")
     folder /= "func" if scan.kind == "bold" else "dwi"
@@ -220,7 +221,7 @@ def _write(
             files.write_table(events, output.events)
         content = {
             "Sources": list(made_of["inputs"]),
-            "SpatialReference": SPACE,
+            "SpatialReference": scan.prepared_space,
             **output.sidecar,
             "Prepared": made_of,
         }
@@ -228,12 +229,16 @@ def _write(
 
 
 def _remove_stale(scan: Scan, settings: Settings, out: Path) -> None:
-    """Remove a run's files of an earlier call, which may have cut it into more windows."""
-    if settings.what != "bold" or "chunk" in scan.entities:
-        return
-    run = {key: label for key, label in scan.entities.items() if key not in SOURCE_ONLY}
-    for path in _paths(scan, settings, out, 1)[0].parent.glob("sub-*"):
+    """Remove an earlier call's files of a scan: in another space, or cut into more windows."""
+    # A scan that is a window itself has neighbours, which are other scans.
+    free = SOURCE_ONLY if "chunk" in scan.entities else (*SOURCE_ONLY, "chunk")
+    run = {key: label for key, label in scan.entities.items() if key not in free}
+    image = _paths(scan, settings, out, 1)[0]
+    own = bids.parse_name(image.name)[1]
+    for path in image.parent.glob("sub-*"):
         entities, suffix, _ = bids.parse_name(path.name)
-        bare = {k: v for k, v in entities.items() if k not in (*SOURCE_ONLY, "chunk")}
-        if bare == run and (entities.get("desc") == "prepared" or suffix == "events"):
+        is_ours = suffix == own and DESCRIPTION[settings.what].items() <= entities.items()
+        is_events = suffix == "events" and settings.what == "bold"
+        bare = {key: label for key, label in entities.items() if key not in free}
+        if bare == run and (is_ours or is_events):
             path.unlink()

@@ -12,6 +12,7 @@ from typing import Any
 
 from augment import bids
 from augment.errors import InputError
+from augment.grid import SPACE
 
 KINDS = {"md": ("md", "dwi"), "bold": ("bold",), "segments": ("bold", "dwi")}
 """What can be prepared, and from which images (:mod:`augment.bids`)."""
@@ -45,6 +46,11 @@ class Scan:
     def is_in_mni(self) -> bool:
         """Whether the image has been brought to MNI152 space already."""
         return self.entities.get("space", "").startswith("MNI152")
+
+    @property
+    def prepared_space(self) -> str:
+        """The space of what is made of the image: its own, or the template's."""
+        return self.entities["space"] if self.is_in_mni else SPACE
 
 
 def find_scans(

@@ -145,8 +145,10 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         check_size(count, config.training)
         if config.refine != "none":
             check_size(count, config.refining)
-        with PartialState().main_process_first():
-            _check_settings(config, pairs, work, resume)
+        state = PartialState()
+        with state.main_process_first():  # the others find what it has written
+            if state.is_main_process:
+                _check_settings(config, pairs, work, resume)
             sets = [
                 Pairs(work / f"pairs-{name}.npy", each)
                 for name, each in zip(("train", "validation"), pairs, strict=False)

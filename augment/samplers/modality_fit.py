@@ -99,11 +99,12 @@ class Fitting:
         """
         kept = self.work / "start"
         state = PartialState()
+        fresh = not kept.is_dir()  # asked before the main process can have written it
         with state.main_process_first():
-            if not kept.is_dir():
+            if fresh:
                 self.model = self.build()
                 self.closed_form()
-        if not kept.is_dir():
+        if fresh:
             self.model.to(state.device)
             if self.config.start == "gaussian":
                 self._around_means()

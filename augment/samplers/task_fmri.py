@@ -46,7 +46,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from augment import leakage, origin
+from augment import bids, leakage, origin
 from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.grid import Grid
@@ -220,6 +220,7 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
             network, codec = objective.networks["network"].eval(), parts.codec
         digests = itertools.chain(*(survey.digests for survey in surveys))
         record = leakage.provenance(cohorts, [*digests]) | {"config": asdict(config)}
+        record["space"] = bids.space_of(cohort.table["bold_path"])
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         about = about_of(looked[0], surveys[0], config)
         sampler = cls(network, codec, scheduler_of(config), linear, about, record)

@@ -30,7 +30,7 @@ from accelerate import PartialState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-from augment import files, leakage, origin
+from augment import bids, files, leakage, origin
 from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.grid import Grid
@@ -172,6 +172,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         own = leakage.provenance(cohorts, [*itertools.chain(*digests)])
         begun_from = origin.inherited(config.pretrained, config.autoencoder)
         record = leakage.merge([own, *begun_from]) | {"config": asdict(config)}
+        record["space"] = bids.space_of(cohort.table["md_path"])
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         sampler = cls(transformer, parts.codec, parts.scheduler, grid.to_dict(), record)
         sampler.save_pretrained(folder)
