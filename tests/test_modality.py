@@ -187,7 +187,7 @@ def test_a_blind_completer_makes_the_same_mean_for_everyone(parts, tmp_path):
 def test_a_fit_does_not_go_on_as_another_kind(parts, tmp_path):
     config = replace(CONFIG, refine="none")
     ModalityCompleter.fit(parts.train, config, tmp_path)
-    with pytest.raises(InputError, match="holds a fit with pattern True, and False came"):
+    with pytest.raises(InputError, match="holds a training with pattern True, and False came"):
         ModalityCompleter.fit(parts.train, replace(config, pattern=False), tmp_path)
     ModalityCompleter.fit(parts.train, replace(config, pattern=False), tmp_path, resume=False)
 

@@ -184,12 +184,11 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
         names = ("train", "validation")[: len(looked)]
         state = PartialState()
         with state.main_process_first():  # the others find what it has written
+            origin = check_settings(config, cohorts, work, resume, progress)
             surveys = [
                 Survey.of(runs, work / name, config.sampled, progress)
                 for runs, name in zip(looked, names, strict=True)
             ]
-            if state.is_main_process:
-                check_settings(config, surveys, work, resume)
             linear = None
             begun = time.perf_counter()
             if config.start < 1:
@@ -220,6 +219,7 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
             network, codec = objective.networks["network"].eval(), parts.codec
         digests = itertools.chain(*(survey.digests for survey in surveys))
         record = provenance(cohorts, [*digests]) | {"config": asdict(config)}
+        record |= origin
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         about = about_of(looked[0], surveys[0], config)
         sampler = cls(network, codec, scheduler_of(config), linear, about, record)
