@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments.arms import samplers_of
 from experiments.costs import spent
+from experiments.data import contents
 from experiments.diagnosis import diagnose
 from experiments.evidence import Endpoint, Group, weigh
 from experiments.run import Run, show_plan
@@ -40,6 +41,7 @@ def carry_out(
     out: Path,
     work: Callable[[Any, Run], Comparison],
     plan: Callable[[Any], list[tuple[str, float]]],
+    images: Sequence[str],
     *,
     dry_run: bool = False,
 ) -> dict[str, Any]:
@@ -51,6 +53,7 @@ def carry_out(
         out: Folder of the run folders, or one run folder.
         work: Makes the experiment of its settings and a run folder.
         plan: What would be done, and for how many seconds on this machine.
+        images: That it looks at.
         dry_run: Show the plan, and stop.
     """
     console = Console()
@@ -65,14 +68,14 @@ def carry_out(
     if dry_run:
         show_plan(plan(config), console)
         return {}
-    with Run.open(out, name, settings, console) as frame:
+    with Run.open(out, name, settings, console, contents(config, images)) as frame:
         comparison = work(config, frame)
         comparison.check()
         comparison.fit()
         groups = comparison.groups()
         results = weigh(groups, endpoint)
         results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
-        results |= {"config": frame.config, "time": spent(frame)}
+        results |= frame.about | {"time": spent(frame)}
         page = comparison.page(results, groups)
         frame.finish(results, page)
     return results

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from augment.cohort import Cohort
+from augment.digests import Content
 from augment.errors import InputError
 
+PLACES = ("data", "data_a", "data_b", "train", "heldout")
+"""Settings that name cohorts."""
 SHOWN = 5
 """Subjects that a line names."""
 
@@ -34,6 +38,23 @@ def load_cohort(
         places = {name: f"{name}_path" for name in images or ("md",)}
         return Cohort.from_table(data, places, codings=codings, columns=columns)
     return Cohort.load(data)
+
+
+def contents(config: Any, images: Sequence[str]) -> dict[str, Content]:
+    """What the cohorts hold that an experiment's settings name.
+
+    Args:
+        config: A dataclass.
+        images: That it looks at. Where it is one, nothing else is looked for in a BIDS folder.
+    """
+    named = {name: getattr(config, name, None) for name in PLACES}
+    return {
+        name: Content.of(
+            load_cohort(path, images if path.is_dir() and len(images) == 1 else ()), images
+        )
+        for name, path in named.items()
+        if isinstance(path, Path)
+    }
 
 
 def parse_codings(texts: Sequence[str]) -> dict[str, dict[str, str]]:
