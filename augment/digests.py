@@ -113,7 +113,8 @@ class Content:
             more: A digest of what else does.
         """
         names = [name for name in cohort.images if not images or name in images]
-        rows, places = [], []
+        rows: list[dict[str, Any]] = []
+        places: list[tuple[str, str]] = []
         for row in cohort.table.to_dict("records"):
             paths = {name: row[f"{name}_path"] for name in names if row[f"{name}_path"]}
             says = {k: v for k, v in row.items() if not str(k).endswith("_path")}

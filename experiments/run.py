@@ -124,8 +124,8 @@ class Run:
         provenance, claimed = claim(folder, begun, now, content["config"])
         if not path.is_file():
             files.write_json(path, content)
-        config = bids.read_json(path)["config"]
-        return cls(folder, config, console or Console(), provenance, now, line or claimed)
+        kept = bids.read_json(path)["config"]
+        return cls(folder, kept, console or Console(), provenance, now, line or claimed)
 
     def __enter__(self) -> Self:
         done = f", {len(self._lines)} cells are finished" if self._lines else ""
