@@ -27,6 +27,7 @@ import pandas as pd
 
 from augment import bids, files
 from augment.cohort import Cohort
+from augment.digests import file_digests
 from augment.errors import InputError
 from augment.filling import PLACES, UNITS, missing
 from augment.leakage import subject_hash
@@ -84,6 +85,8 @@ class Completed(NamedTuple):
     """Were there from an earlier call."""
     whole: int
     """Subject-sessions that lack nothing."""
+    renewed: int
+    """Of those that were made: there was one of another source or label."""
 
 
 def complete_dataset(
@@ -127,17 +130,22 @@ def complete_dataset(
     _begin(out, settings, completer.record)
     _tables(out, cohort, tasks)
     labelled = set(completer.record.get("labelled", ())) if by_label else set()
-    made = 0
-    for row, have, want in track(tasks, "Completing", disable=not progress):
+    made = renewed = 0
+    sources = list(file_digests(row[f"{have}_path"] for row, have, _ in tasks))
+    listed = track(tasks, "Completing", disable=not progress)
+    for (row, have, want), digest in zip(listed, sources, strict=True):
         source = row[f"{have}_path"]
         space = bids.space_of([source])
         path = out / _location(row, want, space)
         sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
         deviation = path.with_name(path.name.replace(f"_{PLACES[want][1]}.nii", "_stdmap.nii"))
-        if sidecar.is_file() and path.is_file() and deviation.is_file():
-            continue
         known = subject_hash(row["dataset"], row["subject_id"]) in labelled
         labels = {"diagnosis": row["diagnosis"]} if known and row["diagnosis"] else None
+        told = {"SourceHash": digest, "Labels": labels or {}}
+        if sidecar.is_file() and path.is_file() and deviation.is_file():
+            if told.items() <= bids.read_json(sidecar).items():
+                continue
+            renewed += 1
         subject = tio.Subject(
             {have: WholeImage(source, verify_path=False)},
             dataset=row["dataset"], subject_id=row["subject_id"],
@@ -150,7 +158,7 @@ def complete_dataset(
             "Description": f"mean of {samples} samples made from {have}; no scan",
             "Synthetic": True,
             "Sources": [os.path.relpath(source, out)],
-            "Seed": number, "Samples": samples, "Labels": labels or {},
+            **told, "Seed": number, "Samples": samples,
             "Completer": settings["completer"], "WeightsHash": settings["weights"],
             "SpatialReference": space, "Units": UNITS[want],
             "Uncertainty": deviation.name,
@@ -159,7 +167,7 @@ def complete_dataset(
             content["TaskName"] = row["task"] or "rest"
         files.write_json(sidecar, content)
         made += 1
-    return Completed(made, len(tasks) - made, whole)
+    return Completed(made, len(tasks) - made, whole, renewed)
 
 
 def with_completions(cohort: Cohort, derivative: str | Path) -> Cohort:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from augment import origin
-from augment.errors import InputError, LeakageError
+from augment import digests, origin
+from augment.errors import LeakageError
 from augment.origin import Person, person_of
 from augment.split import name_of, require_comparable
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SALT = "neuromix"
 """Keeps plain subject names out of published files; it is no secret against guessing."""
+VOXELS = "voxels 1"
+"""Kind of the digests that :func:`image_hashes` keeps; another number where others come out."""
 NAMED = 10
 """Subjects that an error names; the others are counted."""
 LISTS = ("datasets", "subjects", "voxels", "untraced")
@@ -47,8 +49,13 @@ def voxel_hash(volume: np.ndarray) -> str:
     return hashlib.sha256(rounded.tobytes()).hexdigest()[:24]
 
 
+def image_hashes(paths: Iterable[str | Path]) -> Iterator[str]:
+    """The digest of the voxels of each image file; those that are as they were are not read."""
+    return digests.kept(paths, VOXELS, _read)
+
+
 def voxel_hashes(cohort: Cohort) -> list[str]:
-    """Digests of all images of a cohort; each is read."""
+    """Digests of all images of a cohort."""
     return [digest for _, digest in _images(cohort)]
 
 
@@ -173,14 +180,17 @@ def warn_untraced(record: Mapping[str, Any]) -> None:
 
 
 def _images(cohort: Cohort) -> Iterator[tuple[Person, str]]:
-    """Subject and digest of each image, read one after the other."""
+    """Subject and digest of each image."""
+    columns = [f"{image}_path" for image in cohort.images]
+    rows = cohort.table.to_dict("records")
+    places = [(row, row[column]) for row in rows for column in columns if row[column]]
+    hashes = image_hashes(path for _, path in places)
+    for (row, _), digest in zip(places, hashes, strict=True):
+        yield (row["dataset"], row["subject_id"]), digest
+
+
+def _read(path: Path) -> str:
     from augment.scans import WholeImage
 
-    columns = [f"{image}_path" for image in cohort.images]
-    for row in cohort.table.to_dict("records"):
-        for path in (row[column] for column in columns if row[column]):
-            if not Path(path).is_file():
-                raise InputError(f"{path} is absent; Cohort.validate() lists all that are")
-            # Read as samplers read, so that equal files give equal values.
-            data = WholeImage(path).data.float().numpy()
-            yield (row["dataset"], row["subject_id"]), voxel_hash(data)
+    # Read as samplers read, so that equal files give equal values.
+    return voxel_hash(WholeImage(path).data.float().numpy())

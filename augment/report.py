@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import platform
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from augment import software
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,6 @@ VIEWER_STYLE = (
     "html { color-scheme: dark } body { margin: 0; background: #000 } canvas { width: 100% } "
     "canvas + div { display: none !important }"  # its slider of opacity, of an overlay over nothing
 )
-PACKAGES = ("neuromix", "torch", "torchio", "monai", "nilearn", "scikit-learn")
 
 
 def report_page(
@@ -41,6 +40,7 @@ def report_page(
     methods: Sequence[str] = (),
     warnings: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
+    made_by: Mapping[str, str] | None = None,
 ) -> str:
     """Render a page that is read on a phone, in the dark, on paper, and by a screen reader.
 
@@ -54,6 +54,7 @@ def report_page(
         methods: Paragraphs that say how it was done.
         warnings: What a reader must know before she believes the verdict.
         config: What the run was made with.
+        made_by: Software to version, of the run; that of today by default.
 
     Returns:
         HTML that needs no other file and no network.
@@ -76,10 +77,7 @@ def report_page(
         methods=methods,
         warnings=warnings,
         config=dict(config or {}),
-        versions={
-            "Python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
-        },
+        versions=made_by or software.versions(),
     )
 
 

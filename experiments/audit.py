@@ -26,15 +26,19 @@ from typing import Any
 from rich.console import Console
 
 from augment.bank import SampleBank
+from augment.cohort import Cohort
+from augment.digests import Content, digest_of
 from augment.errors import InputError
 from augment.opening import open_source
 from augment.samplers.base import is_sampler
 from augment.samplers.modality import ModalityCompleter
+from augment.samplers.modality_config import MODALITIES
 from experiments import audit_report
 from experiments.audit_completer import CompleterAudit
 from experiments.audit_md import MDAudit
 from experiments.audit_origin import Audit
 from experiments.audit_runs import RunsAudit
+from experiments.data import contents
 from experiments.run import Run
 
 __all__ = ["Audit", "run"]
@@ -48,14 +52,22 @@ def run(config: Audit, out: Path) -> dict[str, Any]:
     """Do what is not done yet; write ``results.json`` and ``report.html``."""
     console = Console()
     made, kind = _opened(config.bank)
-    digest = made.digest() if isinstance(made, SampleBank) else made.fingerprint()
-    settings = asdict(config) | {"digest": digest}
-    with Run.open(out, NAME, settings, console) as frame, warnings.catch_warnings():
+    if isinstance(made, SampleBank):
+        images, more = made.images, digest_of([made.digest(), made.record])
+        audited = Content.of(Cohort.from_bids(made.path, images), more=more)
+    else:
+        images, more = MODALITIES, digest_of([made.fingerprint(), made.record])
+        audited = Content([], [], more)
+    content = {"bank": audited, **contents(config, images)}
+    with (
+        Run.open(out, NAME, asdict(config), console, content) as frame,
+        warnings.catch_warnings(),
+    ):
         # MCI is no answer to the question of dementia; that is known, and not said for each fit.
         warnings.filterwarnings("ignore", message=".* have no label .* and are left out")
         work = kind(config, made, frame)
         parts = work.parts()
-        results = audit_report.weigh(work.findings(parts)) | parts | {"config": frame.config}
+        results = audit_report.weigh(work.findings(parts)) | parts | frame.about
         frame.finish(results, work.page(results))
     console.print(audit_report.overview(results))
     return results

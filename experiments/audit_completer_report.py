@@ -84,6 +84,7 @@ def page(results: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
             "hybrid`.",
         ],
         config=results["config"],
+        made_by=results["made by"],
     )  # fmt: skip
 
 

@@ -129,6 +129,7 @@ def page(
         ],
         methods=methods,
         config=results["config"],
+        made_by=results["made by"],
     )
 
 

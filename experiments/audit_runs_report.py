@@ -124,6 +124,7 @@ def page(
             "people, of samples, or of both, for the same number of steps.",
         ],
         config=results["config"],
+        made_by=results["made by"],
     )  # fmt: skip
 
 

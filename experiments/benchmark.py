@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from augment import files
 from augment.cohort import Cohort
 from augment.phantom import make_phantom
 from augment.report import rich_table
+from augment.software import commit, versions
 
 
 def foundation(subjects: int, indexed: int, out: Path | None) -> list[dict[str, Any]]:
@@ -57,8 +58,14 @@ def foundation(subjects: int, indexed: int, out: Path | None) -> list[dict[str, 
         rows.append(_row(label, float(np.median(times))))
     Console().print(rich_table(pd.DataFrame(rows), title=machine()))
     if out is not None:
-        files.write_json(out, {"machine": machine(), "rows": rows})
+        keep(out, {"rows": rows})
     return rows
+
+
+def keep(out: Path, figures: Mapping[str, Any]) -> None:
+    """Write figures, with what they were measured of and on."""
+    software = {"versions": versions(), "commit": commit()}
+    files.write_json(out, {"machine": machine(), **software, **figures})
 
 
 def machine() -> str:

@@ -20,7 +20,6 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from augment import files
 from augment.cohort import Cohort
 from augment.errors import InputError
 from augment.phantom import make_phantom
@@ -30,7 +29,7 @@ from augment.samplers.modality_config import PRESETS as COMPLETERS
 from augment.samplers.pairs import read
 from augment.samplers.task_fmri import TaskFMRISampler
 from augment.samplers.task_fmri_config import PRESETS as SAMPLERS
-from experiments.benchmark import machine
+from experiments.benchmark import keep, machine
 from experiments.completion import without
 from experiments.completion_baselines import baselines
 from experiments.fmri_samplers import Workshop
@@ -181,5 +180,5 @@ def _shown(
     ]  # fmt: skip
     Console().print(rich_table(pd.DataFrame(rows), title=machine()))
     if out is not None:
-        files.write_json(out, {"machine": machine(), "rows": rows})
+        keep(out, {"rows": rows})
     return rows

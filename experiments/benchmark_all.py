@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.console import Console
 
-from augment import files
 from augment.errors import InputError
 from augment.report import rich_table
-from experiments.benchmark import foundation, machine
+from experiments.benchmark import foundation, keep, machine
 from experiments.benchmark_4d import completing, runs
 from experiments.benchmark_md import sampling
 from experiments.benchmark_training import training
@@ -119,7 +118,7 @@ def everything(quick: bool, out: Path | None, against: Path | None) -> list[dict
     title = machine() + (f"; earlier: {before['machine']}" if before else "")
     Console().print(rich_table(pd.DataFrame(rows).astype(object).fillna(""), title=title))
     if out is not None:
-        files.write_json(out, {"machine": machine(), "quick": quick, "rows": rows})
+        keep(out, {"quick": quick, "rows": rows})
     return rows
 
 

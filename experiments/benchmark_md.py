@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from augment import files
 from augment.conditions import CATEGORIES, LabelSpace
 from augment.errors import InputError
 from augment.grid import Grid
@@ -37,7 +36,7 @@ from augment.samplers.flow import FlowMultistepScheduler
 from augment.samplers.tiled_md import CHUNK, TiledMDSampler, build_network, token_side
 from augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
 from augment.tiling import Tiling
-from experiments.benchmark import machine
+from experiments.benchmark import keep, machine
 
 if TYPE_CHECKING:
     from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
@@ -115,7 +114,7 @@ def sampling(
     shown = pd.DataFrame(rows).drop(columns=["decoder", "measured", "CPU s"])
     Console().print(rich_table(shown, title=how))
     if out is not None:
-        files.write_json(out, {"machine": machine(), "how": how, "rows": rows})
+        keep(out, {"how": how, "rows": rows})
     return rows
 
 

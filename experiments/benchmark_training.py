@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from augment import files
 from augment.errors import InputError
 from augment.grid import Grid
 from augment.objectives import FlowMatching
@@ -31,7 +30,7 @@ from augment.report import rich_table
 from augment.samplers.latents import LatentSet
 from augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
 from augment.train import sample_generators, train
-from experiments.benchmark import machine
+from experiments.benchmark import keep, machine
 from experiments.benchmark_md import LABELS, SPACE, now, ours_alone, parameters, unet
 
 STEPS = 6
@@ -89,7 +88,7 @@ def training(
     if cohorts:
         console.print(rich_table(pd.DataFrame(result["memory"]), title="Memory of a training"))
     if out is not None:
-        files.write_json(out, {"machine": machine(), "how": how} | result)
+        keep(out, {"how": how} | result)
     return result
 
 

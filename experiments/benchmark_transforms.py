@@ -36,7 +36,7 @@ from augment.grid import Grid
 from augment.mixing import mix
 from augment.report import rich_table
 from augment.transforms import RandomSynthetic
-from experiments.benchmark import machine
+from experiments.benchmark import keep, machine
 
 BATCH = 4
 SEED = 0
@@ -125,7 +125,7 @@ def transforms(
     how = f"{machine()}; {sampler.grid}; {samples} samples"
     _show(result, how)
     if out is not None:
-        files.write_json(out, {"machine": machine(), "how": how} | result)
+        keep(out, {"how": how} | result)
     return result
 
 

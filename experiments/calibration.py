@@ -26,6 +26,7 @@ from augment.errors import InputError
 from augment.phantom import make_phantom
 from augment.report import report_page, rich_table, to_png
 from classifiers.base import VolumeClassifier
+from experiments.provenance import Provenance, claim
 
 TARGETS = ("sex", "dementia", "diagnosis")
 SECONDS_PER_STEP = 0.1
@@ -68,15 +69,19 @@ def run(config: Calibration, *, dry_run: bool = False) -> list[dict[str, Any]]:
     console.print(f"{len(cells)} fits, about {math.ceil(seconds / 60)} minutes on two cores")
     if dry_run:
         return []
+    record = config.out / "metrics.jsonl"
+    now = Provenance.now({})
+    provenance, line = claim(config.out, record.exists(), now, asdict(config))
     data = make_phantom(config.out / "phantom", "md", subjects=config.subjects, progress=True)
     parts = Cohort.from_bids(data).split((6 / 7, 0.0, 1 / 7), seed=0)
     train, test = parts.train.subjects(), parts.test.subjects()
-    record = config.out / "metrics.jsonl"
     rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     done = {(row["target"], row["size"], row["seed"], row["steps"]) for row in rows}
-    for target, size, seed in track(cells, "Fits", console=console):
-        if (target, size, seed, config.steps) in done:
-            continue
+    left = [cell for cell in cells if (*cell, config.steps) not in done]
+    reused = f"{len(cells) - len(left)} of {len(cells)} fits reused"
+    console.print(line or reused, markup=False, highlight=False)
+    for target, size, seed in track(left, "Fits", console=console):
+        provenance.add(now, config.out)
         classifier = VolumeClassifier(target, steps=config.steps, seed=seed)
         pool = [s for s, y in zip(train, classifier.labels(train), strict=True) if y]
         judged = [s for s, y in zip(test, classifier.labels(test), strict=True) if y]
@@ -104,7 +109,11 @@ def run(config: Calibration, *, dry_run: bool = False) -> list[dict[str, Any]]:
     table = summarise(rows)
     files.write_json(
         config.out / "results.json",
-        {"config": asdict(config), "cells": table.to_dict(orient="records")},
+        {
+            "config": asdict(config),
+            "made by": provenance.told(),
+            "cells": table.to_dict(orient="records"),
+        },
     )
     page = report_page(
         title="Calibration of the md phantom",
@@ -112,6 +121,7 @@ def run(config: Calibration, *, dry_run: bool = False) -> list[dict[str, Any]]:
         tables=[("Balanced accuracy on held-out phantom subjects", table)],
         figures=[(_curves(table), "Balanced accuracy against the number of training subjects.")],
         config=asdict(config),
+        made_by=provenance.told(),
     )
     files.write_bytes(config.out / "report.html", page.encode())
     console.print(rich_table(table, title=verdict(table)))

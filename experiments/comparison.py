@@ -12,6 +12,7 @@ from rich.console import Console
 
 from experiments.arms import samplers_of
 from experiments.costs import spent
+from experiments.data import contents
 from experiments.diagnosis import diagnose
 from experiments.evidence import Endpoint, Group, origin_of, weigh
 from experiments.history import committed
@@ -42,6 +43,7 @@ def carry_out(
     out: Path,
     work: Callable[[Any, Run], Comparison],
     plan: Callable[[Any], list[tuple[str, float]]],
+    images: Sequence[str],
     *,
     dry_run: bool = False,
 ) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def carry_out(
         out: Folder of the run folders, or one run folder.
         work: Makes the experiment of its settings and a run folder.
         plan: What would be done, and for how many seconds on this machine.
+        images: That it looks at.
         dry_run: Show the plan, and stop.
     """
     console = Console()
@@ -68,7 +71,7 @@ def carry_out(
     if dry_run:
         show_plan(plan(config), console)
         return {}
-    with Run.open(out, name, settings, console) as frame:
+    with Run.open(out, name, settings, console, contents(config, images)) as frame:
         comparison = work(config, frame)
         origin = _origin(config.endpoint, frame, begun) if endpoint else ""
         comparison.check()
@@ -76,7 +79,7 @@ def carry_out(
         groups = comparison.groups()
         results = weigh(groups, endpoint, origin)
         results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
-        results |= {"config": frame.config, "time": spent(frame)}
+        results |= frame.about | {"time": spent(frame)}
         page = comparison.page(results, groups)
         frame.finish(results, page)
     return results

@@ -119,7 +119,8 @@ def complete(
     done = complete_dataset(
         data, completer, out, samples=samples, seed=seed, by_label=by_label, progress=True
     )
+    why = f" ({done.renewed} anew: source or label changed since)" if done.renewed else ""
     print(
-        f"{done.made} images made and {done.stood} were there in {out}; {done.whole} "
+        f"{done.made} images made{why} and {done.stood} were there in {out}; {done.whole} "
         "subject-sessions lack nothing"
     )

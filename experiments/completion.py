@@ -37,7 +37,7 @@ from augment.samplers.pairs import common_frame, paired, read
 from experiments.completing import ABLATIONS, ablated, shortened
 from experiments.completion_baselines import TRAINED, baselines
 from experiments.completion_report import page, summarise
-from experiments.data import first_scans, load_cohort
+from experiments.data import contents, first_scans, load_cohort
 from experiments.run import Run, show_plan
 
 RANGE = 1.6
@@ -128,7 +128,8 @@ def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, 
     if dry_run:
         show_plan(_plan(settings), console)
         return {}
-    with Run.open(out, "completion", asdict(settings), console) as stage:
+    content = contents(settings, MODALITIES)
+    with Run.open(out, "completion", asdict(settings), console, content) as stage:
         split, truth = _subjects(settings, stage)
         bench = Bench(settings, split, stage)
         seconds = settings.seconds
@@ -149,9 +150,7 @@ def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, 
                     {"baseline": name, "want": want},
                     lambda n=name, w=want: bench.baseline(n, w, float(seconds or 0)),  # type: ignore[misc]
                 )
-        results = summarise(stage.records(), truth, settings.arms[0], RANGE) | {
-            "config": stage.config
-        }
+        results = summarise(stage.records(), truth, settings.arms[0], RANGE) | stage.about
         picture = bench.montage(settings.arms[0])
         stage.finish(results, page(results, picture, split))
     return results

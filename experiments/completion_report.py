@@ -128,6 +128,7 @@ def page(results: Mapping[str, Any], pictures: Sequence[Picture], split: Split) 
         ],
         warnings=["One fit an arm: how much another would differ is in no interval."],
         config=config,
+        made_by=results["made by"],
     )
 
 

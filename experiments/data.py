@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from augment.cohort import Cohort
+from augment.digests import Content
 from augment.errors import InputError
 from augment.split import UNNAMED
 
+PLACES = ("data", "data_a", "data_b", "train", "heldout")
+"""Settings that name cohorts."""
 SHOWN = 5
 """Subjects that a line names."""
 
@@ -54,6 +58,23 @@ def names_of(cohort: Cohort) -> np.ndarray:
 def first_scans(cohort: Cohort) -> Cohort:
     """A row a person, for what takes rows as independent: intervals, and halves of a set."""
     return cohort.where(~cohort.table.duplicated(["dataset", "subject_id"]).to_numpy())
+
+
+def contents(config: Any, images: Sequence[str]) -> dict[str, Content]:
+    """What the cohorts hold that an experiment's settings name.
+
+    Args:
+        config: A dataclass.
+        images: That it looks at. Where it is one, nothing else is looked for in a BIDS folder.
+    """
+    named = {name: getattr(config, name, None) for name in PLACES}
+    return {
+        name: Content.of(
+            load_cohort(path, images if path.is_dir() and len(images) == 1 else ()), images
+        )
+        for name, path in named.items()
+        if isinstance(path, Path)
+    }
 
 
 def parse_codings(texts: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -64,7 +64,7 @@ SHOWN = 3
 
 def run(config: Decoding, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    return carry_out(NAME, config, out, _Decoding, plan, dry_run=dry_run)
+    return carry_out(NAME, config, out, _Decoding, plan, ("bold",), dry_run=dry_run)
 
 
 class _Decoding:

@@ -82,6 +82,7 @@ def run(out: Path, *, quick: bool = False, sizes: Sizes | None = None) -> Path:
             console.rule(f"{number} of {len(stages)}: {name}")
             results[name] = frame.cell({"stage": name}, stage)
         results["verdict"] = _verdict(results)
+        results |= frame.about
         frame.finish(results, work.page(results))
         console.print(f"{results['verdict']} Open {frame.folder / 'report.html'}")
         return frame.folder
@@ -218,7 +219,8 @@ class _Demo:
                 "Voxels that respond are chosen on training subjects, few and noisy: samples, "
                 "which are made from those, follow events in them better than other people do.",
             ],
-            config=asdict(self.sizes),
+            config=results["config"],
+            made_by=results["made by"],
         )  # fmt: skip
 
     def _figures(self, condition: str) -> list[Picture]:

@@ -70,6 +70,7 @@ def page(
         methods=[*methods, *_methods(results)],
         warnings=warnings,
         config=config,
+        made_by=results["made by"],
     )
 
 

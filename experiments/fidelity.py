@@ -41,8 +41,9 @@ from experiments.baselines import (
     PCAGaussian,
     inside_space,
 )
-from experiments.data import first_scans, load_cohort
+from experiments.data import contents, first_scans, load_cohort
 from experiments.fidelity_judges import Bench
+from experiments.provenance import Provenance, claim
 from experiments.voxel_unet import MonaiUNet, steps_done, training_cost
 
 SAMPLER = "tiled DiT"
@@ -129,7 +130,11 @@ def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
     if dry_run:
         _plan(config, console)
         return {}
-    _claim(config)
+    now = Provenance.now(contents(config, ("md",)))
+    provenance, line = _claim(config, now)
+    if line:
+        console.print(line, markup=False, highlight=False)
+    kept = len(list((config.out / "rows").glob("*.json")))
     if config.data is None:
         data = config.out / "phantom"
         make_phantom(data, "md", subjects=config.people, seed=config.seed, progress=True)
@@ -137,7 +142,7 @@ def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
     else:
         cohort = load_cohort(config.data, ("md",) if config.data.is_dir() else ())
     bench = Bench(divide(cohort, config), config.judge_steps, config.seed)
-    generators = _Generators(config, bench, console)
+    generators = _Generators(config, bench, console, lambda: provenance.add(now, config.out))
 
     rows = {
         f"{SAMPLER}, sampling seed {k + 1}": generators.row(SAMPLER, config.synthetic, k)
@@ -157,12 +162,14 @@ def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
         about=_about(config, cohort, bench),
         sizes={name: len(part) for name, part in bench.parts.items()},
     )
-    results["config"] = asdict(config)
+    results |= {"config": asdict(config), "made by": provenance.told()}
     files.write_json(config.out / "results.json", results)
     pictures = {name: np.load(_path(config.out, name, ".npy")) for name in rows}
     page = fidelity_report.page(results, pictures, bench.volumes("heldout"), generators.asked)
     files.write_bytes(config.out / "report.html", page.encode())
     console.print(rich_table(fidelity_report.overview(results), title=results["verdict"]))
+    total = len(list((config.out / "rows").glob("*.json")))
+    console.print(f"{kept} rows were there from an earlier call, {total - kept} were made")
     return results
 
 
@@ -193,8 +200,10 @@ def divide(cohort: Cohort, config: Fidelity) -> dict[str, Cohort]:
 class _Generators:
     """Fits each generator once, when it is first needed, and keeps its rows in the run folder."""
 
-    def __init__(self, config: Fidelity, bench: Bench, console: Console) -> None:
-        self.config, self.bench, self.console = config, bench, console
+    def __init__(
+        self, config: Fidelity, bench: Bench, console: Console, sign: Callable[[], None]
+    ) -> None:
+        self.config, self.bench, self.console, self.sign = config, bench, console, sign
         heldout = bench.rows("heldout")
         order = np.random.default_rng(config.seed).permutation(len(heldout))
         most = max(config.synthetic, config.unet_samples, SWEPT)
@@ -226,6 +235,7 @@ class _Generators:
     ) -> dict[str, Any]:
         record = _path(self.config.out, title, ".json")
         if not record.is_file():
+            self.sign()
             self._make(title, make, count, turn, quick)
         row: dict[str, Any] = json.loads(record.read_text())
         return row
@@ -381,21 +391,24 @@ def _plan(config: Fidelity, console: Console) -> None:
     console.print(rich_table(table, title=f"About {total} minutes on this machine"))
 
 
-def _claim(config: Fidelity) -> None:
-    """Take the run folder; rows of other settings must not be mixed with these."""
+def _claim(config: Fidelity, now: Provenance) -> tuple[Provenance, str]:
+    """Take the run folder; rows of other settings or data must not be mixed with these."""
     path = config.out / "config.json"
-    settings = asdict(config)
-    if path.is_file():
+    settings = json.loads(json.dumps(asdict(config), default=str))
+    begun = path.is_file()
+    if begun:
         before = json.loads(path.read_text())
-        now = json.loads(json.dumps(settings, default=str))
-        differ = [name for name in now if name not in FREE and before.get(name) != now[name]]
-        if differ:
-            name = differ[0]
+        free = {*FREE, *now.same(Provenance.of(config.out))}
+        differ = [name for name in settings if before.get(name) != settings[name]]
+        if odd := [name for name in differ if name not in free]:
+            name = odd[0]
             raise InputError(
-                f"{config.out} holds a run with {name} {before.get(name)} and not {now[name]}; "
-                "name another folder, or give the same settings"
+                f"{config.out} holds a run with {name} {before.get(name)} and not "
+                f"{settings[name]}; name another folder, or give the same settings"
             )
+    claimed = claim(config.out, begun, now, settings)
     files.write_json(path, settings)
+    return claimed
 
 
 def _about(config: Fidelity, cohort: Cohort, bench: Bench) -> str:

@@ -216,6 +216,7 @@ def page(
         tables=tables,
         figures=[*_montages(pictures, sampler, heldout, asked), *_plots(results)],
         config=results["config"],
+        made_by=results["made by"],
     )
 
 

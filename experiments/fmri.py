@@ -34,7 +34,7 @@ from augment.report import rich_table
 from augment.samplers.task_fmri import TaskFMRISampler
 from augment.samplers.task_fmri_config import PRESETS
 from experiments import fmri_report, neuro_report
-from experiments.data import load_cohort
+from experiments.data import contents, load_cohort
 from experiments.fmri_baselines import GENERATORS, Request
 from experiments.fmri_probes import any_length, unseen_timing
 from experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET
@@ -115,9 +115,8 @@ def run(config: FMRI, out: Path, *, dry_run: bool = False, console: Console | No
     if dry_run:
         show_plan(plan(config), console)
         return {}
-    settings = asdict(config)
-    settings["data"] = str(config.data.resolve()) if config.data else None
-    with Run.open(out, NAME, settings, console) as folder:
+    content = contents(config, ("bold",))
+    with Run.open(out, NAME, asdict(config), console, content) as folder:
         parts = divide(_cohort(config, folder), config)
         names = {name: len(set(part.table["subject_id"])) for name, part in parts.items()}
         folder.log(", ".join(f"{count} {name}" for name, count in names.items()))
@@ -127,8 +126,8 @@ def run(config: FMRI, out: Path, *, dry_run: bool = False, console: Console | No
         bench.variants()
         about = f"phantom task, seed {config.seed}" if config.data is None else config.data.name
         about += f" ({names['train']} training and {names['heldout']} held-out subjects)"
-        results = fmri_report.summarise(bench.rows, bench.extra, about=about)
-        page = fmri_report.page(results | {"config": settings}, bench.shown(), bench.judge)
+        results = fmri_report.summarise(bench.rows, bench.extra, about=about) | folder.about
+        page = fmri_report.page(results, bench.shown(), bench.judge)
         folder.finish(results, page)
         main = {name: bench.rows["main"][name] for name in (*GENERATORS, CLOSED)}
         folder.console.print(rich_table(neuro_report.overview(main)))

@@ -170,6 +170,7 @@ def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: Neu
             "One training of each sampler: how much another would differ is in no interval.",
         ],
         config=results["config"],
+        made_by=results["made by"],
     )
 
 

@@ -84,7 +84,7 @@ TAKEN = ("mask", "mean", "regression", "pds")
 
 def run(config: Hybrid, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    return carry_out(NAME, config, out, _Hybrid, plan, dry_run=dry_run)
+    return carry_out(NAME, config, out, _Hybrid, plan, MODALITIES, dry_run=dry_run)
 
 
 class _Hybrid:

@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from augment.cohort import Cohort
+from augment.digests import Content
 from augment.errors import InputError
 from augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
 from augment.metrics.task_runs import TaskRun, read_runs, subjects_of
@@ -55,8 +56,8 @@ def run(config: Neuro, out: Path, *, console: Console | None = None) -> dict[str
     """Judge each generator that is not judged yet; write ``results.json`` and ``report.html``."""
     cohort = load_cohort(config.data, ("bold",) if config.data.is_dir() else ())
     train, heldout = divide(as_units(read_runs(cohort), config.by), config.by, config.seed)
-    settings = asdict(config) | {"data": str(config.data.resolve())}
-    with Run.open(out, "neuro", settings, console) as folder:
+    content = {"data": Content.of(cohort, ("bold",))}
+    with Run.open(out, "neuro", asdict(config), console, content) as folder:
         folder.log(
             f"{len(subjects_of(heldout))} held-out and {len(subjects_of(train))} training "
             f"{config.by}s of {cohort.name}"
@@ -86,7 +87,8 @@ def run(config: Neuro, out: Path, *, console: Console | None = None) -> dict[str
             half = judge.real.take(np.flatnonzero(halves == k))
             shown[f"{name} {config.by}s"] = half.group()
         results = summarise(rows, about=_about(config, cohort, judge))
-        page = neuro_report.page(results | {"config": settings}, shown, judge)
+        results |= folder.about
+        page = neuro_report.page(results, shown, judge)
         folder.finish(results, page)
         folder.console.print(rich_table(neuro_report.overview(rows)))
     return results

@@ -69,6 +69,7 @@ def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: Neu
             "the value; levels: one less the relative difference).",
         ],
         config=results["config"],
+        made_by=results["made by"],
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
     runs/0007-transfer/
         config.json   what was asked for; another config in the same folder is refused
+        provenance.json  digests of the data, versions and commits
         log.txt       what was said, with the time
         cells/        a JSON record for each finished cell, such as one arm, size and seed
         metrics.jsonl a line a cell, in the order in which they were finished
@@ -9,12 +10,12 @@
         report.html   the same as a page
 
 A record appears whole or not at all. A run that was interrupted goes on when it is started with the
-same settings: in the folder that is named, or in the latest folder that has these settings.
+same settings: in the folder that is named, or in the latest folder that has these settings. If its
+data or the version of neuromix are not what they were, nothing of it is used: a new run begins.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import re
@@ -30,10 +31,12 @@ import pandas as pd
 from rich.console import Console
 
 from augment import bids, files
+from augment.digests import Content
 from augment.errors import InputError
 from augment.report import rich_table
+from experiments.provenance import FILE, Provenance, claim, lock
 
-BEGUN = {"config.json", "log.txt", ".lock"}
+BEGUN = {"config.json", FILE, "log.txt", ".lock"}
 """What a run folder holds before anything is done."""
 NUMBERED = re.compile(r"(\d{4,})-(.+)")
 
@@ -59,54 +62,76 @@ class Run:
     Attributes:
         folder: The run folder.
         config: What was asked for, as plain content.
+        provenance: What it is made of and by.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], console: Console) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        console: Console,
+        provenance: Provenance,
+        now: Provenance,
+        line: str,
+    ) -> None:
         self.folder, self.config, self.console = folder, config, console
-        self._lock = (folder / ".lock").open("ab")
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            self._lock.close()
-            raise InputError(
-                f"another process is at work in {folder}; wait for it, or name another folder"
-            ) from None
+        self.provenance, self._now, self._line = provenance, now, line
+        self._lock = lock(folder)
         ordered = sorted(self.records(), key=lambda record: str(record["finished"]))
         self._lines = [_line(record) for record in ordered]
+        self._reused = len(ordered)
 
     @classmethod
     def open(
-        cls, out: Path, name: str, config: Mapping[str, Any], console: Console | None = None
+        cls,
+        out: Path,
+        name: str,
+        config: Mapping[str, Any],
+        console: Console | None = None,
+        data: Mapping[str, Content] | None = None,
     ) -> Run:
         """Begin a run, or go on with one.
 
         Args:
             out: A folder of run folders, in which the latest run of this name and config goes on
-                and a new one is begun otherwise; or a run folder, old or new.
+                and a new one is begun otherwise; or a run folder, old or new. What is in that
+                of other data or another version is set aside.
             name: Of the experiment.
             config: Its settings, all that decides what comes out; kept in ``config.json``.
             console: Where messages go.
+            data: By the names of the settings that tell their places: two places with the same
+                content are the same.
         """
+        now = Provenance.now(data or {})
+        config = dict(config) | {k: str(Path(config[k]).resolve()) for k in now.data if k in config}
         out = Path(out)
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; name a folder for the run")
         content = {"experiment": name, "config": json.loads(json.dumps(config, default=str))}
+        line = ""
         if NUMBERED.fullmatch(out.name) or (out / "config.json").is_file():
             folder = out
         else:
-            folder = _latest(out, content) or new_run(out, name)
+            folder, line = _latest(out, content, now)
         path = folder / "config.json"
-        if path.is_file():
-            _refuse_other(folder, bids.read_json(path), content)
-        else:
-            if folder.is_dir() and any(not e.name.startswith(".") for e in folder.iterdir()):
-                raise InputError(f"{folder} holds other files; name an empty or new folder")
+        begun = path.is_file()
+        if begun:
+            _refuse_other(folder, bids.read_json(path), content, now)
+        elif folder.is_dir() and any(
+            not e.name.startswith(".") and e.name != FILE for e in folder.iterdir()
+        ):
+            raise InputError(f"{folder} holds other files; name an empty or new folder")
+        provenance, claimed = claim(folder, begun, now, content["config"])
+        if not path.is_file():
             files.write_json(path, content)
-        return cls(folder, content["config"], console or Console())
+        kept = bids.read_json(path)["config"]
+        return cls(folder, kept, console or Console(), provenance, now, line or claimed)
 
     def __enter__(self) -> Self:
         done = f", {len(self._lines)} cells are finished" if self._lines else ""
         self.log(f"{self.folder}{done}")
+        if self._line:
+            self.log(self._line)
         return self
 
     def __exit__(
@@ -138,6 +163,7 @@ class Run:
         path = self._place(key)
         if not path.is_file():
             begun = time.perf_counter()
+            self.provenance.add(self._now, self.folder)
             content = make()
             record = {
                 "cell": dict(key),
@@ -160,11 +186,20 @@ class Run:
         """The records of all finished cells."""
         return [bids.read_json(path) for path in sorted((self.folder / "cells").glob("*.json"))]
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What results and their page tell of the run: ``config`` and ``made by``."""
+        return {"config": self.config, "made by": self.provenance.told()}
+
     def finish(self, results: Mapping[str, Any], page: str) -> None:
-        """Write what came out, and say its first sentence."""
+        """Write what came out, and say its first sentence and what was reused."""
+        total = len(self._lines)
         files.write_json(self.folder / "results.json", results)
         files.write_bytes(self.folder / "report.html", page.encode())
         self.log(f"{results['verdict']}\nOpen {self.folder / 'report.html'}")
+        if self._reused:
+            rest = ", the rest made anew" if self._reused < total else ": all is as it was"
+            self.log(f"{self.folder.name}: {self._reused} of {total} cells reused{rest}")
 
     def _place(self, key: Mapping[str, Any]) -> Path:
         parts = [f"{name}-{re.sub(r'[^a-zA-Z0-9.]+', '-', str(key[name]))}" for name in key]
@@ -183,29 +218,50 @@ def show_plan(steps: Sequence[tuple[str, float]], console: Console) -> None:
     console.print(rich_table(table, title=f"About {total} minutes on this machine"))
 
 
-def _latest(out: Path, content: Mapping[str, Any]) -> Path | None:
-    """The run folder of the highest number that has this content in its config."""
-    found = []
-    for path in out.glob("*/config.json"):
-        number = NUMBERED.fullmatch(path.parent.name)
-        if number and number[2] == content["experiment"] and bids.read_json(path) == content:
-            found.append((int(number[1]), path.parent))
-    return max(found)[1] if found else None
+def _latest(out: Path, content: Mapping[str, Any], now: Provenance) -> tuple[Path, str]:
+    """The latest run folder that can go on; or a new one, and why the last one can't."""
+    numbered = [(NUMBERED.fullmatch(path.parent.name), path) for path in out.glob("*/config.json")]
+    runs = [(int(n[1]), p) for n, p in numbered if n and n[2] == content["experiment"]]
+    line = ""
+    for _, path in sorted(runs, reverse=True):
+        folder, before = path.parent, Provenance.of(path.parent)
+        if _difference(bids.read_json(path), content, now, before):
+            continue
+        if not (why := now.change(before, content["config"])):
+            return folder, ""
+        line = line or f"made anew, {why} ({folder.name} stays as it is)"
+    return new_run(out, content["experiment"]), line
 
 
-def _refuse_other(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if before.get("experiment") != now["experiment"]:
+def _refuse_other(
+    folder: Path, before: Mapping[str, Any], content: Mapping[str, Any], now: Provenance
+) -> None:
+    if before.get("experiment") != content["experiment"]:
         raise InputError(
             f"{folder} holds a run of {before.get('experiment') or 'another kind'} and not of "
-            f"{now['experiment']}; name another folder"
+            f"{content['experiment']}; name another folder"
         )
-    old, new = before["config"], now["config"]
-    for name in sorted(set(old) | set(new)):
-        if old.get(name) != new.get(name):
-            raise InputError(
-                f"{folder} holds a run with {name} {old.get(name)} and not {new.get(name)}; name "
-                "another folder, or give the same settings"
-            )
+    if name := _difference(before, content, now, Provenance.of(folder)):
+        old, new = (each["config"].get(name) for each in (before, content))
+        raise InputError(
+            f"{folder} holds a run with {name} {old} and not {new}; name "
+            "another folder, or give the same settings"
+        )
+
+
+def _difference(
+    before: Mapping[str, Any],
+    content: Mapping[str, Any],
+    now: Provenance,
+    provenance: Provenance | None,
+) -> str:
+    """The first setting that is another one, or ``""``; equal data may lie elsewhere."""
+    old, new = dict(before["config"]), content["config"]
+    if provenance is None:  # of an older version, which knew other settings and kept bare paths
+        old = {k: str(Path(v).resolve()) if v and k in now.data else v for k, v in old.items()}
+    names = set(new) if provenance is None else set(old) | set(new)
+    names -= now.same(provenance)
+    return next((name for name in sorted(names) if old.get(name) != new.get(name)), "")
 
 
 def _line(record: Mapping[str, Any]) -> str:

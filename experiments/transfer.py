@@ -128,7 +128,7 @@ PRESETS = {
 
 def run(config: Transfer, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    return carry_out(NAME, config, out, _Transfer, _plan, dry_run=dry_run)
+    return carry_out(NAME, config, out, _Transfer, _plan, ("md",), dry_run=dry_run)
 
 
 class _Transfer:

@@ -1,5 +1,6 @@
 """Tiny phantoms, made once a session."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def task_phantom(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def anatomy() -> Anatomy:
     return Anatomy(Grid.mni(6.0))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Digests of files are kept for the session, also by its subprocesses, and not at home."""
+    os.environ["NEUROMIX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from augment.cohort import Cohort
 from augment.errors import InputError
 from augment.leakage import provenance
 from augment.phantom import make_phantom
-from experiments import audit_md, audit_report
+from experiments import audit, audit_md, audit_report
 from experiments.audit import Audit, run
 from experiments.audit_md import MDAudit
 from experiments.cli import main
@@ -154,6 +154,59 @@ def test_a_run_that_was_stopped_goes_on_and_another_bank_is_refused(parts, audit
     SampleBank.fill(folder / "other", sampler, sampler.rows[:30], 0)
     with pytest.raises(InputError, match="holds a run with bank"):
         run(replace(config, bank=folder / "other"), out)
+
+
+class Counting:
+    """An audit that only counts how often it looks."""
+
+    looks = 0
+
+    def __init__(self, config, made, frame):
+        self.frame = frame
+
+    def parts(self):
+        return {"look": self.frame.cell({"part": "look"}, self.look)}
+
+    def look(self):
+        type(self).looks += 1
+        return {}
+
+    def findings(self, parts):
+        return [audit_report.Finding("look", audit_report.FINE, "it looked")]
+
+    def page(self, results):
+        return ""
+
+
+def test_what_is_mended_is_audited_anew_and_another_name_is_not(
+    md_phantom, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(audit.KINDS, ("md",), Counting)
+    train, _, test = Cohort.from_bids(md_phantom).split((0.5, 0.0, 0.5), seed=0)
+    sampler = Given(train, train)
+    bank = SampleBank.fill(tmp_path / "bank", sampler, sampler.rows, 0)
+    train.save(tmp_path / "train.tsv")
+    test.save(tmp_path / "test.tsv")
+
+    def looks(name):
+        run(Audit(bank.path, tmp_path / "train.tsv", tmp_path / name), tmp_path / "runs")
+        return Counting.looks, capsys.readouterr().out
+
+    assert looks("test.tsv")[0] == 1
+    test.save(tmp_path / "other.tsv")
+    assert looks("other.tsv")[0] == 1
+    mended = test.table.assign(age=[*test.table["age"][:-1], 99.0])
+    Cohort(mended, test.name).save(tmp_path / "test.tsv")
+    count, said = looks("test.tsv")
+    assert count == 2
+    assert f"1 of {len(test)} rows of test.tsv changed since" in " ".join(said.split())
+    sample = next(bank.path.rglob("*.nii"))
+    content = bytearray(sample.read_bytes())
+    content[-2] ^= 1
+    sample.write_bytes(content)
+    count, said = looks("test.tsv")
+    assert count == 3
+    assert f"1 of {len(bank)} images of bank changed since" in " ".join(said.split())
 
 
 def test_what_cannot_be_audited_is_told_in_a_line(parts, tmp_path, capsys):

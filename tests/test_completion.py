@@ -64,7 +64,7 @@ def content(folder):
 def test_what_is_missing_is_made_and_nothing_else(gaps, tmp_path):
     before, out = content(gaps), tmp_path / "imputed"
     done = complete_dataset(gaps, Fake(), out, samples=4)
-    assert done == (3, 0, 3)
+    assert done == (3, 0, 3, 0)
     assert content(gaps) == before
     images = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.nii.gz"))
     space = "space-MNI152NLin2009aSym_desc-imputed"
@@ -123,7 +123,7 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_files(gaps, tmp_path):
     broken = next(part.rglob("sub-B0002*_dwi.json"))
     broken.unlink()  # as if it had been killed before its sidecar
     again = Fake()
-    assert complete_dataset(gaps, again, part, samples=3, seed=5) == (1, 2, 3)
+    assert complete_dataset(gaps, again, part, samples=3, seed=5) == (1, 2, 3, 0)
     assert [call[0] for call in again.calls] == ["B0002"]
     assert content(part) == content(whole)
     # A subject's image depends on nobody else.
@@ -133,6 +133,21 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_files(gaps, tmp_path):
     for path, file in content(alone).items():
         if path.endswith(".nii.gz"):
             assert file == content(whole)[path]
+
+
+def test_an_image_of_another_source_is_made_anew(gaps, tmp_path):
+    out = tmp_path / "imputed"
+    complete_dataset(gaps, Fake(), out, samples=2)
+    before = content(out)
+    path = Cohort.from_bids(gaps).where(subject_id="B0001").table["fmri_path"].iloc[0]
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(2 * image.get_fdata(dtype=np.float32), image.affine), path)
+    again = Fake()
+    assert complete_dataset(gaps, again, out, samples=2) == (1, 2, 3, 1)
+    assert [name for name, *_ in again.calls] == ["B0001"]
+    changed = {name for name, old in before.items() if content(out)[name] != old}
+    assert changed
+    assert all("B0001" in name for name in changed)
 
 
 def test_no_label_is_used_and_by_label_only_those_of_the_training_split(gaps, tmp_path):

@@ -1,5 +1,7 @@
+import shutil
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,10 @@ from accelerate import PartialState
 
 from augment import Cohort, CompleteModality, RandomSynthetic
 from augment.errors import InputError, LeakageError
+from augment.leakage import voxel_hashes
 from augment.opening import open_source
 from augment.phantom import make_phantom
+from augment.samplers import base
 from augment.samplers.modality import ModalityCompleter
 from augment.samplers.modality_config import ModalityConfig
 from augment.samplers.modality_fit import Fitting
@@ -190,7 +194,7 @@ def test_a_blind_completer_makes_the_same_mean_for_everyone(parts, tmp_path):
 def test_a_fit_does_not_go_on_as_another_kind(parts, tmp_path):
     config = replace(CONFIG, refine="none")
     ModalityCompleter.fit(parts.train, config, tmp_path)
-    with pytest.raises(InputError, match="holds a fit with pattern True, and False came"):
+    with pytest.raises(InputError, match="holds a training with pattern True, and False came"):
         ModalityCompleter.fit(parts.train, replace(config, pattern=False), tmp_path)
     ModalityCompleter.fit(parts.train, replace(config, pattern=False), tmp_path, resume=False)
 
@@ -204,6 +208,39 @@ def test_only_the_main_process_removes_an_earlier_fit(parts, tmp_path, monkeypat
     monkeypatch.setattr(PartialState, "is_main_process", property(lambda state: False))
     ModalityCompleter.fit(parts.train, config, tmp_path, resume=False)
     assert {path: path.stat().st_mtime_ns for path in work.glob("*.*")} == written
+
+
+def stop(*args):
+    raise KeyboardInterrupt
+
+
+def test_data_that_were_prepared_anew_are_learned_anew(tiny_pairs, tmp_path, monkeypatch, capsys):
+    config = replace(CONFIG, refine="none", training=replace(CONFIG.training, steps=2))
+    data, out = tmp_path / "data", tmp_path / "completer"
+    shutil.copytree(tiny_pairs, data)
+
+    def fit():
+        completer, _ = ModalityCompleter.fit(Cohort.from_bids(data), config, out, progress=True)
+        return completer.record, np.load(out / "work" / "pairs-train.npy"), capsys.readouterr().out
+
+    first, pairs, _ = fit()
+    again, _, told = fit()
+    assert again == first
+    assert "work: goes on: data, settings and version are the same" in told
+    path = Cohort.from_bids(data).table["fmri_path"].iloc[0]
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(2 * image.get_fdata(dtype=np.float32), image.affine), path)
+    second, doubled, told = fit()
+    assert "work: made anew, 1 of 12 images of the train subjects changed since" in told
+    assert np.array_equal(doubled[0, 0], 2 * pairs[0, 0])
+    assert second["voxels"] == sorted(voxel_hashes(Cohort.from_bids(data))) != first["voxels"]
+    assert second["data"] != first["data"]
+    monkeypatch.setattr(base, "version", lambda name: "99.1")
+    monkeypatch.setattr(Fitting, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit()
+    assert "work: made anew, neuromix" in capsys.readouterr().out
+    assert not (out / "work" / "start").exists()
 
 
 BAD = [

@@ -1,9 +1,14 @@
 import json
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
+from augment import software
+from augment.cohort import Cohort
+from augment.digests import Content
 from augment.errors import InputError
+from augment.report import report_page
 from experiments.run import Run, new_run, show_plan
 
 CONFIG = {"sizes": (4, 8), "seed": 0}
@@ -68,6 +73,107 @@ def test_another_config_is_refused_in_a_line(tmp_path):
     (tmp_path / "0004-foreign" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files"):
         Run.open(tmp_path / "0004-foreign", "toy", CONFIG)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table of four people."""
+    rows = []
+    for k in range(4):
+        (tmp_path / f"{k}.nii").write_bytes(bytes([k] * 50))
+        rows.append({"subject_id": f"{k}", "sex": "F", "md_path": f"{k}.nii", "dataset": "study"})
+    path = tmp_path / "test.tsv"
+    pd.DataFrame(rows).to_csv(path, sep="\t", index=False)
+    return path
+
+
+def opened(out, table, cells=0, **settings):
+    """A run on the data of a table, in which some cells are done; what it says, and its folder."""
+    data = {"data": Content.of(Cohort.load(table))}
+    with Run.open(out, "toy", {"data": table, **settings}, data=data) as run:
+        for k in range(cells):
+            run.cell({"k": k}, dict)
+        run.finish({"verdict": "Done."} | run.about, report_page(
+            title="T", verdict="Done.", config=run.config, made_by=run.about["made by"]
+        ))  # fmt: skip
+    return run.folder, (run.folder / "log.txt").read_text().splitlines()
+
+
+def test_changed_data_begin_a_run_and_equal_data_elsewhere_go_on(table, tmp_path):
+    out = tmp_path / "runs"
+    first, _ = opened(out, table, 2)
+    other = table.with_name("other.tsv")
+    other.write_bytes(table.read_bytes())
+    again, log = opened(out, other, 3)
+    assert again == first
+    assert "0001-toy: 2 of 3 cells reused, the rest made anew" in log[-1]
+    whole, stat = (tmp_path / "2.nii").read_bytes(), (tmp_path / "2.nii").stat()
+    (tmp_path / "2.nii").write_bytes(b"x" + whole[1:])
+    assert (tmp_path / "2.nii").stat().st_size == stat.st_size
+    second, log = opened(out, table, 1)
+    assert second.name == "0002-toy"
+    told = "made anew, 1 of 4 images of test.tsv changed since (0001-toy stays as it is)"
+    assert log[1].endswith(told)
+    table.write_text(table.read_text().replace("F", "M", 1))
+    third, log = opened(out, table)
+    assert third.name == "0003-toy"
+    assert "1 of 4 rows of test.tsv changed since" in log[1]
+    (tmp_path / "2.nii").write_bytes(whole)
+    table.write_text(table.read_text().replace("M", "F", 1))
+    assert opened(out, table)[0] == first  # all is as it was then
+
+
+def test_what_a_named_folder_holds_of_other_data_is_set_aside(table, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    opened(folder, table, 2)
+    folder = folder / "0001-toy"
+    table.write_text(table.read_text().replace("F", "M", 1))
+    _, log = opened(folder, table, 1)
+    assert "made anew, 1 of 4 rows of test.tsv changed since; what was there is in" in log[1]
+    assert len(list((folder / "cells").iterdir())) == 1
+    assert len(list((folder.with_name("0001-toy-before-1") / "cells").iterdir())) == 2
+    with pytest.raises(InputError, match=r"holds a run with data .*test.tsv and not .*third.tsv"):
+        third = table.rename(table.with_name("third.tsv"))
+        third.write_text(third.read_text().replace("M", "F", 1))
+        opened(folder, third)
+
+
+def test_another_version_makes_anew_and_another_commit_is_told(table, tmp_path, monkeypatch):
+    out = tmp_path / "runs"
+    versions, commit = software.versions(), "aaaa"
+    monkeypatch.setattr(software, "versions", lambda: versions)
+    monkeypatch.setattr(software, "commit", lambda: commit)
+    first, _ = opened(out, table, 1)
+    commit, versions = "bbbb", versions | {"torch": "99.1"}
+    page = (first / "report.html").read_text
+    again, log = opened(out, table, 1)
+    assert again == first
+    assert any("torch" in line and "commit aaaa, now bbbb" in line for line in log)
+    assert "99.1" not in page()  # nothing was made by it
+    assert "aaaa" in page()
+    opened(out, table, 2)
+    results = json.loads((first / "results.json").read_text())
+    assert results["made by"]["commit"] == "aaaa, then bbbb"
+    assert results["made by"]["digest of data"] in page()
+    assert ", then 99.1" in page()
+    versions = versions | {"neuromix": "99.2"}
+    second, log = opened(out, table, 1)
+    assert second.name == "0002-toy"
+    assert (
+        f"made anew, neuromix {results['made by']['neuromix']} made it and this is 99.2" in log[1]
+    )
+
+
+def test_a_run_of_an_older_version_is_not_gone_on_with(table, tmp_path):
+    for out in (tmp_path / "runs", tmp_path / "runs" / "0001-toy"):
+        old = tmp_path / "runs" / "0001-toy"
+        old.mkdir(parents=True, exist_ok=True)
+        config = {"data": str(table.resolve())}
+        (old / "config.json").write_text(json.dumps({"experiment": "toy", "config": config}))
+        (old / "provenance.json").unlink(missing_ok=True)
+        _, log = opened(out, table, 1)
+        assert "made anew, an older neuromix began it" in log[1]
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):

@@ -365,7 +365,7 @@ def test_a_training_does_not_go_on_as_another_kind(parts, tmp_path):
     with pytest.raises(InputError, match="holds a training with objective 'flow', and 'noise'"):
         TiledMDSampler.fit(parts.train, variant("noise", None), tmp_path)
     fewer = parts.train.where(np.arange(len(parts.train)) < 6)
-    with pytest.raises(InputError, match="holds a training with images '"):
+    with pytest.raises(InputError, match="holds a training with people '"):
         TiledMDSampler.fit(fewer, CONFIG, tmp_path)
     # Without resuming nothing of the old one is left that a later call could go on from.
     work = tmp_path / "work"

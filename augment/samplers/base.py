@@ -11,12 +11,18 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
+
 from augment import files, leakage
 from augment.conditions import LabelSpace
+from augment.digests import Content, digest_of
 from augment.errors import InputError
+from augment.leakage import subject_hash
+from augment.software import commit
 from augment.source import SAMPLERS
 from augment.split import require_apart
 
@@ -158,34 +164,77 @@ def check_requests(labels: Sequence[Any], seeds: Sequence[int]) -> None:
 
 
 def keep_settings(
-    settings: Mapping[str, Any], work: Path, begun: Sequence[Path], resume: bool
-) -> None:
-    """Refuse to go on with what was begun otherwise; the training loop sees only shapes.
+    settings: Mapping[str, Any],
+    cohorts: Sequence[Cohort],
+    images: Sequence[str],
+    work: Path,
+    begun: Sequence[Path],
+    resume: bool,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """See to it that a fit goes on with what was made of the same data, settings and version.
+
+    Other settings and other people are refused: they are another fit. If the images, the labels or
+    the version are not what they were, everything is made anew.
 
     Args:
         settings: All that decides a fit, plain content for a JSON file.
+        cohorts: Training subjects and, if any, validation subjects.
+        images: Names of the images that are learned from.
         work: Folder of the fit.
         begun: Files and folders of a fit; those that are there go if it is not to be resumed.
         resume: Whether it is.
+        progress: Say in a line what is reused, or made anew and why.
+
+    Returns:
+        Digests of the cohorts as ``data``, and the ``commit``, for the record of the fit.
     """
-    settings = json.loads(json.dumps(settings))
+    looked = [Content.of(cohort, images) for cohort in cohorts]
+    contents = dict(zip(("train", "validation"), looked, strict=False))
+    made_from = {"data": {k: each.digest for k, each in contents.items()}, "commit": commit()}
+    if not PartialState().is_main_process:  # the others find what it has left
+        return made_from
+    people = sorted({subject_hash(*key) for cohort in cohorts for key in cohort.subject_keys})
+    settings = dict(settings) | {"people": f"{len(people)} ({digest_of(people)[:8]})"}
+    now = json.loads(json.dumps(settings))
+    now |= {"neuromix": version("neuromix")}
+    now |= {"data": {name: content.to_dict() for name, content in contents.items()}}
     path = work / "settings.json"
     there = [part for part in begun if part.exists()]
-    if resume and there and path.is_file():
-        before = json.loads(path.read_text())
-        odd = [name for name in settings if settings[name] != before.get(name)]
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    if resume and there and before:
+        odd = [name for name in settings if name in before and now[name] != before[name]]
         if odd:
             raise InputError(
-                f"{work} holds a training with {odd[0]} {before.get(odd[0])!r}, and "
-                f"{settings[odd[0]]!r} came; name another folder, or train without resuming"
+                f"{work} holds a training with {odd[0]} {before[odd[0]]!r}, and "
+                f"{now[odd[0]]!r} came; name another folder, or train without resuming"
             )
-        return
-    for part in there:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink()
-    files.write_json(path, settings)
+    why = _change(before, now, contents) if resume else "it is not to be resumed"
+    if there and progress:
+        done = f"made anew, {why}" if why else "goes on: data, settings and version are the same"
+        print(f"{work}: {done}", flush=True)
+    if why:
+        for part in there:
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink()
+        files.write_json(path, now)
+    return made_from
+
+
+def _change(
+    before: Mapping[str, Any], now: Mapping[str, Any], contents: Mapping[str, Content]
+) -> str:
+    """Why nothing of a fit can be reused, or ``""``."""
+    if before.get("data", {}).keys() != contents.keys():
+        return "it was made by an older neuromix, or of other parts of the data"
+    if before["neuromix"] != now["neuromix"]:
+        return f"neuromix {before['neuromix']} made it and this is {now['neuromix']}"
+    for name, content in contents.items():
+        if why := content.change(Content.from_dict(before["data"][name]), f"the {name} subjects"):
+            return why
+    return "" if before == now else "its settings changed"
 
 
 def is_sampler(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from augment import files
 from augment.conditions import LabelSpace
 from augment.errors import InputError
 from augment.grid import Grid
-from augment.leakage import voxel_hash
+from augment.leakage import image_hashes
 from augment.nn.deformable_template import DeformableTemplate
 from augment.nn.slice_autoencoder import SliceAutoencoder
 from augment.objectives import Autoencoding, noise_like
@@ -174,7 +174,7 @@ def fit_autoencoder(
 
 def voxel_digests(cohort: Cohort) -> list[str]:
     """A digest of each image of a cohort."""
-    return [voxel_hash(volume.numpy()) for batch in volumes(cohort) for volume in batch]
+    return list(image_hashes(cohort.table["md_path"]))
 
 
 def write_latents(

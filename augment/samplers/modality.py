@@ -16,10 +16,7 @@ here, so that a test subject's label cannot enter its image.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -34,14 +31,13 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
-from augment import files
 from augment.errors import InputError
 from augment.filling import derive
 from augment.grid import Grid
 from augment.leakage import provenance, subject_hash
 from augment.nn.dual_modal import DualModalDiffusion
 from augment.replacement import has_image
-from augment.samplers.base import Saved, apart, refuse_worker
+from augment.samplers.base import Saved, apart, keep_settings, refuse_worker
 from augment.samplers.flow import FlowMultistepScheduler
 from augment.samplers.modality_config import MODALITIES, ModalityConfig
 from augment.samplers.modality_fit import Fitting, Part
@@ -145,10 +141,11 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         check_size(count, config.training)
         if config.refine != "none":
             check_size(count, config.refining)
-        state = PartialState()
-        with state.main_process_first():  # the others find what it has written
-            if state.is_main_process:
-                _check_settings(config, pairs, work, resume)
+        with PartialState().main_process_first():
+            begun = list(work.iterdir()) if work.is_dir() else []
+            made_from = keep_settings(
+                asdict(config), pairs, MODALITIES, work, begun, resume, progress
+            )
             sets = [
                 Pairs(work / f"pairs-{name}.npy", each)
                 for name, each in zip(("train", "validation"), pairs, strict=False)
@@ -169,7 +166,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         result = fitting.run(alphas, draw)
         record = provenance(everyone, [*itertools.chain(*(each.digests() for each in sets))])
         record["labelled"] = sorted(subject_hash(*key) for key in cohort.subject_keys)
-        record |= {"config": asdict(config), "segments": segments}
+        record |= made_from | {"config": asdict(config), "segments": segments}
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         completer = cls(fitting.model, scheduler, list(config.directions), config.steps, record)
         completer.save_pretrained(folder)
@@ -358,25 +355,3 @@ def _scheduler(config: ModalityConfig) -> Any:
     return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2", clip_sample=True, clip_sample_range=FARTHEST
     )
-
-
-def _check_settings(
-    config: ModalityConfig, pairs: Sequence[Cohort], work: Path, resume: bool
-) -> None:
-    """Refuse to go on with what was begun otherwise."""
-    paths = [[str(p) for name in MODALITIES for p in each.table[f"{name}_path"]] for each in pairs]
-    images = hashlib.sha256(json.dumps(paths).encode()).hexdigest()[:24]
-    settings = json.loads(json.dumps(asdict(config) | {"images": images}))
-    path = work / "settings.json"
-    if not resume and work.is_dir():
-        shutil.rmtree(work)
-    if path.is_file():
-        before = json.loads(path.read_text())
-        odd = [name for name in settings if settings[name] != before.get(name)]
-        if odd:
-            raise InputError(
-                f"{work} holds a fit with {odd[0]} {before.get(odd[0])!r}, and "
-                f"{settings[odd[0]]!r} came; name another folder, or fit without resuming"
-            )
-        return
-    files.write_json(path, settings)

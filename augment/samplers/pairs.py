@@ -16,7 +16,7 @@ from torch import Tensor
 from augment import files
 from augment.errors import InputError
 from augment.grid import Grid
-from augment.leakage import voxel_hash
+from augment.leakage import image_hashes
 from augment.nn.dual_modal import DualModalDiffusion
 from augment.samplers.latents import inside, label_rows
 from augment.samplers.modality_config import MODALITIES
@@ -109,13 +109,14 @@ class Pairs:
                 writer.flush()
         self.array = np.load(path, mmap_mode="r")
         self.rows = label_rows(cohort)
+        self.paths = [row[f"{name}_path"] for row in self.rows for name in MODALITIES]
 
     def __len__(self) -> int:
         return len(self.array)
 
     def digests(self) -> list[str]:
         """A digest of each image."""
-        return [voxel_hash(np.asarray(image)) for pair in self.array for image in pair]
+        return list(image_hashes(self.paths))
 
     def batches(
         self, model: DualModalDiffusion, direction: int, subjects: Sequence[int] | None = None

@@ -11,17 +11,18 @@ later. A condition is called ``task/trial_type``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from augment import bids, files
+from augment.digests import file_digests
 from augment.errors import InputError
 from augment.grid import Grid
 from augment.leakage import voxel_hash
@@ -200,13 +201,9 @@ class Survey:
         from rich.progress import track
 
         record = folder / "survey.json"
-        stats = [Path(run.path).stat() for run in runs.runs]
-        files_seen = [
-            [run.path, stat.st_size, stat.st_mtime_ns]
-            for run, stat in zip(runs.runs, stats, strict=True)
-        ]
+        made_of = [version("neuromix"), sampled, *file_digests(run.path for run in runs.runs)]
         told = json.loads(record.read_text()) if record.is_file() else {}
-        if (told.get("files"), told.get("sampled")) == (files_seen, sampled):
+        if told.get("made of") == made_of:
             return cls(np.load(folder / "mask.npy"), told["scales"], told["digests"])
         folder.mkdir(parents=True, exist_ok=True)
         held = np.zeros(runs.grid.shape, int)
@@ -232,14 +229,9 @@ class Survey:
             np.save(stream, mask)
         files.write_json(
             record,
-            {"files": files_seen, "sampled": sampled, "scales": scales, "digests": digests},
+            {"made of": made_of, "scales": scales, "digests": digests},
         )
         return cls(mask, scales, digests)
-
-    @property
-    def digest(self) -> str:
-        """One hash of all runs."""
-        return hashlib.sha256(json.dumps(self.digests).encode()).hexdigest()[:24]
 
 
 def brain_of(mean: np.ndarray) -> np.ndarray:

@@ -184,12 +184,11 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
         names = ("train", "validation")[: len(looked)]
         state = PartialState()
         with state.main_process_first():  # the others find what it has written
+            made_from = check_settings(config, cohorts, work, resume, progress)
             surveys = [
                 Survey.of(runs, work / name, config.sampled, progress)
                 for runs, name in zip(looked, names, strict=True)
             ]
-            if state.is_main_process:
-                check_settings(config, surveys, work, resume)
             linear = None
             begun = time.perf_counter()
             if config.start < 1:
@@ -221,6 +220,7 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
         digests = itertools.chain(*(survey.digests for survey in surveys))
         record = leakage.provenance(cohorts, [*digests]) | {"config": asdict(config)}
         record["space"] = bids.space_of(cohort.table["bold_path"])
+        record |= made_from
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         about = about_of(looked[0], surveys[0], config)
         sampler = cls(network, codec, scheduler_of(config), linear, about, record)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from augment.samplers.runs import BASIS, Runs, Survey
 from augment.samplers.task_fmri_config import TaskFMRIConfig
 from augment.samplers.windows import FrameSet, WindowSet
 from augment.train import TrainConfig, checkpoints, train
+
+if TYPE_CHECKING:
+    from augment.cohort import Cohort
 
 CODE = {"vq": 1.0, "kl": 1e-6}
 """Weight of the code's loss: commitment, or divergence."""
@@ -163,14 +166,13 @@ def check_alike(looked: Sequence[Runs]) -> None:
 
 
 def check_settings(
-    config: TaskFMRIConfig, surveys: Sequence[Survey], work: Path, resume: bool
-) -> None:
-    """Refuse to go on with what was begun otherwise."""
+    config: TaskFMRIConfig, cohorts: Sequence[Cohort], work: Path, resume: bool, progress: bool
+) -> dict[str, Any]:
+    """Go on with nothing that was begun otherwise."""
     settings = asdict(config)
     del settings["training"], settings["autoencoding"]
-    settings["images"] = [survey.digest for survey in surveys]
     begun = [
         *checkpoints(work), *checkpoints(work / "autoencoder"),
         work / "train.npy", work / "validation.npy", work / "linear",
     ]  # fmt: skip
-    keep_settings(settings, work, begun, resume)
+    return keep_settings(settings, cohorts, ("bold",), work, begun, resume, progress)

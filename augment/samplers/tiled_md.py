@@ -13,9 +13,7 @@ Values come back in 1e-3 mm²/s on the grid of the training subjects.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 import tempfile
 import time
@@ -140,8 +138,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         digests = [voxel_digests(each) for each in cohorts]
         state = PartialState()
         with state.main_process_first():
-            if state.is_main_process:
-                _check_settings(config, digests, work, resume)
+            made_from = _check_settings(config, cohorts, work, resume, progress)
             parts = _Parts.begin(cohort, config, grid, work, progress)
         if config.autoencoder == "kl":
             fit_autoencoder(
@@ -173,6 +170,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         begun_from = origin.inherited(config.pretrained, config.autoencoder)
         record = leakage.merge([own, *begun_from]) | {"config": asdict(config)}
         record["space"] = bids.space_of(cohort.table["md_path"])
+        record |= made_from
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         sampler = cls(transformer, parts.codec, parts.scheduler, grid.to_dict(), record)
         sampler.save_pretrained(folder)
@@ -432,15 +430,14 @@ def _autoencoding(config: TiledMDConfig) -> TrainConfig:
 
 
 def _check_settings(
-    config: TiledMDConfig, digests: list[list[str]], work: Path, resume: bool
-) -> None:
-    """Refuse to go on with what was begun otherwise; the training loop sees only shapes."""
+    config: TiledMDConfig, cohorts: Sequence[Cohort], work: Path, resume: bool, progress: bool
+) -> dict[str, Any]:
+    """Go on with nothing that was begun otherwise; the training loop sees only shapes."""
     settings = asdict(config)
     del settings["training"], settings["autoencoding"]
-    images = hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:24]
     fitted = [work / name for name in ("codec", "train.npy", "validation.npy")]
     begun = [*checkpoints(work), *checkpoints(work / "autoencoder"), *fitted]
-    keep_settings(settings | {"images": images}, work, begun, resume)
+    return keep_settings(settings, cohorts, ("md",), work, begun, resume, progress)
 
 
 def _source(name: str) -> tuple[str, str | None]:
