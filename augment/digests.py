@@ -128,7 +128,9 @@ class Content:
             places += paths.items()
         listing = functools.cache(_sidecars)
         runs = [_beside(Path(p), listing) if name == "bold" else ([], []) for name, p in places]
-        groups = [[path, *events] for (_, path), (events, _) in zip(places, runs, strict=True)]
+        groups: list[list[str | Path]] = [
+            [path, *events] for (_, path), (events, _) in zip(places, runs, strict=True)
+        ]
         digests = file_digests(itertools.chain(*groups))
         found = [
             digest_of([*itertools.islice(digests, len(group)), times])

@@ -25,7 +25,7 @@ def report(tmp_path_factory):
     )  # fmt: skip
     groups = [group(ARMS), group(ARMS, size=160)]
     time = {"seconds": 120.0, "loading share": 0.07, "seconds by part": {"samplers": 60.0}}
-    results = weigh(groups, None) | {"time": time}
+    results = weigh(groups, None) | {"time": time, "made by": {"scikit-learn": "1.0"}}
     results["diagnosis"] = diagnose(results["groups"], [])
     path = folder / "report.html"
     path.write_text(
@@ -73,7 +73,7 @@ def test_a_browser_shows_it_without_complaint(report, tmp_path):
 def test_where_validation_scores_are_equal_none_is_chosen_by_them():
     alike = group(ARMS, validation=dict.fromkeys(ARMS, 0.7))
     time = {"seconds": 1.0, "loading share": 0.1, "seconds by part": {"samplers": 1.0}}
-    results = weigh([alike], None) | {"time": time, "diagnosis": []}
+    results = weigh([alike], None) | {"time": time, "diagnosis": [], "made by": {}}
     text = page("Test subjects", results, [alike], [], methods=[], warnings=[], config={})
     assert "real + synthetic, ratio 2" in text
     assert "chosen on validation" not in text
