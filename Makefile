@@ -13,11 +13,13 @@ test: .venv/.ready
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile
 
 coverage: .venv/.ready
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --cov=augment --cov=classifiers --cov=experiments --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --dist loadfile --cov=neuromix.augment --cov=neuromix.classifiers --cov=neuromix.experiments --cov-report=term:skip-covered
 
 lint: .venv/.ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+# An import hook leads an editable install to the folders; mypy, which follows none, gets links.
+	mkdir -p build/mypy/neuromix && ln -sfn $(CURDIR)/augment $(CURDIR)/classifiers $(CURDIR)/experiments build/mypy/neuromix
 	.venv/bin/mypy
 
 docs: .venv/.ready

@@ -4,34 +4,36 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "Cohort": "augment.cohort",
-    "CompleteModality": "augment.transforms",
-    "FillMissing": "augment.transforms",
-    "GeneratorKFold": "augment.folds",
-    "Grid": "augment.grid",
-    "InputError": "augment.errors",
-    "LabelSpace": "augment.conditions",
-    "LeakageError": "augment.errors",
-    "Problem": "augment.validate",
-    "RandomSynthetic": "augment.transforms",
-    "SampleBank": "augment.bank",
-    "Split": "augment.cohort",
-    "Synthetic": "augment.transforms",
-    "SyntheticSampler": "augment.mixing",
-    "TaskFMRISampler": "augment.samplers.task_fmri",
-    "TiledMDSampler": "augment.samplers.tiled_md",
-    "TimeConsistent": "augment.transforms",
-    "make_phantom": "augment.phantom",
-    "mix": "augment.mixing",
+    "Cohort": "neuromix.augment.cohort",
+    "CompleteModality": "neuromix.augment.transforms",
+    "FillMissing": "neuromix.augment.transforms",
+    "GeneratorKFold": "neuromix.augment.folds",
+    "Grid": "neuromix.augment.grid",
+    "InputError": "neuromix.augment.errors",
+    "LabelSpace": "neuromix.augment.conditions",
+    "LeakageError": "neuromix.augment.errors",
+    "Problem": "neuromix.augment.validate",
+    "RandomSynthetic": "neuromix.augment.transforms",
+    "SampleBank": "neuromix.augment.bank",
+    "Split": "neuromix.augment.cohort",
+    "Synthetic": "neuromix.augment.transforms",
+    "SyntheticSampler": "neuromix.augment.mixing",
+    "TaskFMRISampler": "neuromix.augment.samplers.task_fmri",
+    "TiledMDSampler": "neuromix.augment.samplers.tiled_md",
+    "TimeConsistent": "neuromix.augment.transforms",
+    "make_phantom": "neuromix.augment.phantom",
+    "mix": "neuromix.augment.mixing",
 }
 
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that ``import augment`` costs nothing."""
+    """Import a public name when it is first used, so that importing the package costs nothing."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'augment' has no attribute {name!r}; it has {__all__}")
+        raise AttributeError(
+            f"module 'neuromix.augment' has no attribute {name!r}; it has {__all__}"
+        )
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

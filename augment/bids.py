@@ -29,8 +29,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from augment import files
-from augment.errors import InputError
+from neuromix.augment import files
+from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
-from augment.errors import InputError
+from neuromix.augment.errors import InputError
 
 SEX = {
     "f": "F", "female": "F", "woman": "F",

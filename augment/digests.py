@@ -26,11 +26,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from augment import bids, files
-from augment.errors import InputError
+from neuromix.augment import bids, files
+from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 PLACE = "NEUROMIX_CACHE"
 """Environment variable that names the folder of the cache."""

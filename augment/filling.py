@@ -21,11 +21,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from augment import bids, files, leakage
-from augment.cohort import COLUMNS
-from augment.errors import InputError
-from augment.grid import SPACE
-from augment.source import Sampler
+from neuromix.augment import bids, files, leakage
+from neuromix.augment.cohort import COLUMNS
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import SPACE
+from neuromix.augment.source import Sampler
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -46,7 +46,7 @@ PLACES: dict[str, tuple[str, str, dict[str, str]]] = {
     "t1w": ("anat", "T1w", {"desc": "synthetic"}),
     "dwi": ("dwi", "dwi", {"desc": "synthetic"}),
 }
-"""Datatype, suffix and entities of an image's name, by which :mod:`augment.bids` knows it."""
+"""Datatype, suffix and entities of an image's name, by which :mod:`neuromix.augment.bids` knows it."""
 
 UNITS = {
     "md": "1e-3 mm^2/s",

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
-from augment.cohort import Cohort
-from augment.errors import InputError, LeakageError
-from augment.source import Source
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.source import Source
 
 
 class Fold(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from augment.errors import InputError
+from neuromix.augment.errors import InputError
 
 SPACE = "MNI152NLin2009aSym"
 """What is registered to the template lies in this space."""

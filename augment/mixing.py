@@ -19,12 +19,12 @@ import torchio as tio
 from sklearn.base import BaseEstimator
 from torch.utils.data import Dataset
 
-from augment import origin
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.opening import open_source
-from augment.replacement import (
+from neuromix.augment import origin
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.opening import open_source
+from neuromix.augment.replacement import (
     Frame,
     drawn_from,
     is_known,
@@ -32,7 +32,7 @@ from augment.replacement import (
     replacement,
     with_marks,
 )
-from augment.source import Source
+from neuromix.augment.source import Source
 
 MODES = ("add", "replace")
 
@@ -57,7 +57,7 @@ def mix(
 
     Args:
         subjects: Real ones, for example ``cohort.subjects()``.
-        bank: A :class:`~augment.bank.SampleBank`, another Source, or the path of one.
+        bank: A :class:`~neuromix.augment.bank.SampleBank`, another Source, or the path of one.
         ratio: Samples per real subject; or one ratio per epoch, of which the last goes on.
         mode: ``add`` or ``replace``.
         balance: Labels whose classes come out equal: ``add`` gives small classes more samples, and

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import cast
 
-from augment import bids
-from augment.bank import SampleBank
-from augment.errors import InputError
-from augment.source import SAMPLERS, Source
+from neuromix.augment import bids
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.errors import InputError
+from neuromix.augment.source import SAMPLERS, Source
 
 
 def open_source(uri: str | os.PathLike[str]) -> Source:

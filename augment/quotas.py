@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from augment.cohort import KEY
-from augment.errors import InputError
-from augment.leakage import provenance
+from neuromix.augment.cohort import KEY
+from neuromix.augment.errors import InputError
+from neuromix.augment.leakage import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from augment.cohort import Cohort
-    from augment.conditions import LabelSpace
+    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.conditions import LabelSpace
 
 Labels = dict[str, Any]
 

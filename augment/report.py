@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from augment import software
+from neuromix.augment import software
 
 if TYPE_CHECKING:
     import pandas as pd

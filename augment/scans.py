@@ -14,7 +14,7 @@ import torchio as tio
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from augment.errors import InputError
+from neuromix.augment.errors import InputError
 
 CHUNK = 2**22
 HEADER = 540

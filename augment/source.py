@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     import torchio as tio
 
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 
 class Source(Protocol):
@@ -21,7 +21,7 @@ class Source(Protocol):
 
     @property
     def uri(self) -> str:
-        """A path that :func:`augment.opening.open_source` takes, or ``""``."""
+        """A path that :func:`neuromix.augment.opening.open_source` takes, or ``""``."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ class Sampler(Protocol):
 
     @property
     def record(self) -> dict[str, Any]:
-        """Who had a part in its making: ``augment.leakage.provenance``.
+        """Who had a part in its making: ``neuromix.augment.leakage.provenance``.
 
         And the ``space`` that it makes images in; a bank calls it custom where nothing is said.
         """
@@ -88,9 +88,9 @@ class Kind(NamedTuple):
 
 
 SAMPLERS = {
-    "TiledMDSampler": Kind("augment.samplers.tiled_md", 1),
-    "TaskFMRISampler": Kind("augment.samplers.task_fmri", 1),
-    "ModalityCompleter": Kind("augment.samplers.modality", 1),
+    "TiledMDSampler": Kind("neuromix.augment.samplers.tiled_md", 1),
+    "TaskFMRISampler": Kind("neuromix.augment.samplers.task_fmri", 1),
+    "ModalityCompleter": Kind("neuromix.augment.samplers.modality", 1),
 }
 """Samplers and completers that can be opened, by their class. Nothing is imported before
 its use."""

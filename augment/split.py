@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from augment.errors import InputError, LeakageError
+from neuromix.augment.errors import InputError, LeakageError
 
 if TYPE_CHECKING:
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 TRIES = 32
 UNNAMED = "unnamed:"

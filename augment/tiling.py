@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from augment.errors import InputError
+from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
     import torch

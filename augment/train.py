@@ -27,10 +27,10 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor
 
-from augment import files
-from augment.errors import InputError, TrainingError
-from augment.objectives import Batch, Objective
-from augment.training_state import TrainingState
+from neuromix.augment import files
+from neuromix.augment.errors import InputError, TrainingError
+from neuromix.augment.objectives import Batch, Objective
+from neuromix.augment.training_state import TrainingState
 
 BEST, LOG = "best.safetensors", "metrics.jsonl"
 PRECISIONS = ("no", "bf16")

@@ -6,7 +6,7 @@ which alone enters the history of the subject and replays the very same result:
     RandomSynthetic -> Synthetic,  CompleteModality -> Completed,  TimeConsistent -> SharedOverTime
 
 ``synthetic`` is True as soon as a voxel of the subject is, ``synthetic_id`` says which sample it is
-and ``origin`` where that is from (:mod:`augment.origin`); all are ordinary keys, since
+and ``origin`` where that is from (:mod:`neuromix.augment.origin`); all are ordinary keys, since
 ``tio.SubjectsLoader`` drops the history.
 """
 
@@ -27,11 +27,11 @@ from torchio.transforms.intensity_transform import IntensityTransform
 from torchio.transforms.preprocessing.intensity import NormalizationTransform
 from torchio.utils import get_subclasses
 
-from augment import origin
-from augment.errors import InputError
-from augment.leakage import voxels_of
-from augment.opening import open_source
-from augment.replacement import (
+from neuromix.augment import origin
+from neuromix.augment.errors import InputError
+from neuromix.augment.leakage import voxels_of
+from neuromix.augment.opening import open_source
+from neuromix.augment.replacement import (
     BARE,
     Frame,
     changed,
@@ -45,7 +45,7 @@ from augment.replacement import (
     to_dict,
     with_marks,
 )
-from augment.source import Completer, Source
+from neuromix.augment.source import Completer, Source
 
 MODES = ("replace", "mixup")
 
@@ -100,7 +100,7 @@ class RandomSynthetic(_Marked, RandomTransform):
     a mask common to all subjects.
 
     Args:
-        source: A :class:`~augment.bank.SampleBank`, a sampler that was saved (with
+        source: A :class:`~neuromix.augment.bank.SampleBank`, a sampler that was saved (with
             ``num_workers=0`` only), or the path of one.
         match: Labels that a sample must share with the subject. The target that a classifier
             learns must be among them.
@@ -242,7 +242,7 @@ class CompleteModality(_Marked, RandomTransform):
 
     Args:
         completer: Sees the real subject and makes the image, a
-            :class:`~augment.source.Completer` or the path of one.
+            :class:`~neuromix.augment.source.Completer` or the path of one.
         have: The image that the subject must have.
         want: The image to fill in, where it is absent or a placeholder of :class:`FillMissing`.
         p: Probability that a subject is completed.
@@ -262,7 +262,8 @@ class CompleteModality(_Marked, RandomTransform):
             completer = cast(Completer, open_source(completer))
         if not hasattr(completer, "complete"):
             raise InputError(
-                f"{completer!r} completes no images; a completer is needed, see augment.source"
+                f"{completer!r} completes no images; a completer is needed, see "
+                "neuromix.augment.source"
             )
         if have == want:
             raise InputError(f"have and want are both {have!r}; name two modalities")

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from augment.nn.dual_modal import DualModalDiffusion
-from augment.nn.labels import drop_labels
-from augment.objectives import SHIFT, SPREAD, Batch, Generators, Objective, noise_like
+from neuromix.augment.nn.dual_modal import DualModalDiffusion
+from neuromix.augment.nn.labels import drop_labels
+from neuromix.augment.objectives import SHIFT, SPREAD, Batch, Generators, Objective, noise_like
 
 EDGES = 0.1
 """Weight of the errors of edges."""
@@ -91,7 +91,7 @@ class Refinement(Objective):
         self.detail, self.microstructure = detail, microstructure
 
     def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
-        """Of a batch of boxes, as :class:`augment.samplers.pairs.BoxSet` gives them."""
+        """Of a batch of boxes, as :class:`neuromix.augment.samplers.pairs.BoxSet` gives them."""
         support, deviation = batch["support"], batch["deviation"]
         inputs = (batch[k] for k in ("source", "estimate", "support", "average", "deviation"))
         refined = self.networks[name](*inputs, batch["direction"])

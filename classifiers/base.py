@@ -1,6 +1,6 @@
 """VolumeClassifier: a 3D network with the manners of a scikit-learn estimator.
 
-``fit`` takes a list of subjects, or what :func:`augment.mix` returns, and reads the label
+``fit`` takes a list of subjects, or what :func:`neuromix.augment.mix` returns, and reads the label
 ``target`` off them; subjects without that label are left out. TorchIO subjects keep an image once
 it was read, so a second fit on the same subjects reads nothing again; beside them, each training
 volume is kept once in half precision.
@@ -29,14 +29,14 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import GradientNormClipping, LRScheduler
 
-from augment import leakage, origin
-from augment.cohort import Cohort
-from augment.conditions import CATEGORIES, DEMENTIA
-from augment.errors import InputError, TrainingError
-from classifiers import inputs, saving, training
-from classifiers.checks import check_settings
-from classifiers.networks import NETWORKS, ImageTowers
-from classifiers.training_set import collect
+from neuromix.augment import leakage, origin
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.conditions import CATEGORIES, DEMENTIA
+from neuromix.augment.errors import InputError, TrainingError
+from neuromix.classifiers import inputs, saving, training
+from neuromix.classifiers.checks import check_settings
+from neuromix.classifiers.networks import NETWORKS, ImageTowers
+from neuromix.classifiers.training_set import collect
 
 LEAST = 8
 """Voxels along an axis that each network can halve as often as it does."""
@@ -52,7 +52,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             other key of the subjects.
         image: Which image of the subject to look at; or several, such as ``("fmri", "dmri")``, of
             which a subject may lack some.
-        network: Name in :data:`classifiers.networks.NETWORKS`.
+        network: Name in :data:`neuromix.classifiers.networks.NETWORKS`.
         frames: What to see of 4D images: ``all`` frames as channels, or a ``summary`` (mean and
             deviation over time), for which the number of frames does not matter.
         steps: Optimiser steps, the same for every size of the training set.
@@ -172,7 +172,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         """Train on subjects.
 
         Args:
-            subjects: A list of them, or a dataset such as :func:`augment.mix` returns.
+            subjects: A list of them, or a dataset such as :func:`neuromix.augment.mix` returns.
             y: Replaces the labels that they carry.
             validation: Subjects by which the best weights are chosen and the probabilities
                 calibrated; without them, the last weights are kept and nothing is calibrated.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from classifiers import inputs, training
-from classifiers.networks import NETWORKS
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.classifiers import inputs, training
+from neuromix.classifiers.networks import NETWORKS
 
 if TYPE_CHECKING:
-    from classifiers.base import VolumeClassifier
+    from neuromix.classifiers.base import VolumeClassifier
 
 
 def check_settings(classifier: VolumeClassifier, subjects: Any, validation: Any) -> None:

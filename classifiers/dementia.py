@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from classifiers.base import VolumeClassifier
+from neuromix.classifiers.base import VolumeClassifier
 
 
 class DementiaClassifier(VolumeClassifier):
     """Tell ``yes`` (AD) from ``no`` (NC); subjects with MCI are neither, and left out.
 
     Args:
-        **options: As in :class:`~classifiers.base.VolumeClassifier`.
+        **options: As in :class:`~neuromix.classifiers.base.VolumeClassifier`.
     """
 
     def __init__(self, **options: Any) -> None:

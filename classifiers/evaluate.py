@@ -1,6 +1,6 @@
 """What a classifier is worth on held-out subjects: predictions, scores and learning curves.
 
-The statistics of several runs are in :mod:`classifiers.statistics`; all are at hand here.
+The statistics of several runs are in :mod:`neuromix.classifiers.statistics`; all are at hand here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torchio as tio
 from sklearn.base import clone
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
-from augment import leakage, origin
-from augment.cohort import Cohort
-from augment.errors import InputError, LeakageError
-from augment.split import tied_sites
-from classifiers.predictions import Predictions, people, pool
-from classifiers.scores import SCORES, confusion
-from classifiers.statistics import compare, delong, gap_closed, holm, summarise
+from neuromix.augment import leakage, origin
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.split import tied_sites
+from neuromix.classifiers.predictions import Predictions, people, pool
+from neuromix.classifiers.scores import SCORES, confusion
+from neuromix.classifiers.statistics import compare, delong, gap_closed, holm, summarise
 
 __all__ = [
     "Predictions",
@@ -48,7 +48,7 @@ def predict(
     """What a fitted classifier says of held-out subjects that have its label.
 
     Args:
-        classifier: A fitted :class:`~classifiers.base.VolumeClassifier`.
+        classifier: A fitted :class:`~neuromix.classifiers.base.VolumeClassifier`.
         cohort_or_subjects: Real subjects that had no part in the training. Their names and images
             are compared with those that the classifier was trained on, and their names with those
             that had a part in whatever filled in images of theirs.

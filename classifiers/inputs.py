@@ -15,10 +15,10 @@ import torch
 import torchio as tio
 from torch.utils.data import Dataset
 
-from augment import origin
-from augment.errors import InputError
-from augment.grid import left_right_axis
-from augment.replacement import has_image
+from neuromix.augment import origin
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import left_right_axis
+from neuromix.augment.replacement import has_image
 
 FRAMES = ("all", "summary")
 HIDDEN = 0.25
@@ -32,7 +32,7 @@ def read(subject: tio.Subject, images: Sequence[str], frames: str) -> dict[str, 
     """Those of the images that a subject has, (C, X, Y, Z) in float32.
 
     Args:
-        subject: May hold placeholders of :class:`augment.transforms.FillMissing`.
+        subject: May hold placeholders of :class:`neuromix.augment.transforms.FillMissing`.
         images: Their names.
         frames: ``all`` frames are channels, or a ``summary``: their mean and deviation over time.
     """

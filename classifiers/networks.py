@@ -177,7 +177,7 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "densenet": densenet,
     "resnet": resnet,
 }
-"""Networks by the name that :class:`classifiers.base.VolumeClassifier` takes."""
+"""Networks by the name that :class:`neuromix.classifiers.base.VolumeClassifier` takes."""
 
 
 class ImageTowers(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from augment.errors import InputError
+from neuromix.augment.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

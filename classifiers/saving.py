@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from augment import files
-from augment.errors import InputError
-from classifiers.inputs import Scale
-from classifiers.training import features_of
+from neuromix.augment import files
+from neuromix.augment.errors import InputError
+from neuromix.classifiers.inputs import Scale
+from neuromix.classifiers.training import features_of
 
 
 class Fitted(Protocol):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from classifiers.base import VolumeClassifier
+from neuromix.classifiers.base import VolumeClassifier
 
 
 class SexClassifier(VolumeClassifier):
     """Tell ``F`` from ``M``.
 
     Args:
-        **options: As in :class:`~classifiers.base.VolumeClassifier`.
+        **options: As in :class:`~neuromix.classifiers.base.VolumeClassifier`.
     """
 
     def __init__(self, **options: Any) -> None:

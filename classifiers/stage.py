@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from classifiers.base import VolumeClassifier
+from neuromix.classifiers.base import VolumeClassifier
 
 
 class StageClassifier(VolumeClassifier):
@@ -12,9 +12,9 @@ class StageClassifier(VolumeClassifier):
 
     Args:
         ordinal: Learn how far a subject has gone, and where one stage ends and the next begins
-            (:func:`classifiers.networks.ordinal`), so that AD is a worse answer to NC than MCI is.
-            Otherwise the stages are classes without an order.
-        **options: As in :class:`~classifiers.base.VolumeClassifier`.
+            (:func:`neuromix.classifiers.networks.ordinal`), so that AD is a worse answer to NC than
+            MCI is. Otherwise the stages are classes without an order.
+        **options: As in :class:`~neuromix.classifiers.base.VolumeClassifier`.
     """
 
     def __init__(self, *, ordinal: bool = False, **options: Any) -> None:

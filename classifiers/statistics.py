@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, rankdata
 
-from augment.errors import InputError
-from classifiers.predictions import Predictions, aligned, people
-from classifiers.scores import SCORES
+from neuromix.augment.errors import InputError
+from neuromix.classifiers.predictions import Predictions, aligned, people
+from neuromix.classifiers.scores import SCORES
 
 CELLS = 4_000_000
 """Weights that a bootstrap holds at a time."""
@@ -66,7 +66,7 @@ def compare(
     Args:
         a: A run per seed.
         b: Runs with the same seeds in the same order, on the same subjects.
-        metric: Name in :data:`classifiers.scores.SCORES`.
+        metric: Name in :data:`neuromix.classifiers.scores.SCORES`.
         draws: Of the bootstrap; p is never below ``2 / (draws + 1)``.
         seed: Of the bootstrap.
 

@@ -15,8 +15,8 @@ from skorch.callbacks import Callback
 from torch.nn import functional
 from torch.utils.data import Sampler
 
-from augment.errors import InputError
-from classifiers.networks import ordinal
+from neuromix.augment.errors import InputError
+from neuromix.classifiers.networks import ordinal
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 MONITORS = ("loss", "balanced_accuracy")
@@ -28,7 +28,7 @@ class VolumeNet(NeuralNet):
     Args:
         *args: As in skorch.
         precision: Name in :data:`PRECISIONS`.
-        is_ordinal: The outputs are those of :func:`classifiers.networks.ordinal`.
+        is_ordinal: The outputs are those of :func:`neuromix.classifiers.networks.ordinal`.
         is_frozen: Features are not trained, nor are their running statistics.
         **kwargs: As in skorch.
     """
@@ -76,7 +76,7 @@ class VolumeNet(NeuralNet):
 
 
 class Clocked:
-    """Batches of :class:`classifiers.inputs.Batches`, of which the network gets inputs and classes.
+    """Batches of :class:`neuromix.classifiers.inputs.Batches`, of which the network gets inputs and classes.
 
     The seconds that each is waited for are added to ``net.waiting``, and where its synthetic
     subjects are from to ``net.origins``.

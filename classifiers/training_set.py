@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import torchio as tio
 
-from augment import leakage, origin
-from augment.errors import InputError
-from classifiers import inputs
+from neuromix.augment import leakage, origin
+from neuromix.augment.errors import InputError
+from neuromix.classifiers import inputs
 
 
 class Reader(Protocol):
@@ -63,7 +63,7 @@ class TrainingSet:
             )
 
     def record(self) -> dict[str, Any]:
-        """Who had a part in what is trained on them, as :func:`augment.leakage.provenance`."""
+        """Who had a part in what is trained on them, as :func:`neuromix.augment.leakage.provenance`."""
         own = leakage.record_of(self.people, self.voxels)
         return leakage.merge([own, *origin.records(self.origins)])
 
@@ -98,7 +98,7 @@ def collect(
 
     Args:
         classifier: Tells the label and the images.
-        subjects: A list or a dataset, such as :func:`augment.mix` returns.
+        subjects: A list or a dataset, such as :func:`neuromix.augment.mix` returns.
         y: Replaces their labels.
         what: What to call them: training, validation.
     """

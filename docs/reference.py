@@ -9,9 +9,9 @@ from urllib.parse import unquote
 import pdoc
 import pdoc.render
 
-import augment
+from neuromix import augment
 
-PACKAGES = ("augment", "classifiers", "experiments")
+PACKAGES = ("neuromix.augment", "neuromix.classifiers", "neuromix.experiments")
 
 
 def build(folder: Path, packages: tuple[str, ...] = PACKAGES) -> None:

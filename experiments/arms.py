@@ -27,22 +27,22 @@ import torch
 import torchio as tio
 from rich.progress import track
 
-from augment import files, leakage, origin
-from augment.bank import SampleBank
-from augment.cohort import COLUMNS, Cohort
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from augment.samplers.base import is_sampler
-from augment.samplers.latents import label_rows
-from augment.samplers.tiled_md import TiledMDSampler
-from augment.samplers.tiled_md_config import PRESETS
-from augment.split import natural
-from classifiers.base import VolumeClassifier
-from classifiers.dementia import DementiaClassifier
-from classifiers.evaluate import Predictions, metrics, predict
-from classifiers.sex import SexClassifier
-from experiments.baselines import PCAGaussian, inside_space
-from experiments.run import Run
+from neuromix.augment import files, leakage, origin
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import COLUMNS, Cohort
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.augment.samplers.base import is_sampler
+from neuromix.augment.samplers.latents import label_rows
+from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.augment.samplers.tiled_md_config import PRESETS
+from neuromix.augment.split import natural
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.classifiers.dementia import DementiaClassifier
+from neuromix.classifiers.evaluate import Predictions, metrics, predict
+from neuromix.classifiers.sex import SexClassifier
+from neuromix.experiments.baselines import PCAGaussian, inside_space
+from neuromix.experiments.run import Run
 
 SYNTHETIC, GAUSSIAN = "synthetic", "gaussian"
 SHIFT = 2
@@ -256,7 +256,7 @@ class Samples:
 def gaussian_samples(
     cohort: Cohort, wanted: Sequence[Labels], affine: np.ndarray, seed: int
 ) -> list[tio.Subject]:
-    """Samples of the cheap generator, :class:`~experiments.baselines.PCAGaussian`."""
+    """Samples of the cheap generator, :class:`~neuromix.experiments.baselines.PCAGaussian`."""
     volumes = np.stack([subject["md"].data[0].float().numpy() for subject in cohort.subjects()])
     fitted = PCAGaussian().fit(volumes, label_rows(cohort))
     made_by = origin.remember(leakage.provenance([cohort]))

@@ -10,9 +10,9 @@ Held-out subjects had no part in the bank: that is the first thing that is check
 train the classifier that judges labels and the features, the other half are compared with and
 tested on, so that no subject judges what it has shaped. Utility is measured there, too: a
 classifier trained on real subjects, on samples, and on both. What is looked at depends on the
-images: :mod:`experiments.audit_md` for mean diffusivity, :mod:`experiments.audit_runs` for task
-fMRI. A completer is audited itself, by what it makes of held-out subjects
-(:mod:`experiments.audit_completer`).
+images: :mod:`neuromix.experiments.audit_md` for mean diffusivity,
+:mod:`neuromix.experiments.audit_runs` for task fMRI. A completer is audited itself, by what it
+makes of held-out subjects (:mod:`neuromix.experiments.audit_completer`).
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from typing import Any
 
 from rich.console import Console
 
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.digests import Content, digest_of
-from augment.errors import InputError
-from augment.opening import open_source
-from augment.samplers.base import is_sampler
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import MODALITIES
-from experiments import audit_report
-from experiments.audit_completer import CompleterAudit
-from experiments.audit_md import MDAudit
-from experiments.audit_origin import Audit
-from experiments.audit_runs import RunsAudit
-from experiments.data import contents
-from experiments.run import Run
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.digests import Content, digest_of
+from neuromix.augment.errors import InputError
+from neuromix.augment.opening import open_source
+from neuromix.augment.samplers.base import is_sampler
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import MODALITIES
+from neuromix.experiments import audit_report
+from neuromix.experiments.audit_completer import CompleterAudit
+from neuromix.experiments.audit_md import MDAudit
+from neuromix.experiments.audit_origin import Audit
+from neuromix.experiments.audit_runs import RunsAudit
+from neuromix.experiments.data import contents
+from neuromix.experiments.run import Run
 
 __all__ = ["Audit", "run"]
 

@@ -1,4 +1,4 @@
-"""The audit of a completer, see :mod:`experiments.audit`: can its images stand in for scans?
+"""The audit of a completer, see :mod:`neuromix.experiments.audit`: can its images stand in for scans?
 
 It completes held-out people who have both modalities, without a label, and what it makes is
 compared with what they have. Beside it stand two that anybody could fit to the same training
@@ -16,23 +16,23 @@ import numpy as np
 import torchio as tio
 from rich.progress import track
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.grid import template_on
-from augment.metrics.completion import completion_table
-from augment.metrics.features import squared_distances
-from augment.regions import region_maps
-from augment.report import Picture, slices
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import MODALITIES
-from augment.samplers.pairs import common_frame, paired, read
-from experiments import audit_completer_report
-from experiments.audit_origin import Audit, Origin, left_right
-from experiments.audit_report import Finding
-from experiments.completion import HALF, RANGE, exchanged, typical, without
-from experiments.completion_baselines import VoxelwiseRegression
-from experiments.data import first_scans
-from experiments.run import Run
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import template_on
+from neuromix.augment.metrics.completion import completion_table
+from neuromix.augment.metrics.features import squared_distances
+from neuromix.augment.regions import region_maps
+from neuromix.augment.report import Picture, slices
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import MODALITIES
+from neuromix.augment.samplers.pairs import common_frame, paired, read
+from neuromix.experiments import audit_completer_report
+from neuromix.experiments.audit_origin import Audit, Origin, left_right
+from neuromix.experiments.audit_report import Finding
+from neuromix.experiments.completion import HALF, RANGE, exchanged, typical, without
+from neuromix.experiments.completion_baselines import VoxelwiseRegression
+from neuromix.experiments.data import first_scans
+from neuromix.experiments.run import Run
 
 FEWEST = 8
 """People of each set: an interval is over them."""

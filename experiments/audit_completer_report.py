@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from augment.report import Picture, report_page
-from augment.samplers.modality_config import MODALITIES
-from experiments.audit_report import (
+from neuromix.augment.report import Picture, report_page
+from neuromix.augment.samplers.modality_config import MODALITIES
+from neuromix.experiments.audit_report import (
     CARE,
     FAULT,
     FINE,
@@ -37,7 +37,7 @@ def findings(results: Mapping[str, Any]) -> Iterator[Finding]:
     """All of a completer.
 
     Args:
-        results: Parts of :class:`experiments.audit_completer.CompleterAudit`.
+        results: Parts of :class:`neuromix.experiments.audit_completer.CompleterAudit`.
     """
     yield from origin(results)
     for want in MODALITIES:
@@ -49,7 +49,8 @@ def page(results: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
     """The data card.
 
     Args:
-        results: Of :func:`experiments.audit_report.weigh`, with the parts that it was made from.
+        results: Of :func:`neuromix.experiments.audit_report.weigh`, with the parts that it was made
+            from.
         pictures: Completions beside real images.
     """
     sizes = results["sizes"]

@@ -1,4 +1,4 @@
-"""The audit of a bank of mean diffusivity maps, see :mod:`experiments.audit`."""
+"""The audit of a bank of mean diffusivity maps, see :mod:`neuromix.experiments.audit`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import torchio as tio
 
-from augment.bank import SampleBank
-from augment.errors import InputError
-from augment.metrics import anatomy
-from augment.metrics import features as clouds
-from augment.metrics.fidelity import label_faithfulness
-from augment.metrics.privacy import closest, membership
-from augment.samplers.latents import common_grid, known
-from augment.samplers.tiled_md_config import FAINTEST, LARGEST
-from experiments import audit_report
-from experiments.arms import judge, runs_of, sex_or_dementia
-from experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
-from experiments.audit_report import Finding
-from experiments.data import first_scans, names_of
-from experiments.fidelity_judges import TARGETS, Bench, targets
-from experiments.run import Run
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics import anatomy
+from neuromix.augment.metrics import features as clouds
+from neuromix.augment.metrics.fidelity import label_faithfulness
+from neuromix.augment.metrics.privacy import closest, membership
+from neuromix.augment.samplers.latents import common_grid, known
+from neuromix.augment.samplers.tiled_md_config import FAINTEST, LARGEST
+from neuromix.experiments import audit_report
+from neuromix.experiments.arms import judge, runs_of, sex_or_dementia
+from neuromix.experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
+from neuromix.experiments.audit_report import Finding
+from neuromix.experiments.data import first_scans, names_of
+from neuromix.experiments.fidelity_judges import TARGETS, Bench, targets
+from neuromix.experiments.run import Run
 
 SHUFFLES = 20
 """Random deals of the labels among the samples."""

@@ -9,16 +9,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError, LeakageError
-from augment.leakage import subject_hash
-from augment.metrics import anatomy
-from augment.metrics import features as clouds
-from augment.split import require_apart
-from classifiers.evaluate import Predictions, compare, summarise
-from experiments.data import load_cohort
-from experiments.run import Run
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.leakage import subject_hash
+from neuromix.augment.metrics import anatomy
+from neuromix.augment.metrics import features as clouds
+from neuromix.augment.split import require_apart
+from neuromix.classifiers.evaluate import Predictions, compare, summarise
+from neuromix.experiments.data import load_cohort
+from neuromix.experiments.run import Run
 
 FEWEST = 24
 """People or samples of each set: half of the held-out ones must do for a comparison of sets."""

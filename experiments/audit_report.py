@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from augment.figures import Point, bars
-from augment.report import Picture, report_page, rich_table, slices
+from neuromix.augment.figures import Point, bars
+from neuromix.augment.report import Picture, report_page, rich_table, slices
 
 FINE, CARE, FAULT = "fine", "care", "fault"
 VERDICTS = {FINE: "Fit for use", CARE: "Use with care", FAULT: "Do not use"}
@@ -163,7 +163,7 @@ def findings(results: Mapping[str, Any]) -> Iterator[Finding]:
     """All of a bank of mean diffusivity.
 
     Args:
-        results: Parts of :class:`experiments.audit_md.MDAudit`.
+        results: Parts of :class:`neuromix.experiments.audit_md.MDAudit`.
     """
     yield from origin(results)
     yield from _looks(results["fidelity"]["metrics"], results["fidelity"])
@@ -228,7 +228,7 @@ def _bodies(anatomy: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def attacked(attack: Mapping[str, Any]) -> Finding:
-    """Of :func:`augment.metrics.privacy.membership`."""
+    """Of :func:`neuromix.augment.metrics.privacy.membership`."""
     return _sized(
         "membership", "membership", attack["interval"][0],
         f"an attacker tells who was trained on with an AUC of {attack['value']:.2f} "

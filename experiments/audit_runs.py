@@ -1,10 +1,11 @@
-"""The audit of a bank of task fMRI runs, see :mod:`experiments.audit`.
+"""The audit of a bank of task fMRI runs, see :mod:`neuromix.experiments.audit`.
 
-Samples are put on the ceilings of held-out runs (:class:`augment.metrics.neuro.NeuroJudge`): their
-responses, noise, memory and networks, and how they vary. A run shows its label if the responses to
-its conditions are those conditions' and no others'; with the names of conditions exchanged that
-must be lost. Anatomy, units and privacy are looked at in the runs' mean images. What samples are
-good for is told by decoders of the condition (:mod:`augment.samplers.responses`).
+Samples are put on the ceilings of held-out runs
+(:class:`neuromix.augment.metrics.neuro.NeuroJudge`): their responses, noise, memory and networks,
+and how they vary. A run shows its label if the responses to its conditions are those conditions'
+and no others'; with the names of conditions exchanged that must be lost. Anatomy, units and privacy
+are looked at in the runs' mean images. What samples are good for is told by decoders of the
+condition (:mod:`neuromix.augment.samplers.responses`).
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ import nibabel as nib
 import numpy as np
 import torchio as tio
 
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.metrics.neuro import FEWEST as FEWEST_PEOPLE
-from augment.metrics.neuro import NeuroJudge, compare
-from augment.metrics.privacy import closest, membership
-from augment.metrics.summaries import Subjects
-from augment.metrics.task_runs import TaskRun, read_runs
-from augment.samplers.responses import Window, responses
-from classifiers.base import LEAST, VolumeClassifier
-from experiments import audit_runs_report
-from experiments.arms import judge, runs_of
-from experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
-from experiments.audit_report import Finding
-from experiments.run import Run
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.metrics.neuro import FEWEST as FEWEST_PEOPLE
+from neuromix.augment.metrics.neuro import NeuroJudge, compare
+from neuromix.augment.metrics.privacy import closest, membership
+from neuromix.augment.metrics.summaries import Subjects
+from neuromix.augment.metrics.task_runs import TaskRun, read_runs
+from neuromix.augment.samplers.responses import Window, responses
+from neuromix.classifiers.base import LEAST, VolumeClassifier
+from neuromix.experiments import audit_runs_report
+from neuromix.experiments.arms import judge, runs_of
+from neuromix.experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
+from neuromix.experiments.audit_report import Finding
+from neuromix.experiments.run import Run
 
 SPLITS = 50
 """Halves of the held-out people."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from augment.report import Picture, report_page, slices
-from experiments.audit_report import (
+from neuromix.augment.report import Picture, report_page, slices
+from neuromix.experiments.audit_report import (
     CARE,
     FAULT,
     FINE,
@@ -25,10 +25,10 @@ from experiments.audit_report import (
     used,
     utility,
 )
-from experiments.neuro_report import glass_brains, overview
+from neuromix.experiments.neuro_report import glass_brains, overview
 
 if TYPE_CHECKING:
-    from augment.metrics.neuro import NeuroJudge
+    from neuromix.augment.metrics.neuro import NeuroJudge
 
 SHARES = {
     "group_map": "response maps",
@@ -42,7 +42,7 @@ SHARES = {
     "connectivity": "networks",
     "steady_tsnr": "steadiness",
 }
-"""Metrics of :mod:`augment.metrics.neuro`, and what a finding calls them."""
+"""Metrics of :mod:`neuromix.augment.metrics.neuro`, and what a finding calls them."""
 COPIES = {"nearest_course": "copies of courses", "nearest_anatomy": "copies of anatomies"}
 SHARE = Limit(0.1, 0.5, "share of what real halves have that is surely missing")
 SIGNAL = Limit(0.1, 0.5, "relative change of the median brain signal")
@@ -54,7 +54,7 @@ def findings(results: Mapping[str, Any]) -> Iterator[Finding]:
     """All of a bank of runs.
 
     Args:
-        results: Parts of :class:`experiments.audit_runs.RunsAudit`.
+        results: Parts of :class:`neuromix.experiments.audit_runs.RunsAudit`.
     """
     yield from origin(results)
     metrics = results["neuro"]["metrics"]
@@ -81,7 +81,8 @@ def page(
     """The data card.
 
     Args:
-        results: Of :func:`experiments.audit_report.weigh`, with the parts that it was made from.
+        results: Of :func:`neuromix.experiments.audit_report.weigh`, with the parts that it was made
+            from.
         judge: Who judged.
         shown: Name to mean maps (C, V).
         near: The samples nearest to a training run, each beside that run: volumes with titles.

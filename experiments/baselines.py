@@ -16,9 +16,9 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from augment.conditions import LabelSpace
-from augment.samplers.latents import known
-from augment.samplers.tiled_md_config import FAINTEST, LARGEST
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.samplers.latents import known
+from neuromix.augment.samplers.tiled_md_config import FAINTEST, LARGEST
 
 Labels = Sequence[Mapping[str, Any]]
 CONDITIONS = ("sex", "diagnosis", "age")

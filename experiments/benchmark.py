@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from augment import files
-from augment.cohort import Cohort
-from augment.phantom import make_phantom
-from augment.report import rich_table
-from augment.software import commit, versions
+from neuromix.augment import files
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.report import rich_table
+from neuromix.augment.software import commit, versions
 
 
 def foundation(subjects: int, indexed: int, out: Path | None) -> list[dict[str, Any]]:
@@ -48,8 +48,8 @@ def foundation(subjects: int, indexed: int, out: Path | None) -> list[dict[str, 
             (place / f"sub-{k:06d}_param-md_dwimap.nii").touch()
         rows.append(_row(f"Cohort.from_bids, {indexed} subjects", _seconds(Cohort.from_bids, tree)))
     for label, code in (
-        ("import augment", "import augment"),
-        ("neuromix --help", "from experiments.cli import main; main(['--help'])"),
+        ("import neuromix.augment", "import neuromix.augment"),
+        ("neuromix --help", "from neuromix.experiments.cli import main; main(['--help'])"),
     ):
         command = [sys.executable, "-c", code]
         times = [

@@ -20,20 +20,20 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.phantom import make_phantom
-from augment.report import rich_table
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import PRESETS as COMPLETERS
-from augment.samplers.pairs import read
-from augment.samplers.task_fmri import TaskFMRISampler
-from augment.samplers.task_fmri_config import PRESETS as SAMPLERS
-from experiments.benchmark import keep, machine
-from experiments.completion import without
-from experiments.completion_baselines import baselines
-from experiments.fmri_samplers import Workshop
-from experiments.fmri_unet import unet_beside
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.report import rich_table
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import PRESETS as COMPLETERS
+from neuromix.augment.samplers.pairs import read
+from neuromix.augment.samplers.task_fmri import TaskFMRISampler
+from neuromix.augment.samplers.task_fmri_config import PRESETS as SAMPLERS
+from neuromix.experiments.benchmark import keep, machine
+from neuromix.experiments.completion import without
+from neuromix.experiments.completion_baselines import baselines
+from neuromix.experiments.fmri_samplers import Workshop
+from neuromix.experiments.fmri_unet import unet_beside
 
 PEOPLE = 6
 BRIEF: dict[str, Any] = {

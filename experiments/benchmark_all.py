@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.console import Console
 
-from augment.errors import InputError
-from augment.report import rich_table
-from experiments.benchmark import foundation, keep, machine
-from experiments.benchmark_4d import completing, runs
-from experiments.benchmark_md import sampling
-from experiments.benchmark_training import training
-from experiments.benchmark_transforms import transforms
+from neuromix.augment.errors import InputError
+from neuromix.augment.report import rich_table
+from neuromix.experiments.benchmark import foundation, keep, machine
+from neuromix.experiments.benchmark_4d import completing, runs
+from neuromix.experiments.benchmark_md import sampling
+from neuromix.experiments.benchmark_training import training
+from neuromix.experiments.benchmark_transforms import transforms
 
 
 class Figure(NamedTuple):

@@ -27,16 +27,16 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from augment.conditions import CATEGORIES, LabelSpace
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.nn.deformable_template import DeformableTemplate
-from augment.report import rich_table
-from augment.samplers.flow import FlowMultistepScheduler
-from augment.samplers.tiled_md import CHUNK, TiledMDSampler, build_network, token_side
-from augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
-from augment.tiling import Tiling
-from experiments.benchmark import keep, machine
+from neuromix.augment.conditions import CATEGORIES, LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.nn.deformable_template import DeformableTemplate
+from neuromix.augment.report import rich_table
+from neuromix.augment.samplers.flow import FlowMultistepScheduler
+from neuromix.augment.samplers.tiled_md import CHUNK, TiledMDSampler, build_network, token_side
+from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
+from neuromix.augment.tiling import Tiling
+from neuromix.experiments.benchmark import keep, machine
 
 if TYPE_CHECKING:
     from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet

@@ -23,15 +23,15 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.objectives import FlowMatching
-from augment.report import rich_table
-from augment.samplers.latents import LatentSet
-from augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
-from augment.train import sample_generators, train
-from experiments.benchmark import keep, machine
-from experiments.benchmark_md import LABELS, SPACE, now, ours_alone, parameters, unet
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.objectives import FlowMatching
+from neuromix.augment.report import rich_table
+from neuromix.augment.samplers.latents import LatentSet
+from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
+from neuromix.augment.train import sample_generators, train
+from neuromix.experiments.benchmark import keep, machine
+from neuromix.experiments.benchmark_md import LABELS, SPACE, now, ours_alone, parameters, unet
 
 STEPS = 6
 """Of a training whose memory is measured; it has stopped growing by then."""

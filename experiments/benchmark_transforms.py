@@ -29,14 +29,14 @@ import torchio as tio
 from rich.console import Console
 from rich.progress import track
 
-from augment import files
-from augment.bank import SampleBank
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.mixing import mix
-from augment.report import rich_table
-from augment.transforms import RandomSynthetic
-from experiments.benchmark import keep, machine
+from neuromix.augment import files
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.mixing import mix
+from neuromix.augment.report import rich_table
+from neuromix.augment.transforms import RandomSynthetic
+from neuromix.experiments.benchmark import keep, machine
 
 BATCH = 4
 SEED = 0

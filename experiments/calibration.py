@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.progress import track
 from sklearn.metrics import balanced_accuracy_score
 
-from augment import files
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.phantom import make_phantom
-from augment.report import report_page, rich_table, to_png
-from classifiers.base import VolumeClassifier
-from experiments.provenance import Provenance, claim
+from neuromix.augment import files
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.report import report_page, rich_table, to_png
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.experiments.provenance import Provenance, claim
 
 TARGETS = ("sex", "dementia", "diagnosis")
 SECONDS_PER_STEP = 0.1

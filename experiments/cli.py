@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import tyro
 
-from augment.errors import InputError, TrainingError
-from experiments import cli_benchmarks, cli_experiments, cli_train
+from neuromix.augment.errors import InputError, TrainingError
+from neuromix.experiments import cli_benchmarks, cli_experiments, cli_train
 
 
 def demo(out: Path = Path("runs"), quick: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
@@ -25,7 +25,7 @@ def demo(out: Path = Path("runs"), quick: tyro.conf.FlagCreatePairsOff[bool] = F
         out: Folder of the run folders; this run makes a new one in it, or goes on with the last.
         quick: Smaller still: about two minutes.
     """
-    from experiments.demo import run
+    from neuromix.experiments.demo import run
 
     run(out, quick=quick)
 
@@ -49,7 +49,7 @@ def phantom(
         spacing: Voxel side in mm. Default: 4 for md, 6 for the others.
         site: A is a community study (18-88 years), B a memory clinic (NC/MCI/AD), AB both in turn.
     """
-    from augment.phantom import make_phantom
+    from neuromix.augment.phantom import make_phantom
 
     folder = make_phantom(
         out, kind, subjects=subjects, seed=seed, spacing=spacing, site=site, progress=True
@@ -91,8 +91,8 @@ def cohort(
     """
     from rich.console import Console
 
-    from augment.report import rich_table
-    from experiments.data import gaps, load_cohort, parse_codings
+    from neuromix.augment.report import rich_table
+    from neuromix.experiments.data import gaps, load_cohort, parse_codings
 
     console = Console()
     subjects = load_cohort(data, images, columns, parse_codings(codings), dataset)
@@ -130,7 +130,7 @@ def who(root: Path, /, person: str, image: Path | None = None) -> None:
         person: DATASET/ID, as in the table or the dataset_description.json of their dataset.
         image: One of the person's images, which finds them under other names, too.
     """
-    from augment.withdrawal import parts_of
+    from neuromix.augment.withdrawal import parts_of
 
     dataset, slash, subject_id = person.rpartition("/")
     if not slash or not subject_id:
@@ -169,7 +169,7 @@ def prepare(
         b_max: Largest b-value in s/mm² that enters the tensor fit.
         raw: Raw dataset behind a derivative, for its events and labels.
     """
-    from augment.prepare import prepare as run
+    from neuromix.augment.prepare import prepare as run
 
     result = run(
         data,
@@ -209,7 +209,7 @@ def complete(
         by_label: Fill the completer's own training subjects after their diagnosis: an experiment.
         seed: Decides all samples.
     """
-    from experiments.completing import complete as run
+    from neuromix.experiments.completing import complete as run
 
     run(data, sampler, out, samples, held_out, by_label, seed)
 
@@ -250,7 +250,7 @@ def generate(
         events: BIDS events.tsv that all runs follow. Default: timings like those of training runs.
         frames: Frames of a run, any number from a window on. Default: as many as training runs.
     """
-    from experiments.sampling import generate as run
+    from neuromix.experiments.sampling import generate as run
 
     run(
         sampler, out, count, labels or {}, quota, like, target, by, seed, steps, guidance, events,
@@ -264,7 +264,7 @@ def verify(bank: Path, /) -> None:
     Args:
         bank: Folder that `neuromix generate` has filled.
     """
-    from augment.bank import SampleBank
+    from neuromix.augment.bank import SampleBank
 
     samples = SampleBank(bank)
     problems = samples.verify(progress=True)
@@ -305,7 +305,7 @@ def audit(
         most: Scans or samples of each set that are looked at, at random.
         seed: Decides halves, choices and draws.
     """
-    from experiments.audit import Audit, run
+    from neuromix.experiments.audit import Audit, run
 
     run(Audit(bank, train, heldout, seeds, steps, judge_steps, most, seed), out)
 

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from experiments.arms import samplers_of
-from experiments.costs import spent
-from experiments.data import contents
-from experiments.diagnosis import diagnose
-from experiments.evidence import Endpoint, Group, origin_of, weigh
-from experiments.history import committed
-from experiments.run import Run, show_plan
+from neuromix.experiments.arms import samplers_of
+from neuromix.experiments.costs import spent
+from neuromix.experiments.data import contents
+from neuromix.experiments.diagnosis import diagnose
+from neuromix.experiments.evidence import Endpoint, Group, origin_of, weigh
+from neuromix.experiments.history import committed
+from neuromix.experiments.run import Run, show_plan
 
 
 class Comparison(Protocol):

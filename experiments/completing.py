@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
-from augment.completion import complete_dataset
-from augment.errors import InputError
-from augment.samplers.base import is_sampler
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import PRESETS, ModalityConfig
-from augment.split import require_apart
-from experiments.data import load_cohort
+from neuromix.augment.completion import complete_dataset
+from neuromix.augment.errors import InputError
+from neuromix.augment.samplers.base import is_sampler
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import PRESETS, ModalityConfig
+from neuromix.augment.split import require_apart
+from neuromix.experiments.data import load_cohort
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "pattern": {"pattern": False},

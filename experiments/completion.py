@@ -2,11 +2,11 @@
 
 Training, validation and held-out subjects of one split have both modalities. In each direction, the
 completer and every baseline predict the held-out subjects' real images, by the metrics of
-:mod:`augment.metrics.completion`, in the template's brain. Trained baselines get as much processor
-time for both directions together as the completer's fit took. Beside them stand the completer with
-the source of another subject, its samples in fewer and more steps, and, on a phantom, the PSNR of
-its ideal regression. What is asked of a completer is a list of goals, each met or missed, in
-:mod:`experiments.completion_report`.
+:mod:`neuromix.augment.metrics.completion`, in the template's brain. Trained baselines get as much
+processor time for both directions together as the completer's fit took. Beside them stand the
+completer with the source of another subject, its samples in fewer and more steps, and, on a
+phantom, the PSNR of its ideal regression. What is asked of a completer is a list of goals, each met
+or missed, in :mod:`neuromix.experiments.completion_report`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ import numpy as np
 import torchio as tio
 from rich.console import Console
 
-from augment import bids, files
-from augment.cohort import Cohort, Split
-from augment.errors import InputError
-from augment.grid import template_on
-from augment.metrics.completion import completion_table
-from augment.phantom import make_phantom
-from augment.regions import region_maps
-from augment.report import slices
-from augment.samplers.base import is_sampler
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
-from augment.samplers.pairs import common_frame, paired, read
-from experiments.completing import ABLATIONS, ablated, shortened
-from experiments.completion_baselines import TRAINED, baselines
-from experiments.completion_report import page, summarise
-from experiments.data import contents, first_scans, load_cohort
-from experiments.run import Run, show_plan
+from neuromix.augment import bids, files
+from neuromix.augment.cohort import Cohort, Split
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import template_on
+from neuromix.augment.metrics.completion import completion_table
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.regions import region_maps
+from neuromix.augment.report import slices
+from neuromix.augment.samplers.base import is_sampler
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
+from neuromix.augment.samplers.pairs import common_frame, paired, read
+from neuromix.experiments.completing import ABLATIONS, ablated, shortened
+from neuromix.experiments.completion_baselines import TRAINED, baselines
+from neuromix.experiments.completion_report import page, summarise
+from neuromix.experiments.data import contents, first_scans, load_cohort
+from neuromix.experiments.run import Run, show_plan
 
 RANGE = 1.6
 """Data range of PSNR and SSIM: of the phantom, and of segments in their usual units."""
@@ -272,7 +272,7 @@ class Bench:
         return record | ({"steps": fitted.steps_} if hasattr(fitted, "steps_") else {})
 
     def table(self, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict[str, float]]:
-        """See :func:`augment.metrics.completion.completion_table`."""
+        """See :func:`neuromix.augment.metrics.completion.completion_table`."""
         return completion_table(
             pairs, mask=self.mask, data_range=RANGE, regions=self.regions, seed=self.settings.seed
         )

@@ -20,11 +20,11 @@ from typing import Any
 
 import pandas as pd
 
-from augment.cohort import Split
-from augment.metrics.completion import source_use
-from augment.report import Picture, report_page
-from augment.samplers.modality_config import MODALITIES
-from experiments.completion_baselines import REGRESSIONS
+from neuromix.augment.cohort import Split
+from neuromix.augment.metrics.completion import source_use
+from neuromix.augment.report import Picture, report_page
+from neuromix.augment.samplers.modality_config import MODALITIES
+from neuromix.experiments.completion_baselines import REGRESSIONS
 
 NEAR = 0.5
 """Decibels."""

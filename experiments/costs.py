@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from augment.cohort import Cohort
-from augment.phantom import make_phantom
-from augment.samplers.tiled_md import TiledMDSampler
-from classifiers.sex import SexClassifier
-from experiments.arms import Sampling
-from experiments.data import load_cohort
-from experiments.run import Run
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.classifiers.sex import SexClassifier
+from neuromix.experiments.arms import Sampling
+from neuromix.experiments.data import load_cohort
+from neuromix.experiments.run import Run
 
 SECONDS_PER_SUBJECT = 0.12
 """Of a phantom at 4 mm, on two cores of a small server."""

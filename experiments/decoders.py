@@ -9,8 +9,9 @@
     mean-response    it, or as often one of the mean response and noise
 
 All arms have the same real people and as many steps. Responses of synthetic runs come from a bank;
-:class:`~augment.transforms.RandomSynthetic` draws one that has the label to be told. There are as
-many copies as the bank has responses; they are made once, since that takes longer than a step.
+:class:`~neuromix.augment.transforms.RandomSynthetic` draws one that has the label to be told. There
+are as many copies as the bank has responses; they are made once, since that takes longer than a
+step.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ import numpy as np
 import torch
 import torchio as tio
 
-from augment import leakage, origin
-from augment.cohort import COLUMNS, Cohort
-from augment.errors import InputError
-from augment.metrics.task_runs import read_runs
-from augment.prepare.bold import EVENT_COLUMNS
-from augment.samplers.runs import Runs
-from augment.transforms import RandomSynthetic, TimeConsistent
-from experiments.fmri_baselines import MeanResponse, Request
+from neuromix.augment import leakage, origin
+from neuromix.augment.cohort import COLUMNS, Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.task_runs import read_runs
+from neuromix.augment.prepare.bold import EVENT_COLUMNS
+from neuromix.augment.samplers.runs import Runs
+from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
+from neuromix.experiments.fmri_baselines import MeanResponse, Request
 
 RUNS, MEAN = "runs", "mean-response"
 """Banks: of the sampler, and of the cheap generator."""

@@ -5,9 +5,10 @@
                     └► sampler ──► synthetic runs ──► bank of responses ──► decoder ──► other people
 
 A decoder tells the condition, or the person's sex, from the response of a run to one condition
-(:mod:`augment.samplers.responses`). The sampler is fitted to the people that the decoder is trained
-on, and to nobody else. The arms of :mod:`experiments.decoders` differ in what takes the place of a
-training response. Scores are those of responses of held-out people; the bootstrap draws people.
+(:mod:`neuromix.augment.samplers.responses`). The sampler is fitted to the people that the decoder
+is trained on, and to nobody else. The arms of :mod:`neuromix.experiments.decoders` differ in what
+takes the place of a training response. Scores are those of responses of held-out people; the
+bootstrap draws people.
 """
 
 from __future__ import annotations
@@ -22,33 +23,27 @@ import numpy as np
 import torchio as tio
 from rich.progress import track
 
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.report import Picture, slices
-from augment.samplers.base import is_sampler
-from augment.samplers.latents import inside
-from augment.samplers.responses import ResponseSampler, responses
-from augment.samplers.runs import Runs
-from augment.samplers.task_fmri import TaskFMRISampler
-from augment.samplers.task_fmri_config import PRESETS as SAMPLERS
-from classifiers.base import VolumeClassifier
-from experiments.arms import check_disjoint, judge, runs_of
-from experiments.comparison import carry_out
-from experiments.data import names_of
-from experiments.decoders import (
-    BANKS,
-    RUNS,
-    MeanRuns,
-    copies,
-    placed,
-)
-from experiments.decoding_config import UNITS, Decoding
-from experiments.decoding_costs import plan
-from experiments.decoding_people import divide, runs_asked_for
-from experiments.evidence import CEILING, Group, Roles
-from experiments.evidence_report import page, seeds_warning
-from experiments.run import Run
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.report import Picture, slices
+from neuromix.augment.samplers.base import is_sampler
+from neuromix.augment.samplers.latents import inside
+from neuromix.augment.samplers.responses import ResponseSampler, responses
+from neuromix.augment.samplers.runs import Runs
+from neuromix.augment.samplers.task_fmri import TaskFMRISampler
+from neuromix.augment.samplers.task_fmri_config import PRESETS as SAMPLERS
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.experiments.arms import check_disjoint, judge, runs_of
+from neuromix.experiments.comparison import carry_out
+from neuromix.experiments.data import names_of
+from neuromix.experiments.decoders import BANKS, RUNS, MeanRuns, copies, placed
+from neuromix.experiments.decoding_config import UNITS, Decoding
+from neuromix.experiments.decoding_costs import plan
+from neuromix.experiments.decoding_people import divide, runs_asked_for
+from neuromix.experiments.evidence import CEILING, Group, Roles
+from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.run import Run
 
 NAME = "decoding"
 ROLES = Roles(

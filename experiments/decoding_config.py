@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from augment.errors import InputError
-from augment.samplers.responses import Window
-from augment.samplers.task_fmri_config import PRESETS as SAMPLERS
-from experiments.decoders import DECODERS, check_decoders
+from neuromix.augment.errors import InputError
+from neuromix.augment.samplers.responses import Window
+from neuromix.augment.samplers.task_fmri_config import PRESETS as SAMPLERS
+from neuromix.experiments.decoders import DECODERS, check_decoders
 
 UNITS = {"condition": "percent", "sex": "signal"}
 """Targets, and the unit that they are looked at in: change of signal, or anatomy as well."""

@@ -7,12 +7,12 @@ import time
 import numpy as np
 import torchio as tio
 
-from augment.grid import Grid
-from augment.samplers.runs import Runs
-from classifiers.base import VolumeClassifier
-from experiments.decoders import BANKS
-from experiments.decoding_config import Decoding
-from experiments.decoding_people import runs_asked_for
+from neuromix.augment.grid import Grid
+from neuromix.augment.samplers.runs import Runs
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.experiments.decoders import BANKS
+from neuromix.experiments.decoding_config import Decoding
+from neuromix.experiments.decoding_people import runs_asked_for
 
 SECONDS = {"subject": 1.3, "run read": 0.14, "frame": 0.003}
 """Of the phantom at 6 mm, on two cores of a small server; the dry run's estimate."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.phantom import make_phantom
-from experiments.data import load_cohort, names_of
-from experiments.decoding_config import Decoding
-from experiments.sites import FEWEST, require_classes
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.phantom import make_phantom
+from neuromix.experiments.data import load_cohort, names_of
+from neuromix.experiments.decoding_config import Decoding
+from neuromix.experiments.sites import FEWEST, require_classes
 
 
 def runs_asked_for(config: Decoding, folder: Path) -> Cohort:

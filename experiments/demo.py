@@ -23,21 +23,21 @@ import pandas as pd
 import torchio as tio
 from rich.console import Console
 
-from augment import quotas
-from augment.bank import SampleBank
-from augment.cohort import Cohort, Split
-from augment.completion import complete_dataset
-from augment.metrics.glm import design_matrix, first_level, percent_signal, roi_course
-from augment.metrics.task_runs import brain_mask, read_runs
-from augment.phantom import make_phantom
-from augment.report import Picture, report_page, slices
-from augment.samplers import modality_config, task_fmri_config, tiled_md_config
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.task_fmri import TaskFMRISampler
-from augment.samplers.tiled_md import TiledMDSampler
-from experiments import audit
-from experiments.completing import shortened
-from experiments.run import Run
+from neuromix.augment import quotas
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort, Split
+from neuromix.augment.completion import complete_dataset
+from neuromix.augment.metrics.glm import design_matrix, first_level, percent_signal, roi_course
+from neuromix.augment.metrics.task_runs import brain_mask, read_runs
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.report import Picture, report_page, slices
+from neuromix.augment.samplers import modality_config, task_fmri_config, tiled_md_config
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.task_fmri import TaskFMRISampler
+from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.experiments import audit
+from neuromix.experiments.completing import shortened
+from neuromix.experiments.run import Run
 
 NAME = "demo"
 TASK = "motor"

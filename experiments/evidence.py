@@ -20,20 +20,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from augment import bids
-from augment.errors import InputError
-from classifiers.evaluate import Predictions, compare, gap_closed, holm, summarise
-from classifiers.scores import SCORES
-from experiments.arms import ARMS, BASELINES, SYNTHETIC
-from experiments.decoders import DECODERS
-from experiments.fillings import FILLINGS
+from neuromix.augment import bids
+from neuromix.augment.errors import InputError
+from neuromix.classifiers.evaluate import Predictions, compare, gap_closed, holm, summarise
+from neuromix.classifiers.scores import SCORES
+from neuromix.experiments.arms import ARMS, BASELINES, SYNTHETIC
+from neuromix.experiments.decoders import DECODERS
+from neuromix.experiments.fillings import FILLINGS
 
 METRIC = "balanced_accuracy"
 REPORTED = (METRIC, "auc", "f1", "ece")
 DRAWS = 10_000
 """Of the bootstrap: enough for p-values that survive a correction for a hundred comparisons."""
 CEILING, SCRATCH = "ceiling", "scratch"
-"""Arms beside those of :data:`~experiments.arms.ARMS`: many real subjects, and no pretraining."""
+"""Arms beside those of :data:`~neuromix.experiments.arms.ARMS`: many real subjects, and no pretraining."""
 
 
 TITLES = {
@@ -120,7 +120,7 @@ class Endpoint:
     Args:
         experiment: ``transfer``, ``settings`` or ``decoding``.
         setting: Of the group.
-        metric: Of :data:`classifiers.scores.SCORES`.
+        metric: Of :data:`neuromix.classifiers.scores.SCORES`.
         arm: What is tested.
         baseline: What it is compared with.
         size: Real training subjects of the group.
@@ -196,7 +196,7 @@ class Endpoint:
 
 
 def origin_of(path: Path, commit: Mapping[str, str] | None) -> str:
-    """When an endpoint was stated, as far as :func:`experiments.history.committed` knows."""
+    """When an endpoint was stated, as far as :func:`neuromix.experiments.history.committed` knows."""
     if commit is None:
         return f"stated in {path}, not known to be committed before"
     return f"committed before the run, in {path}: {commit['commit']} of {commit['time']}"

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from augment.figures import Point, Scores, bars, confusion, curves, reliability, roc
-from augment.report import Picture, Viewer, report_page, slices, viewer
-from classifiers.evaluate import Predictions, metrics
-from experiments.arms import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
-from experiments.evidence import METRIC, SCRATCH, Group, title_of
+from neuromix.augment.figures import Point, Scores, bars, confusion, curves, reliability, roc
+from neuromix.augment.report import Picture, Viewer, report_page, slices, viewer
+from neuromix.classifiers.evaluate import Predictions, metrics
+from neuromix.experiments.arms import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
+from neuromix.experiments.evidence import METRIC, SCRATCH, Group, title_of
 
 WHITE = 2.5
 """Diffusivity that pictures show as white, in 1e-3 mm²/s."""
@@ -44,9 +44,10 @@ def page(
 
     Args:
         title: Of the page.
-        results: Of :func:`experiments.evidence.weigh`, with ``diagnosis`` and ``time``.
+        results: Of :func:`neuromix.experiments.evidence.weigh`, with ``diagnosis`` and ``time``.
         groups: What it was made of.
-        pictures: Files of :func:`experiments.arms.keep_pictures`; the last one is looked through.
+        pictures: Files of :func:`neuromix.experiments.arms.keep_pictures`; the last one is looked
+            through.
         methods: What is special to the experiment.
         warnings: What a reader must know first.
         config: Settings.

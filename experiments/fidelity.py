@@ -3,8 +3,8 @@
 A cohort is parted into training, validation, held-out and judge subjects. Every generator is fitted
 to the training subjects and asked for the labels of held-out ones, so that no difference is one of
 labels; what it makes is compared with the held-out subjects by
-:func:`augment.metrics.fidelity.fidelity_table`. Classifiers and features come from the judge
-subjects alone. Whatever is finished is kept in the run folder and not made again.
+:func:`neuromix.augment.metrics.fidelity.fidelity_table`. Classifiers and features come from the
+judge subjects alone. Whatever is finished is kept in the run folder and not made again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from augment import files
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.phantom import make_phantom
-from augment.report import rich_table
-from augment.samplers.base import is_sampler
-from augment.samplers.tiled_md import TiledMDSampler
-from augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
-from experiments import fidelity_report
-from experiments.baselines import (
+from neuromix.augment import files
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.report import rich_table
+from neuromix.augment.samplers.base import is_sampler
+from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
+from neuromix.experiments import fidelity_report
+from neuromix.experiments.baselines import (
     Copies,
     Generator,
     Labels,
@@ -41,10 +41,10 @@ from experiments.baselines import (
     PCAGaussian,
     inside_space,
 )
-from experiments.data import contents, first_scans, load_cohort
-from experiments.fidelity_judges import Bench
-from experiments.provenance import Provenance, claim
-from experiments.voxel_unet import MonaiUNet, steps_done, training_cost
+from neuromix.experiments.data import contents, first_scans, load_cohort
+from neuromix.experiments.fidelity_judges import Bench
+from neuromix.experiments.provenance import Provenance, claim
+from neuromix.experiments.voxel_unet import MonaiUNet, steps_done, training_cost
 
 SAMPLER = "tiled DiT"
 SIMPLE: dict[str, Callable[[], Generator]] = {

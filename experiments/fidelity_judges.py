@@ -1,4 +1,4 @@
-"""What judges volumes in :mod:`experiments.fidelity`: parts of a cohort, classifiers, features."""
+"""What judges volumes in :mod:`neuromix.experiments.fidelity`: parts of a cohort, classifiers, features."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import torch
 import torchio as tio
 
-from augment.cohort import Cohort
-from augment.metrics import features as clouds
-from augment.metrics.anatomy import tissue_masks
-from augment.metrics.fidelity import Judge, fidelity_table
-from augment.samplers.latents import common_grid, label_rows, volumes
-from classifiers.base import VolumeClassifier
-from experiments.baselines import Labels
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.metrics import features as clouds
+from neuromix.augment.metrics.anatomy import tissue_masks
+from neuromix.augment.metrics.fidelity import Judge, fidelity_table
+from neuromix.augment.samplers.latents import common_grid, label_rows, volumes
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.experiments.baselines import Labels
 
 TARGETS = ("sex", "dementia")
 QUICK: dict[str, Any] = {"pairs": 50, "splits": 20, "permutations": 200}

@@ -1,4 +1,4 @@
-"""What came out of :mod:`experiments.fidelity`: figures, criteria, a verdict, and a page.
+"""What came out of :mod:`neuromix.experiments.fidelity`: figures, criteria, a verdict, and a page.
 
 Figures are the headline numbers of a table of fidelity, each relative to real volumes:
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from augment.report import Picture, report_page, slices, to_png
+from neuromix.augment.report import Picture, report_page, slices, to_png
 
 LIMITS = {
     "MMD² / p95": 1.0,

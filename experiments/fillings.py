@@ -25,13 +25,13 @@ import torch
 import torchio as tio
 from rich.progress import track
 
-from augment import files, leakage, origin
-from augment.completion import seed_of
-from augment.errors import InputError
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import MODALITIES
-from augment.samplers.pairs import read
-from experiments.completion_baselines import Baseline, MeanVolume, VoxelwiseRegression
+from neuromix.augment import files, leakage, origin
+from neuromix.augment.completion import seed_of
+from neuromix.augment.errors import InputError
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import MODALITIES
+from neuromix.augment.samplers.pairs import read
+from neuromix.experiments.completion_baselines import Baseline, MeanVolume, VoxelwiseRegression
 
 FILLINGS = {
     "drop": "dropped",

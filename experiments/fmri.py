@@ -2,14 +2,16 @@
 
 Subjects are parted into training, validation and held-out ones. Every generator is fitted to the
 training subjects and asked for the runs of held-out ones: their tasks, phase encodings, events and
-labels. :class:`augment.metrics.neuro.NeuroJudge` compares what comes with the held-out runs, beside
-halves of these against each other. In the same way are compared, as in the published figures,
+labels. :class:`neuromix.augment.metrics.neuro.NeuroJudge` compares what comes with the held-out
+runs, beside halves of these against each other. In the same way are compared, as in the published
+figures,
 
 - *scaling*: the closed form of fewer people, and networks of other widths;
 - *ablation*: other backbones, trained for the same time, on the same latents;
 - *steps* of the sampler.
 
-And a run of 300 frames, and events that no training run has (:mod:`experiments.fmri_probes`).
+And a run of 300 frames, and events that no training run has
+(:mod:`neuromix.experiments.fmri_probes`).
 """
 
 from __future__ import annotations
@@ -24,23 +26,23 @@ import nibabel as nib
 import numpy as np
 from rich.console import Console
 
-from augment import files
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.metrics.neuro import FEWEST, NeuroJudge
-from augment.metrics.task_runs import read_runs
-from augment.phantom import make_phantom
-from augment.report import rich_table
-from augment.samplers.task_fmri import TaskFMRISampler
-from augment.samplers.task_fmri_config import PRESETS
-from experiments import fmri_report, neuro_report
-from experiments.data import contents, load_cohort
-from experiments.fmri_baselines import GENERATORS, Request
-from experiments.fmri_probes import any_length, unseen_timing
-from experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET
-from experiments.fmri_samplers import SamplerRuns, Workshop
-from experiments.fmri_unet import unet_beside
-from experiments.run import Run, show_plan
+from neuromix.augment import files
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge
+from neuromix.augment.metrics.task_runs import read_runs
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.report import rich_table
+from neuromix.augment.samplers.task_fmri import TaskFMRISampler
+from neuromix.augment.samplers.task_fmri_config import PRESETS
+from neuromix.experiments import fmri_report, neuro_report
+from neuromix.experiments.data import contents, load_cohort
+from neuromix.experiments.fmri_baselines import GENERATORS, Request
+from neuromix.experiments.fmri_probes import any_length, unseen_timing
+from neuromix.experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET
+from neuromix.experiments.fmri_samplers import SamplerRuns, Workshop
+from neuromix.experiments.fmri_unet import unet_beside
+from neuromix.experiments.run import Run, show_plan
 
 NAME = "fmri"
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -155,7 +157,7 @@ def divide(cohort: Cohort, config: FMRI) -> dict[str, Cohort]:
 
 
 class _Bench:
-    """Fits and judges, each row once; see :class:`experiments.run.Run`."""
+    """Fits and judges, each row once; see :class:`neuromix.experiments.run.Run`."""
 
     def __init__(self, config: FMRI, folder: Run, parts: dict[str, Cohort]) -> None:
         self.config, self.folder = config, folder

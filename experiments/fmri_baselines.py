@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.metrics.glm import design_matrix, first_level
-from augment.metrics.task_runs import TaskRun, brain_mask
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.glm import design_matrix, first_level
+from neuromix.augment.metrics.task_runs import TaskRun, brain_mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a run shall be; names as in :class:`~augment.metrics.task_runs.TaskRun`."""
+    """What a run shall be; names as in :class:`~neuromix.augment.metrics.task_runs.TaskRun`."""
 
     subject: str
     task: str

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from augment.metrics import glm, time_series
-from augment.metrics import response_maps as maps
-from augment.metrics.neuro import NeuroJudge
-from augment.prepare.bold import EVENT_COLUMNS
-from augment.samplers.runs import of_task
-from augment.samplers.task_fmri import TaskFMRISampler
-from experiments.benchmark_training import own_memory
-from experiments.fmri_baselines import Request
-from experiments.fmri_samplers import SamplerRuns
+from neuromix.augment.metrics import glm, time_series
+from neuromix.augment.metrics import response_maps as maps
+from neuromix.augment.metrics.neuro import NeuroJudge
+from neuromix.augment.prepare.bold import EVENT_COLUMNS
+from neuromix.augment.samplers.runs import of_task
+from neuromix.augment.samplers.task_fmri import TaskFMRISampler
+from neuromix.experiments.benchmark_training import own_memory
+from neuromix.experiments.fmri_baselines import Request
+from neuromix.experiments.fmri_samplers import SamplerRuns
 
 SHORT, LONG = 40, 300
 """Frames."""
@@ -58,8 +58,9 @@ def unseen_timing(
 
     Returns:
         For each condition ``r``, the correlation of the mean course of all people with the design
-        (:func:`augment.metrics.glm.roi_course`), ``each``, the mean over people of their own, and
-        the curves ``mean``, ``low``, ``high`` (95 % of people) and ``predicted``, in per cent.
+        (:func:`neuromix.augment.metrics.glm.roi_course`), ``each``, the mean over people of their
+        own, and the curves ``mean``, ``low``, ``high`` (95 % of people) and ``predicted``, in per
+        cent.
     """
     active = maps.active_voxels(judge.real.group())
     found: dict[str, Any] = {}

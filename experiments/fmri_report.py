@@ -1,4 +1,4 @@
-"""What came out of :mod:`experiments.fmri`: criteria, tables, maps and courses on a page."""
+"""What came out of :mod:`neuromix.experiments.fmri`: criteria, tables, maps and courses on a page."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from augment.figures import Point, curves
-from augment.metrics import response_maps
-from augment.metrics.neuro import failed
-from augment.report import Picture, report_page, to_png
-from experiments.neuro_report import glass_brains, matrices, overview
+from neuromix.augment.figures import Point, curves
+from neuromix.augment.metrics import response_maps
+from neuromix.augment.metrics.neuro import failed
+from neuromix.augment.report import Picture, report_page, to_png
+from neuromix.experiments.neuro_report import glass_brains, matrices, overview
 
 if TYPE_CHECKING:
-    from augment.metrics.neuro import NeuroJudge
+    from neuromix.augment.metrics.neuro import NeuroJudge
 
 CLOSED = "closed form"
 HYBRID = "hybrid from noise"

@@ -18,20 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from augment import files
-from augment.cohort import Cohort
-from augment.leakage import provenance
-from augment.metrics.task_runs import TaskRun
-from augment.nn.vqgan import VolumeAutoencoder
-from augment.samplers.latents import inside
-from augment.samplers.runs import Runs, Survey
-from augment.samplers.task_fmri import TaskFMRISampler
-from augment.samplers.task_fmri_config import TaskFMRIConfig
-from augment.samplers.task_fmri_parts import Parts, about_of, autoencoding_of, scheduler_of
-from augment.samplers.windows import FrameSet, write_latents
-from augment.train import TrainConfig, estimate, train
-from experiments.fmri_baselines import Request
-from experiments.voxel_unet import CHECKS, steps_done, training_cost
+from neuromix.augment import files
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.leakage import provenance
+from neuromix.augment.metrics.task_runs import TaskRun
+from neuromix.augment.nn.vqgan import VolumeAutoencoder
+from neuromix.augment.samplers.latents import inside
+from neuromix.augment.samplers.runs import Runs, Survey
+from neuromix.augment.samplers.task_fmri import TaskFMRISampler
+from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
+from neuromix.augment.samplers.task_fmri_parts import Parts, about_of, autoencoding_of, scheduler_of
+from neuromix.augment.samplers.windows import FrameSet, write_latents
+from neuromix.augment.train import TrainConfig, estimate, train
+from neuromix.experiments.fmri_baselines import Request
+from neuromix.experiments.voxel_unet import CHECKS, steps_done, training_cost
 
 Build = Callable[[Parts], Any]
 """Makes another network for the same windows."""
@@ -139,7 +139,7 @@ class Workshop:
 
 
 class SamplerRuns:
-    """A sampler in the shape of :class:`experiments.fmri_baselines.Generator`.
+    """A sampler in the shape of :class:`neuromix.experiments.fmri_baselines.Generator`.
 
     All runs that are asked for one subject are one person's.
 

@@ -1,7 +1,8 @@
 """MONAI's 3D diffusion U-Net on windows of BOLD latents, in the place of the hybrid network.
 
 It is the baseline of Seo et al. (2025): frames are stacked into channels, and time, labels and
-design, embedded as in :class:`~augment.nn.hybrid_dit.HybridDiT`, are added to its embedded time.
+design, embedded as in :class:`~neuromix.augment.nn.hybrid_dit.HybridDiT`, are added to its embedded
+time.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from augment.conditions import LabelSpace
-from augment.nn.hybrid_dit import LABEL_SCALE, HybridDiT
-from augment.nn.labels import LabelEmbedder
-from augment.samplers.task_fmri_parts import Parts
-from experiments.voxel_unet import unet_width
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.nn.hybrid_dit import LABEL_SCALE, HybridDiT
+from neuromix.augment.nn.labels import LabelEmbedder
+from neuromix.augment.samplers.task_fmri_parts import Parts
+from neuromix.experiments.voxel_unet import unet_width
 
 LEVELS = 3
 

@@ -1,7 +1,7 @@
 """``neuromix experiment hybrid``: is a classifier better off with images that were made up?
 
     NC, MCI or AD from fMRI and dMRI, of which a share of the training subjects lacks one
-       │ the arms of :mod:`experiments.fillings`: drop them, or fill in what they lack
+       │ the arms of :mod:`neuromix.experiments.fillings`: drop them, or fill in what they lack
        ▼
     held-out subjects with both
 
@@ -23,33 +23,27 @@ import pandas as pd
 import torchio as tio
 from rich.progress import track
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.phantom import make_phantom
-from augment.regions import region_maps
-from augment.report import Picture, slices
-from augment.samplers.base import is_sampler
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import MODALITIES
-from augment.samplers.pairs import common_frame, paired, read
-from classifiers.evaluate import metrics, predict
-from classifiers.stage import StageClassifier
-from experiments.arms import check_disjoint, judge, runs_of
-from experiments.comparison import carry_out
-from experiments.data import load_cohort
-from experiments.evidence import Group, Roles
-from experiments.fillings import (
-    FILLINGS,
-    Filler,
-    Ways,
-    told_by,
-    training_sets,
-)
-from experiments.hybrid_config import Hybrid
-from experiments.hybrid_costs import plan
-from experiments.hybrid_report import report
-from experiments.run import Run
-from experiments.sites import Parts, Wanted, labelled, part, require_classes
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.regions import region_maps
+from neuromix.augment.report import Picture, slices
+from neuromix.augment.samplers.base import is_sampler
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import MODALITIES
+from neuromix.augment.samplers.pairs import common_frame, paired, read
+from neuromix.classifiers.evaluate import metrics, predict
+from neuromix.classifiers.stage import StageClassifier
+from neuromix.experiments.arms import check_disjoint, judge, runs_of
+from neuromix.experiments.comparison import carry_out
+from neuromix.experiments.data import load_cohort
+from neuromix.experiments.evidence import Group, Roles
+from neuromix.experiments.fillings import FILLINGS, Filler, Ways, told_by, training_sets
+from neuromix.experiments.hybrid_config import Hybrid
+from neuromix.experiments.hybrid_costs import plan
+from neuromix.experiments.hybrid_report import report
+from neuromix.experiments.run import Run
+from neuromix.experiments.sites import Parts, Wanted, labelled, part, require_classes
 
 NAME = "hybrid"
 TRAINING, TEST, COMPLETE = "hybrid", "test subjects lack it", "complete data"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from augment.errors import InputError
-from augment.samplers.modality_config import MODALITIES, ModalityConfig
-from augment.samplers.modality_config import PRESETS as COMPLETERS
-from experiments.completing import shortened
-from experiments.fillings import FILLINGS, check_fillings
+from neuromix.augment.errors import InputError
+from neuromix.augment.samplers.modality_config import MODALITIES, ModalityConfig
+from neuromix.augment.samplers.modality_config import PRESETS as COMPLETERS
+from neuromix.experiments.completing import shortened
+from neuromix.experiments.fillings import FILLINGS, check_fillings
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from augment.cohort import Cohort
-from augment.phantom import make_phantom
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import MODALITIES
-from augment.samplers.pairs import paired
-from classifiers.stage import StageClassifier
-from experiments.completion import SECONDS_PER_SUBJECT
-from experiments.data import load_cohort
-from experiments.hybrid_config import Hybrid
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import MODALITIES
+from neuromix.augment.samplers.pairs import paired
+from neuromix.classifiers.stage import StageClassifier
+from neuromix.experiments.completion import SECONDS_PER_SUBJECT
+from neuromix.experiments.data import load_cohort
+from neuromix.experiments.hybrid_config import Hybrid
 
 FEW = 8
 """Subjects that the estimate is measured with."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from augment.report import Picture
-from experiments.evidence import Group, title_of
-from experiments.evidence_report import page, seeds_warning
-from experiments.sites import Parts
+from neuromix.augment.report import Picture
+from neuromix.experiments.evidence import Group, title_of
+from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.sites import Parts
 
 FAR = 0.1
 """Balanced accuracy that images may tell more of among themselves than of real ones."""

@@ -1,10 +1,10 @@
 """The evaluation of task fMRI on real runs alone: do halves agree, and are trivial generators told?
 
 The subjects of a cohort (or the runs, each taken as a subject) are parted at random in two: the
-generators of :mod:`experiments.fmri_baselines` are fitted to one part and judged by the other,
-beside halves of the other against each other. An evaluation that works finds the real halves alike
-and sees through each generator; how well it can, on this cohort, is what this experiment shows
-before any sampler is judged on it.
+generators of :mod:`neuromix.experiments.fmri_baselines` are fitted to one part and judged by the
+other, beside halves of the other against each other. An evaluation that works finds the real halves
+alike and sees through each generator; how well it can, on this cohort, is what this experiment
+shows before any sampler is judged on it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import nibabel as nib
 import numpy as np
 from rich.console import Console
 
-from augment.cohort import Cohort
-from augment.digests import Content
-from augment.errors import InputError
-from augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
-from augment.metrics.task_runs import TaskRun, read_runs, subjects_of
-from augment.report import rich_table
-from experiments import neuro_report
-from experiments.data import load_cohort
-from experiments.fmri_baselines import GENERATORS, Request
-from experiments.run import Run
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.digests import Content
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
+from neuromix.augment.metrics.task_runs import TaskRun, read_runs, subjects_of
+from neuromix.augment.report import rich_table
+from neuromix.experiments import neuro_report
+from neuromix.experiments.data import load_cohort
+from neuromix.experiments.fmri_baselines import GENERATORS, Request
+from neuromix.experiments.run import Run
 
 UNITS = ("subject", "run")
 HEADLINE = ("group_map", "rsa", "group_top1", "subject_top1", "roi_course")
@@ -122,7 +122,7 @@ def summarise(rows: Mapping[str, Mapping[str, Any]], *, about: str) -> dict[str,
     """What came out, as plain content.
 
     Args:
-        rows: Generator to its table, see :meth:`augment.metrics.neuro.NeuroJudge.table`.
+        rows: Generator to its table, see :meth:`neuromix.augment.metrics.neuro.NeuroJudge.table`.
         about: The cohort in words.
     """
     faults = {name: failed(row) for name, row in rows.items()}

@@ -1,4 +1,4 @@
-"""What came out of :mod:`experiments.neuro`: a table, maps and matrices on a page."""
+"""What came out of :mod:`neuromix.experiments.neuro`: a table, maps and matrices on a page."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from augment.metrics import response_maps
-from augment.report import Picture, report_page, to_png
+from neuromix.augment.metrics import response_maps
+from neuromix.augment.report import Picture, report_page, to_png
 
 if TYPE_CHECKING:
-    from augment.metrics.neuro import NeuroJudge
+    from neuromix.augment.metrics.neuro import NeuroJudge
 
 SHOWN = 8
 """Conditions that pictures show."""
@@ -39,7 +39,7 @@ def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: Neu
     """The report.
 
     Args:
-        results: Of :func:`experiments.neuro.summarise`, with its ``config``.
+        results: Of :func:`neuromix.experiments.neuro.summarise`, with its ``config``.
         shown: Name to mean maps (C, V), drawn one below the other.
         judge: Who judged.
     """

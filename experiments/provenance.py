@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from augment import bids, files, software
-from augment.digests import Content
-from augment.errors import InputError
+from neuromix.augment import bids, files, software
+from neuromix.augment.digests import Content
+from neuromix.augment.errors import InputError
 
 FILE = "provenance.json"
 

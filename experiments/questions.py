@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from augment import quotas
-from augment.cohort import Cohort
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from experiments.arms import Labels, labels_like
-from experiments.data import names_of
-from experiments.sites import require_classes, subsets, targets
+from neuromix.augment import quotas
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.experiments.arms import Labels, labels_like
+from neuromix.experiments.data import names_of
+from neuromix.experiments.sites import require_classes, subsets, targets
 
 ODDS = 9.0
 """How much likelier a subject is taken into the confounded training set for each confounder that

@@ -30,11 +30,11 @@ from typing import Any, Self
 import pandas as pd
 from rich.console import Console
 
-from augment import bids, files
-from augment.digests import Content
-from augment.errors import InputError
-from augment.report import rich_table
-from experiments.provenance import FILE, Provenance, claim, lock
+from neuromix.augment import bids, files
+from neuromix.augment.digests import Content
+from neuromix.augment.errors import InputError
+from neuromix.augment.report import rich_table
+from neuromix.experiments.provenance import FILE, Provenance, claim, lock
 
 BEGUN = {"config.json", FILE, "log.txt", ".lock"}
 """What a run folder holds before anything is done."""

@@ -9,20 +9,20 @@ from typing import Any
 
 from rich.console import Console
 
-from augment import quotas
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.conditions import LabelSpace, parse_label
-from augment.errors import InputError
-from augment.opening import open_source
-from augment.prepare.bold import read_events
-from augment.report import rich_table
-from augment.samplers import task_fmri_config, tiled_md_config
-from augment.samplers.base import is_sampler
-from augment.samplers.task_fmri import TaskFMRISampler
-from augment.samplers.tiled_md import TiledMDSampler
-from augment.split import require_apart
-from experiments.data import load_cohort
+from neuromix.augment import quotas
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.conditions import LabelSpace, parse_label
+from neuromix.augment.errors import InputError
+from neuromix.augment.opening import open_source
+from neuromix.augment.prepare.bold import read_events
+from neuromix.augment.report import rich_table
+from neuromix.augment.samplers import task_fmri_config, tiled_md_config
+from neuromix.augment.samplers.base import is_sampler
+from neuromix.augment.samplers.task_fmri import TaskFMRISampler
+from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.augment.split import require_apart
+from neuromix.experiments.data import load_cohort
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "md": (TiledMDSampler, tiled_md_config.PRESETS),

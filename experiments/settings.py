@@ -1,4 +1,4 @@
-"""Where synthetic data ought to help: the arms of :mod:`experiments.arms` in four settings.
+"""Where synthetic data ought to help: the arms of :mod:`neuromix.experiments.arms` in four settings.
 
 - ``few-labels``: few subjects have a diagnosis, to train and to choose by; the sampler is trained
   on many, most of them without one.
@@ -20,10 +20,10 @@ from typing import Any
 
 import torchio as tio
 
-from augment import quotas
-from augment.cohort import Cohort
-from augment.errors import InputError
-from experiments.arms import (
+from neuromix.augment import quotas
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.experiments.arms import (
     ARMS,
     SYNTHETIC,
     Arm,
@@ -40,11 +40,11 @@ from experiments.arms import (
     runs_of,
     sex_or_dementia,
 )
-from experiments.comparison import carry_out
-from experiments.costs import pace
-from experiments.evidence import CEILING, Group
-from experiments.evidence_report import page, seeds_warning
-from experiments.questions import (
+from neuromix.experiments.comparison import carry_out
+from neuromix.experiments.costs import pace
+from neuromix.experiments.evidence import CEILING, Group
+from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.questions import (
     Question,
     confounded,
     confounders,
@@ -53,8 +53,8 @@ from experiments.questions import (
     new_site,
     training_labels,
 )
-from experiments.run import Run
-from experiments.sites import Parts, Wanted, load_site, require_classes
+from neuromix.experiments.run import Run
+from neuromix.experiments.sites import Parts, Wanted, load_site, require_classes
 
 NAME = "settings"
 SETTINGS = {

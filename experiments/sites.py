@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from augment.cohort import Cohort
-from augment.conditions import DEMENTIA
-from augment.errors import InputError
-from augment.phantom import make_phantom
-from augment.samplers.latents import common_grid
-from classifiers.evaluate import nested_subsets
-from experiments.data import load_cohort, names_of
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.conditions import DEMENTIA
+from neuromix.augment.errors import InputError
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.samplers.latents import common_grid
+from neuromix.classifiers.evaluate import nested_subsets
+from neuromix.experiments.data import load_cohort, names_of
 
 FEWEST = 2
 """Subjects that a class needs to train on, and to be judged by."""

@@ -5,10 +5,10 @@
                          ▼
     site B: few real subjects with a diagnosis                      ──►  dementia, on held-out ones
 
-The arms of :mod:`experiments.arms` differ in how sex is learnt on site A. Every network is then
-fine-tuned on the same subjects of site B, for the same number of steps and without augmentation, so
-that what differs there was learnt at A. Two more stand beside them: a network that was not
-pretrained, and the ceiling, pretrained on many fresh phantom subjects.
+The arms of :mod:`neuromix.experiments.arms` differ in how sex is learnt on site A. Every network is
+then fine-tuned on the same subjects of site B, for the same number of steps and without
+augmentation, so that what differs there was learnt at A. Two more stand beside them: a network that
+was not pretrained, and the ceiling, pretrained on many fresh phantom subjects.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 import torchio as tio
 from rich.progress import track
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from classifiers.dementia import DementiaClassifier
-from classifiers.sex import SexClassifier
-from experiments.arms import (
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.classifiers.dementia import DementiaClassifier
+from neuromix.classifiers.sex import SexClassifier
+from neuromix.experiments.arms import (
     ARMS,
     SYNTHETIC,
     Arm,
@@ -44,12 +44,12 @@ from experiments.arms import (
     run_arms,
     runs_of,
 )
-from experiments.comparison import carry_out
-from experiments.costs import pace
-from experiments.evidence import CEILING, SCRATCH, Group
-from experiments.evidence_report import page, seeds_warning
-from experiments.run import Run
-from experiments.sites import Parts, Wanted, load_site, subsets
+from neuromix.experiments.comparison import carry_out
+from neuromix.experiments.costs import pace
+from neuromix.experiments.evidence import CEILING, SCRATCH, Group
+from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.run import Run
+from neuromix.experiments.sites import Parts, Wanted, load_site, subsets
 
 NAME = "transfer"
 SEX, DEMENTIA = "sex-a", "dementia-b"

@@ -1,7 +1,7 @@
 """MONAI's 3D diffusion U-Net as a baseline: voxels instead of latents, convolutions for a DiT.
 
 It is trained by flow matching like the sampler, in the one training loop, for a given time; it has
-the shape of :class:`experiments.baselines.Generator`.
+the shape of :class:`neuromix.experiments.baselines.Generator`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from augment import files
-from augment.conditions import LabelSpace
-from augment.nn.labels import LabelEmbedder
-from augment.objectives import FlowMatching
-from augment.samplers.flow import FlowMultistepScheduler
-from augment.samplers.latents import known
-from augment.train import TrainConfig, Trained, checkpoints, train
-from experiments.baselines import CONDITIONS, Labels, as_volumes, inside_space
+from neuromix.augment import files
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.nn.labels import LabelEmbedder
+from neuromix.augment.objectives import FlowMatching
+from neuromix.augment.samplers.flow import FlowMultistepScheduler
+from neuromix.augment.samplers.latents import known
+from neuromix.augment.train import TrainConfig, Trained, checkpoints, train
+from neuromix.experiments.baselines import CONDITIONS, Labels, as_volumes, inside_space
 
 CHUNK = 4
 """Volumes that are made at once; the last chunk is padded, so that none depends on its fellows."""
@@ -64,7 +64,7 @@ class MonaiUNet:
         self.validation, self.steps = validation, steps
 
     def fit(self, volumes: np.ndarray, labels: Labels) -> MonaiUNet:
-        """See :class:`experiments.baselines.Generator`."""
+        """See :class:`neuromix.experiments.baselines.Generator`."""
         self.mask_ = np.asarray((volumes > 0).any(axis=0))
         inside = volumes[:, self.mask_]
         self.scale_ = float(inside.mean()), float(inside.std())
@@ -87,7 +87,7 @@ class MonaiUNet:
 
     @torch.no_grad()
     def draw(self, labels: Labels, seeds: Sequence[int]) -> np.ndarray:
-        """See :class:`experiments.baselines.Generator`."""
+        """See :class:`neuromix.experiments.baselines.Generator`."""
         network: Any = self.network_
         device = next(network.parameters()).device
         space = network.label_space

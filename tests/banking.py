@@ -6,10 +6,10 @@ import numpy as np
 import torch
 import torchio as tio
 
-from augment.bank import SampleBank
-from augment.filling import missing
-from augment.grid import Grid
-from augment.leakage import subject_hash
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.filling import missing
+from neuromix.augment.grid import Grid
+from neuromix.augment.leakage import subject_hash
 
 GRID = Grid.mni(16.0)
 RECORD = {"datasets": ["study"], "subjects": [subject_hash("study", "01")], "voxels": []}

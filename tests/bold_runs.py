@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, signal
 
-from augment.metrics.glm import design_matrix
-from augment.metrics.task_runs import TaskRun
+from neuromix.augment.metrics.glm import design_matrix
+from neuromix.augment.metrics.task_runs import TaskRun
 
 SHAPE, TR, FRAMES = (8, 9, 7), 2.0, 80
 AFFINE = np.diag([12.0, 12.0, 12.0, 1.0])

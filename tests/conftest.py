@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from augment.grid import Grid
-from augment.phantom import make_phantom
-from augment.phantom.anatomy import Anatomy
+from neuromix.augment.grid import Grid
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.phantom.anatomy import Anatomy
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 import torchio as tio
 
-from augment import Cohort, SampleBank
-from augment.cohort import COLUMNS
+from neuromix.augment import Cohort, SampleBank
+from neuromix.augment.cohort import COLUMNS
 
 
 class Noisy:

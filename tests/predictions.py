@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from classifiers.evaluate import Predictions
+from neuromix.classifiers.evaluate import Predictions
 
 
 def simulate(rng, count, seeds, margin=1.0, *, subject=1.0, seed=0.2, noise=0.7, shared=None):

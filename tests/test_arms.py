@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from mixtures import make_bank
 
-from augment.cohort import Cohort
-from augment.conditions import LabelSpace
-from augment.errors import InputError, LeakageError
-from classifiers.sex import SexClassifier
-from experiments.arms import (
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.classifiers.sex import SexClassifier
+from neuromix.experiments.arms import (
     ARMS,
     Material,
     Sampling,
@@ -23,7 +23,7 @@ from experiments.arms import (
     run_arms,
     runs_of,
 )
-from experiments.run import Run
+from neuromix.experiments.run import Run
 
 
 @pytest.fixture(scope="module")

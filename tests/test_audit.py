@@ -7,15 +7,15 @@ import torch
 import torchio as tio
 from scipy import ndimage
 
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.leakage import provenance
-from augment.phantom import make_phantom
-from experiments import audit, audit_md, audit_report
-from experiments.audit import Audit, run
-from experiments.audit_md import MDAudit
-from experiments.cli import main
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.leakage import provenance
+from neuromix.augment.phantom import make_phantom
+from neuromix.experiments import audit, audit_md, audit_report
+from neuromix.experiments.audit import Audit, run
+from neuromix.experiments.audit_md import MDAudit
+from neuromix.experiments.cli import main
 
 
 class Given:

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from augment.cohort import Cohort
-from augment.phantom import make_phantom
-from augment.samplers.modality import ModalityCompleter, Posterior
-from augment.samplers.modality_config import ModalityConfig
-from augment.samplers.pairs import read
-from augment.train import TrainConfig
-from experiments import audit_completer
-from experiments.audit import Audit, run
-from experiments.cli import main
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.samplers.modality import ModalityCompleter, Posterior
+from neuromix.augment.samplers.modality_config import ModalityConfig
+from neuromix.augment.samplers.pairs import read
+from neuromix.augment.train import TrainConfig
+from neuromix.experiments import audit_completer
+from neuromix.experiments.audit import Audit, run
+from neuromix.experiments.cli import main
 
 SHORT = TrainConfig(
     steps=1, batch_size=4, warmup=1, validate_every=1, checkpoint_every=1, log_every=1

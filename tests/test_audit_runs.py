@@ -7,14 +7,14 @@ import torch
 import torchio as tio
 from bold_runs import AFFINE, PEOPLE
 
-from augment import bids, files
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.leakage import provenance
-from experiments import audit_report, audit_runs
-from experiments.audit import Audit, run
-from experiments.audit_runs import RunsAudit
-from experiments.cli import main
+from neuromix.augment import bids, files
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.leakage import provenance
+from neuromix.experiments import audit_report, audit_runs
+from neuromix.experiments.audit import Audit, run
+from neuromix.experiments.audit_runs import RunsAudit
+from neuromix.experiments.cli import main
 
 FRAMES = 60
 

@@ -13,12 +13,12 @@ import torchio as tio
 from banking import GRID, LABELS, RECORD, FakeSampler, fill
 from nilearn.image import load_img
 
-from augment import bids, files
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError, LeakageError
-from augment.filling import CLAIM
-from experiments.cli import main
+from neuromix.augment import bids, files
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.filling import CLAIM
+from neuromix.experiments.cli import main
 
 
 @pytest.fixture(scope="module")

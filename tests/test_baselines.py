@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from augment.conditions import LabelSpace
-from augment.train import TrainConfig
-from experiments import voxel_unet
-from experiments.baselines import Copies, LabelMeans, MeanNoise, PCAGaussian
-from experiments.voxel_unet import MonaiUNet, VoxelUNet, unet_width
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.train import TrainConfig
+from neuromix.experiments import voxel_unet
+from neuromix.experiments.baselines import Copies, LabelMeans, MeanNoise, PCAGaussian
+from neuromix.experiments.voxel_unet import MonaiUNet, VoxelUNet, unet_width
 
 SHAPE = (8, 9, 7)
 TRAINING = TrainConfig(batch_size=2, warmup=1, learning_rate=1e-3, ema_decay=0.5, log_every=1)
@@ -158,7 +158,7 @@ def test_the_u_net_trains_once_and_depends_on_label_and_seed_alone(training, tmp
         raise AssertionError("a finished training was run again")
 
     monkeypatch.setattr(voxel_unet, "_pace", refuse)
-    monkeypatch.setattr("augment.train._Training._step", refuse)
+    monkeypatch.setattr("neuromix.augment.train._Training._step", refuse)
     again = unet(tmp_path, training)
     assert np.array_equal(again.draw(rows[4:], [5])[0], together[4])
     assert again.cost == fitted.cost

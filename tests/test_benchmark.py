@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from augment.samplers.tiled_md_config import PRESETS
-from experiments import benchmark
-from experiments.benchmark_md import autoencoder, dit, parameters, unet
-from experiments.cli import main
+from neuromix.augment.samplers.tiled_md_config import PRESETS
+from neuromix.experiments import benchmark
+from neuromix.experiments.benchmark_md import autoencoder, dit, parameters, unet
+from neuromix.experiments.cli import main
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_figures_are_named_kept_and_positive(tmp_path, monkeypatch):
     assert made == [("md", 1), *pairs]
     seconds = {row["what"]: row["seconds"] for row in rows}
     assert seconds["Cohort.from_bids, 5 subjects"] > 0
-    assert seconds["import augment"] > 0
+    assert seconds["import neuromix.augment"] > 0
 
 
 def test_sampling_is_timed_beside_networks_of_equal_size(small, tmp_path, capsys):
@@ -133,7 +133,7 @@ class TestAll:
     @pytest.fixture
     def figures(self, monkeypatch):
         """The parts, which have tests of their own, made up."""
-        from experiments import benchmark_all
+        from neuromix.experiments import benchmark_all
 
         def part(name):
             def measure(quick):

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from augment.grid import Grid
-from experiments.benchmark_transforms import FreeSampler, _is_partial
-from experiments.cli import main
+from neuromix.augment.grid import Grid
+from neuromix.experiments.benchmark_transforms import FreeSampler, _is_partial
+from neuromix.experiments.cli import main
 
 TINY = ["--spacing", "16", "--samples", "4", "--rounds", "2", "--draws", "40", "--kills", "2"]
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from augment import bids
-from augment.errors import InputError
+from neuromix.augment import bids
+from neuromix.augment.errors import InputError
 
 NAME = "sub-01_ses-a_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"
 

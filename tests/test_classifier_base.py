@@ -10,12 +10,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, cross_validate
 from volumes import subjects
 
-from augment import Cohort, RandomSynthetic, mix
-from augment.errors import InputError, LeakageError, TrainingError
-from augment.leakage import subject_hash
-from classifiers import training
-from classifiers.base import VolumeClassifier
-from classifiers.evaluate import learning_curve, predict
+from neuromix.augment import Cohort, RandomSynthetic, mix
+from neuromix.augment.errors import InputError, LeakageError, TrainingError
+from neuromix.augment.leakage import subject_hash
+from neuromix.classifiers import training
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.classifiers.evaluate import learning_curve, predict
 
 QUICK = {"steps": 30, "batch_size": 8, "shift": 0}
 

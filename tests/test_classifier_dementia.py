@@ -4,10 +4,10 @@ import torch
 from sklearn.base import clone
 from volumes import subjects
 
-from augment.errors import InputError
-from augment.leakage import subject_hash
-from classifiers.dementia import DementiaClassifier
-from classifiers.sex import SexClassifier
+from neuromix.augment.errors import InputError
+from neuromix.augment.leakage import subject_hash
+from neuromix.classifiers.dementia import DementiaClassifier
+from neuromix.classifiers.sex import SexClassifier
 
 QUICK = {"steps": 4, "batch_size": 4}
 

@@ -7,9 +7,9 @@ import torchio as tio
 from torch.utils.data import DataLoader
 from volumes import subjects
 
-from augment.errors import InputError
-from augment.transforms import FillMissing
-from classifiers.inputs import Batches, Store, draw_order, read, scale_of
+from neuromix.augment.errors import InputError
+from neuromix.augment.transforms import FillMissing
+from neuromix.classifiers.inputs import Batches, Store, draw_order, read, scale_of
 
 EYE = np.eye(4)
 

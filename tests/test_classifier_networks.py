@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from classifiers.networks import NETWORKS, ImageTowers, ordinal
+from neuromix.classifiers.networks import NETWORKS, ImageTowers, ordinal
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from predictions import of_scores, simulate
 
-from augment.errors import InputError
-from classifiers.predictions import Predictions, people, pool
+from neuromix.augment.errors import InputError
+from neuromix.classifiers.predictions import Predictions, people, pool
 
 
 def test_predictions_survive_json_and_are_checked():

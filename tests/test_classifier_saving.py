@@ -6,12 +6,12 @@ import torchio as tio
 from sklearn.base import clone
 from volumes import subjects
 
-from augment.errors import InputError
-from classifiers.base import VolumeClassifier
-from classifiers.dementia import DementiaClassifier
-from classifiers.saving import SETTINGS, WEIGHTS
-from classifiers.sex import SexClassifier
-from classifiers.stage import StageClassifier
+from neuromix.augment.errors import InputError
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.classifiers.dementia import DementiaClassifier
+from neuromix.classifiers.saving import SETTINGS, WEIGHTS
+from neuromix.classifiers.sex import SexClassifier
+from neuromix.classifiers.stage import StageClassifier
 
 QUICK = {"steps": 4, "batch_size": 4}
 

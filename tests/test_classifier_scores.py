@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as known
 
-from classifiers.scores import SCORES, confusion
+from neuromix.classifiers.scores import SCORES, confusion
 
 
 @pytest.fixture(params=[2, 3])

@@ -2,7 +2,7 @@ import pytest
 from sklearn.base import clone
 from volumes import subjects
 
-from classifiers.sex import SexClassifier
+from neuromix.classifiers.sex import SexClassifier
 
 
 def test_it_tells_sex_and_has_every_setting_but_the_target():

@@ -4,7 +4,7 @@ import torch
 import torchio as tio
 from sklearn.base import clone
 
-from classifiers.stage import StageClassifier
+from neuromix.classifiers.stage import StageClassifier
 
 
 def graded(count, seed=0):

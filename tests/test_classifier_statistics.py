@@ -6,9 +6,9 @@ import pytest
 from predictions import of_scores, simulate
 from scipy.stats import norm
 
-from augment.errors import InputError
-from classifiers.evaluate import Predictions, compare, delong, gap_closed, holm, summarise
-from classifiers.statistics import _weights
+from neuromix.augment.errors import InputError
+from neuromix.classifiers.evaluate import Predictions, compare, delong, gap_closed, holm, summarise
+from neuromix.classifiers.statistics import _weights
 
 
 def runs(accuracy, count=200, seeds=3):

@@ -3,9 +3,9 @@ import pytest
 import torch
 from volumes import subjects
 
-from augment.errors import InputError
-from classifiers.base import VolumeClassifier
-from classifiers.training import Chunks, class_weights, device_for, temperature
+from neuromix.augment.errors import InputError
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.classifiers.training import Chunks, class_weights, device_for, temperature
 
 
 def test_chunks_cover_every_position_once():

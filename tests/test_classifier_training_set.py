@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from volumes import subjects
 
-from augment.errors import InputError
-from augment.leakage import subject_hash, voxel_hash
-from classifiers.base import VolumeClassifier
-from classifiers.training_set import collect
+from neuromix.augment.errors import InputError
+from neuromix.augment.leakage import subject_hash, voxel_hash
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.classifiers.training_set import collect
 
 
 def test_labelled_subjects_are_kept_with_who_they_are():

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from augment import files
-from experiments.cli import GROUPS, main
+from neuromix.augment import files
+from neuromix.experiments.cli import GROUPS, main
 
 MD = "space-MNI152NLin2009aSym_param-md_dwimap"
 
@@ -35,8 +35,8 @@ def test_groups_name_their_members(capsys):
 
 def test_nothing_heavy_is_imported_for_help():
     code = (
-        "import sys; from experiments.cli import main\n"
-        "import augment; augment.InputError\n"
+        "import sys; from neuromix.experiments.cli import main\n"
+        "import neuromix.augment; neuromix.augment.InputError\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'torchio', 'nilearn', 'scipy', 'sklearn', 'pandas', 'nibabel'}\n"
@@ -175,7 +175,7 @@ def test_ctrl_c_is_no_traceback(tmp_path, capsys, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("augment.phantom.make_phantom", stop)
+    monkeypatch.setattr("neuromix.augment.phantom.make_phantom", stop)
     assert run("phantom", tmp_path / "p", "--kind", "md", "--subjects", 1) == 130
     one_line(capsys, "stopped")
 

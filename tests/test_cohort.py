@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torchio as tio
 
-from augment.cohort import Cohort, Split
-from augment.errors import InputError
+from neuromix.augment.cohort import Cohort, Split
+from neuromix.augment.errors import InputError
 
 MD = "sub-{0}/dwi/sub-{0}_param-md_dwimap.nii"
 

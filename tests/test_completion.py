@@ -8,13 +8,13 @@ import pytest
 import torch
 import torchio as tio
 
-from augment.cohort import Cohort
-from augment.completion import complete_dataset, with_completions
-from augment.errors import InputError
-from augment.leakage import subject_hash
-from augment.samplers.modality_config import PRESETS, ModalityConfig
-from augment.train import TrainConfig
-from experiments.cli import main
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.completion import complete_dataset, with_completions
+from neuromix.augment.errors import InputError
+from neuromix.augment.leakage import subject_hash
+from neuromix.augment.samplers.modality_config import PRESETS, ModalityConfig
+from neuromix.augment.train import TrainConfig
+from neuromix.experiments.cli import main
 
 
 class Posterior:
@@ -273,7 +273,7 @@ def test_the_command_tells_bad_input_in_one_line(
 
 
 def test_every_part_can_be_left_out():
-    from experiments.completing import ABLATIONS, ablated
+    from neuromix.experiments.completing import ABLATIONS, ablated
 
     for name in ABLATIONS:
         assert ablated(CONFIG, [name]) != CONFIG

@@ -4,15 +4,15 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
-from augment.train import TrainConfig
-from experiments import completion
-from experiments.cli import main
-from experiments.completion import Completion, _subjects, run
-from experiments.completion_report import summarise
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
+from neuromix.augment.train import TrainConfig
+from neuromix.experiments import completion
+from neuromix.experiments.cli import main
+from neuromix.experiments.completion import Completion, _subjects, run
+from neuromix.experiments.completion_report import summarise
 
 SHORT = TrainConfig(
     steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment.conditions import LabelSpace, parse_label
-from augment.errors import InputError
+from neuromix.augment.conditions import LabelSpace, parse_label
+from neuromix.augment.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import pytest
 
-from experiments.arms import Sampling
-from experiments.costs import pace, spent
-from experiments.run import Run
+from neuromix.experiments.arms import Sampling
+from neuromix.experiments.costs import pace, spent
+from neuromix.experiments.run import Run
 
 
 def test_time_is_added_up_by_part_with_the_share_of_loading(tmp_path):

@@ -8,10 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.grid import Grid, template_on
-from experiments.cli import main
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid, template_on
+from neuromix.experiments.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 GRID = Grid.mni(8)

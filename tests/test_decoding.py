@@ -5,18 +5,18 @@ import pandas as pd
 import pytest
 import torchio as tio
 
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.leakage import subject_hash
-from augment.samplers.task_fmri import TaskFMRISampler
-from experiments import decoding
-from experiments.cli import main
-from experiments.decoders import BANKS, copies, placed
-from experiments.decoding import run
-from experiments.decoding_config import PRESETS, Decoding
-from experiments.decoding_people import divide
-from experiments.evidence import Endpoint
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.leakage import subject_hash
+from neuromix.augment.samplers.task_fmri import TaskFMRISampler
+from neuromix.experiments import decoding
+from neuromix.experiments.cli import main
+from neuromix.experiments.decoders import BANKS, copies, placed
+from neuromix.experiments.decoding import run
+from neuromix.experiments.decoding_config import PRESETS, Decoding
+from neuromix.experiments.decoding_people import divide
+from neuromix.experiments.evidence import Endpoint
 
 
 @pytest.fixture(scope="module")

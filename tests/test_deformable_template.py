@@ -3,9 +3,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from augment.errors import InputError
-from augment.nn.deformable_template import DeformableTemplate
-from augment.tiling import Tiling
+from neuromix.augment.errors import InputError
+from neuromix.augment.nn.deformable_template import DeformableTemplate
+from neuromix.augment.tiling import Tiling
 
 SHAPE, SPACING = (24, 22, 12), (4.0, 4.0, 5.0)  # tiles of 24 x 24 px
 NOISE = 0.05

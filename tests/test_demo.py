@@ -1,6 +1,6 @@
 import json
 
-from experiments import demo
+from neuromix.experiments import demo
 
 SIZES = demo.Sizes(
     md=62, task=4, paired=16, samples=24, md_steps=1, pds_steps=1, judge_steps=1, seeds=1

@@ -1,7 +1,7 @@
 from verdicts import group
 
-from experiments.diagnosis import diagnose
-from experiments.evidence import weigh
+from neuromix.experiments.diagnosis import diagnose
+from neuromix.experiments.evidence import weigh
 
 
 def findings(accuracies):

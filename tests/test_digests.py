@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment import digests
-from augment.cohort import Cohort
-from augment.digests import Content, file_digests
-from augment.errors import InputError
+from neuromix.augment import digests
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.digests import Content, file_digests
+from neuromix.augment.errors import InputError
 
 
 @pytest.fixture

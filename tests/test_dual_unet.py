@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from augment.conditions import LabelSpace
-from augment.grid import Grid
-from augment.nn.dual_unet import DualModalUNet, SpatialAttention
-from augment.nn.pattern import PatternModule
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.grid import Grid
+from neuromix.augment.nn.dual_unet import DualModalUNet, SpatialAttention
+from neuromix.augment.nn.pattern import PatternModule
 
 GRID = Grid.mni(12.0)
 SPACE = LabelSpace({"diagnosis": ("NC", "AD")})

@@ -7,10 +7,10 @@ import torchio as tio
 from predictions import of_scores
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from augment import Cohort
-from augment.errors import InputError, LeakageError
-from augment.leakage import check_disjoint, provenance
-from classifiers.evaluate import (
+from neuromix.augment import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.leakage import check_disjoint, provenance
+from neuromix.classifiers.evaluate import (
     cross_validate_subjects,
     learning_curve,
     metrics,

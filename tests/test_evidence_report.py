@@ -3,9 +3,9 @@ import pytest
 from chromium import browse, needs_chromium
 from verdicts import group
 
-from experiments.diagnosis import diagnose
-from experiments.evidence import weigh
-from experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.diagnosis import diagnose
+from neuromix.experiments.evidence import weigh
+from neuromix.experiments.evidence_report import page, seeds_warning
 
 ARMS = {
     "real": 0.6, "classical": 0.7, "synthetic-0.5": 0.65, "synthetic-2": 0.8, "gaussian": 0.62,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from augment.bank import SampleBank
-from experiments.cli import main
+from neuromix.augment.bank import SampleBank
+from neuromix.experiments.cli import main
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment import files
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.samplers.tiled_md import TiledMDSampler
-from augment.samplers.tiled_md_config import PRESETS
-from experiments import fidelity, fidelity_report
-from experiments.baselines import MeanNoise
-from experiments.cli import main
-from experiments.fidelity import Fidelity, divide, run
-from experiments.fidelity_judges import Bench
+from neuromix.augment import files
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.augment.samplers.tiled_md_config import PRESETS
+from neuromix.experiments import fidelity, fidelity_report
+from neuromix.experiments.baselines import MeanNoise
+from neuromix.experiments.cli import main
+from neuromix.experiments.fidelity import Fidelity, divide, run
+from neuromix.experiments.fidelity_judges import Bench
 
 CONFIG = {
     "preset": "demo", "train": 16, "validation": 4, "heldout": 16, "judges": 16, "synthetic": 12,

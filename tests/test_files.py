@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment import files
+from neuromix.augment import files
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -81,7 +81,7 @@ def test_nifti_keeps_data_affine_space_and_tr(tmp_path, suffix):
 
 def test_what_a_dead_process_left_of_a_file_goes_when_it_is_written_again(tmp_path):
     child = (
-        "import os, signal, sys; from pathlib import Path; from augment import files\n"
+        "import os, signal, sys; from pathlib import Path; from neuromix.augment import files\n"
         "begun = [files.replacing(Path(sys.argv[1]) / name) for name in ('a [1].txt', 'b.txt')]\n"
         "[each.__enter__().write_text('half') for each in begun]\n"
         "begun.append(files.replacing_folder(Path(sys.argv[1]) / 'kept'))\n"

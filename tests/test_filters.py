@@ -6,11 +6,11 @@ import torch
 import torchio as tio
 from banking import FakeSampler
 
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError, LeakageError
-from augment.filters import Faithful, IntensityRange, NearCopy
-from augment.leakage import check_disjoint, provenance, voxel_hashes
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.filters import Faithful, IntensityRange, NearCopy
+from neuromix.augment.leakage import check_disjoint, provenance, voxel_hashes
 
 
 def subject(volume, **labels):

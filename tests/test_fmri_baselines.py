@@ -4,14 +4,14 @@ import pandas as pd
 import pytest
 from bold_runs import FRAMES, PEOPLE, TASKS, TR, make_events
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.metrics.glm import first_level
-from augment.metrics.neuro import NeuroJudge, failed
-from augment.metrics.task_runs import read_runs, subjects_of
-from augment.metrics.time_series import autocorrelation
-from augment.phantom import make_phantom
-from experiments.fmri_baselines import (
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.glm import first_level
+from neuromix.augment.metrics.neuro import NeuroJudge, failed
+from neuromix.augment.metrics.task_runs import read_runs, subjects_of
+from neuromix.augment.metrics.time_series import autocorrelation
+from neuromix.augment.phantom import make_phantom
+from neuromix.experiments.fmri_baselines import (
     GENERATORS,
     MeanResponse,
     PhaseRandomised,

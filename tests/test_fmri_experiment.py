@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from bold_runs import AFFINE, PEOPLE
 
-from augment import bids, files
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.samplers.task_fmri_config import PRESETS
-from experiments.cli import main
-from experiments.fmri import FMRI, divide, plan
-from experiments.fmri_baselines import GENERATORS
-from experiments.fmri_probes import TRIAL, unseen_events
-from experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET, summarise
+from neuromix.augment import bids, files
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.samplers.task_fmri_config import PRESETS
+from neuromix.experiments.cli import main
+from neuromix.experiments.fmri import FMRI, divide, plan
+from neuromix.experiments.fmri_baselines import GENERATORS
+from neuromix.experiments.fmri_probes import TRIAL, unseen_events
+from neuromix.experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET, summarise
 
 SMALL = ["--preset", "demo", "--tasks", "motor", "--directions", "LR", "--train", "2",
          "--validation", "1", "--heldout", "4", "--drawn", "4", "--seconds", "0.1",
@@ -70,8 +70,8 @@ def test_everything_is_judged_once_and_shown(data, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("a finished row was judged again")
 
-    monkeypatch.setattr("experiments.fmri.NeuroJudge.table", refuse)
-    monkeypatch.setattr("experiments.fmri.fmri_report.page", lambda *_: "")
+    monkeypatch.setattr("neuromix.experiments.fmri.NeuroJudge.table", refuse)
+    monkeypatch.setattr("neuromix.experiments.fmri.fmri_report.page", lambda *_: "")
     assert main(command) == 0
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from augment.conditions import LabelSpace
-from experiments.fmri_unet import WindowUNet
+from neuromix.augment.conditions import LabelSpace
+from neuromix.experiments.fmri_unet import WindowUNet
 
 SPACE = LabelSpace({"task": ("motor", "wm")})
 WINDOW = (4, 2, 5, 6, 7)

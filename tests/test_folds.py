@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment import leakage
-from augment.cohort import Cohort
-from augment.errors import InputError, LeakageError
-from augment.folds import GeneratorKFold
+from neuromix.augment import leakage
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.folds import GeneratorKFold
 
 
 class FakeSource:

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from augment.conditions import LabelSpace
-from augment.nn.gaussian_start import GaussianStart
-from augment.samplers.flow import FlowMultistepScheduler
-from augment.tiling import Tiling
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.nn.gaussian_start import GaussianStart
+from neuromix.augment.samplers.flow import FlowMultistepScheduler
+from neuromix.augment.tiling import Tiling
 
 TILING = Tiling((16, 16, 4), "axial")  # tiles in two rows
 CHANNELS, SHAPE = 16, (16, 8, 8)  # of latents at a factor of four

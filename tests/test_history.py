@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from verdicts import group
 
-from experiments import evidence, history
-from experiments.comparison import carry_out
-from experiments.evidence_report import page
-from experiments.history import committed
+from neuromix.experiments import evidence, history
+from neuromix.experiments.comparison import carry_out
+from neuromix.experiments.evidence_report import page
+from neuromix.experiments.history import committed
 
 ENDPOINT = {
     "experiment": "transfer", "setting": "dementia-b", "metric": "balanced_accuracy",

@@ -6,18 +6,18 @@ import pytest
 import torch
 import torchio as tio
 
-from augment.cohort import Cohort
-from augment.errors import InputError, LeakageError
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import PRESETS as COMPLETERS
-from augment.samplers.modality_config import ModalityConfig
-from augment.train import TrainConfig
-from classifiers.stage import StageClassifier
-from experiments import evidence, fillings, hybrid
-from experiments.cli import main
-from experiments.fillings import FILLINGS
-from experiments.hybrid import lacking, run
-from experiments.hybrid_config import Hybrid
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import PRESETS as COMPLETERS
+from neuromix.augment.samplers.modality_config import ModalityConfig
+from neuromix.augment.train import TrainConfig
+from neuromix.classifiers.stage import StageClassifier
+from neuromix.experiments import evidence, fillings, hybrid
+from neuromix.experiments.cli import main
+from neuromix.experiments.fillings import FILLINGS
+from neuromix.experiments.hybrid import lacking, run
+from neuromix.experiments.hybrid_config import Hybrid
 
 SHORT = TrainConfig(
     steps=1, batch_size=2, warmup=0, validate_every=1, checkpoint_every=1, log_every=1
@@ -35,7 +35,7 @@ def stop(*args, **settings):
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     """24 subjects, eight of each diagnosis."""
-    from augment.phantom import make_phantom
+    from neuromix.augment.phantom import make_phantom
 
     folder = make_phantom(
         tmp_path_factory.mktemp("pairs") / "phantom", "paired", subjects=24, spacing=12.0
@@ -156,7 +156,7 @@ def test_a_test_subject_that_trained_under_another_name_is_found(cohort, tmp_pat
 
 
 def test_a_label_that_images_carry_is_told():
-    from experiments.hybrid_report import _watermarks
+    from neuromix.experiments.hybrid_report import _watermarks
 
     rows = [
         {"way": "pds-by-label", "missing": 50, "told in folds": 0.9, "told on real": 0.4},

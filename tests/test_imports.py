@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from importlinter.cli import lint_imports
 
-import augment
+from neuromix import augment
 
 
 def test_every_file_looks_down_only(capsys, monkeypatch):

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from nilearn.image import load_img, mean_img
 from sklearn.model_selection import cross_val_score
 
-from augment import (
+from neuromix.augment import (
     Cohort,
     CompleteModality,
     FillMissing,
@@ -23,7 +23,7 @@ from augment import (
     SyntheticSampler,
     mix,
 )
-from classifiers.base import VolumeClassifier
+from neuromix.classifiers.base import VolumeClassifier
 
 
 @pytest.fixture(scope="module")

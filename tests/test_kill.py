@@ -15,8 +15,8 @@ import nibabel as nib
 import pytest
 from safetensors import safe_open
 
-from augment.phantom import make_phantom
-from experiments.cli import main
+from neuromix.augment.phantom import make_phantom
+from neuromix.experiments.cli import main
 
 CHILD = """
 import os, signal, sys
@@ -30,7 +30,7 @@ def replace(self, target):
     return move(self, target)
 
 Path.replace = replace
-from experiments.cli import main
+from neuromix.experiments.cli import main
 sys.exit(main(sys.argv[2:]))
 """
 PDS = ["--preset", "demo", "--steps", "1", "--refining-steps", "1", "--batch-size", "2",

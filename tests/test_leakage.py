@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment.cohort import Cohort
-from augment.errors import InputError, LeakageError
-from augment.leakage import (
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.leakage import (
     check_disjoint,
     merge,
     provenance,

@@ -17,7 +17,7 @@ import torch
 import torchio as tio
 from mixtures import Doubler
 
-from augment import (
+from neuromix.augment import (
     Cohort,
     CompleteModality,
     FillMissing,
@@ -28,17 +28,17 @@ from augment import (
     origin,
     quotas,
 )
-from augment.cohort import COLUMNS, Split
-from augment.conditions import LabelSpace
-from augment.errors import InputError, LeakageError
-from augment.filters import NearCopy
-from augment.leakage import provenance, voxel_hash, voxel_hashes
-from augment.phantom import make_phantom
-from augment.samplers.base import apart
-from classifiers.base import VolumeClassifier
-from classifiers.dementia import DementiaClassifier
-from classifiers.evaluate import cross_validate_subjects, predict
-from classifiers.sex import SexClassifier
+from neuromix.augment.cohort import COLUMNS, Split
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.filters import NearCopy
+from neuromix.augment.leakage import provenance, voxel_hash, voxel_hashes
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.samplers.base import apart
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.classifiers.dementia import DementiaClassifier
+from neuromix.classifiers.evaluate import cross_validate_subjects, predict
+from neuromix.classifiers.sex import SexClassifier
 
 QUICK = {"steps": 1, "batch_size": 2, "seed": 0}
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from augment.conditions import LabelSpace
-from augment.nn.linear_run import Courses, Estimated, LinearRun, _regress
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.nn.linear_run import Courses, Estimated, LinearRun, _regress
 
 SPACE = LabelSpace({"task": ("t", "u"), "dir": ("LR", "RL"), "sex": ("F", "M")})
 TR, FRAMES, PEOPLE, VOXELS = 2.0, 120, 40, 60

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.metrics import anatomy
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.metrics import anatomy
 
 EVERYWHERE = np.ones((12, 12, 12), dtype=bool)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from augment.errors import InputError
-from augment.metrics.completion import (
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.completion import (
     completion_table,
     coverage,
     crps,

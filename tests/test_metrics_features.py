@@ -3,9 +3,9 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from augment.errors import InputError
-from augment.metrics import features
-from augment.metrics.features import frechet, mmd2, mmd_test, nearest_distance, prdc
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics import features
+from neuromix.augment.metrics.features import frechet, mmd2, mmd_test, nearest_distance, prdc
 
 WIDTH = 2.5
 

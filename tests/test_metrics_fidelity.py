@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from augment.errors import InputError
-from augment.metrics.features import pca_features
-from augment.metrics.fidelity import Judge, fidelity_table, label_faithfulness
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.features import pca_features
+from neuromix.augment.metrics.fidelity import Judge, fidelity_table, label_faithfulness
 
 SIDE = 16
 NOISE = 0.03

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from bold_runs import AFFINE, FRAMES, PEOPLE, TR, make_events
 
-from augment.errors import InputError
-from augment.metrics.glm import design_matrix, first_level, roi_course
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.glm import design_matrix, first_level, roi_course
 
 MASK = PEOPLE.mask
 

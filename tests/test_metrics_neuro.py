@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from bold_runs import AFFINE, FRAMES, PEOPLE, TASKS
 
-from augment.errors import InputError
-from augment.metrics.neuro import METRICS, NeuroJudge, compare, failed, share
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.neuro import METRICS, NeuroJudge, compare, failed, share
 
 SPLITS = 40
 

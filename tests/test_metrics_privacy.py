@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from augment.errors import InputError
-from augment.metrics.privacy import closest, membership
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.privacy import closest, membership
 
 
 @pytest.fixture

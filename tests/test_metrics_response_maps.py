@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from augment.metrics.response_maps import (
+from neuromix.augment.metrics.response_maps import (
     active_voxels,
     correlations,
     group_maps,

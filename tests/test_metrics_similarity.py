@@ -4,8 +4,8 @@ import torch
 from monai.metrics import MultiScaleSSIMMetric, PSNRMetric, SSIMMetric
 from scipy import ndimage
 
-from augment.errors import InputError
-from augment.metrics.similarity import SCALE_WEIGHTS, ms_ssim, psnr, ssim
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.similarity import SCALE_WEIGHTS, ms_ssim, psnr, ssim
 
 
 def smooth(n, side, seed=0):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from bold_runs import AFFINE, PEOPLE
 
-from augment import files
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.metrics.task_runs import brain_mask, grid_regions, read_runs, subjects_of
+from neuromix.augment import files
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.task_runs import brain_mask, grid_regions, read_runs, subjects_of
 
 STEM = "sub-1_task-motor_dir-LR"
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from bold_runs import memory
 
-from augment.errors import InputError
-from augment.metrics.time_series import (
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.time_series import (
     NOISELESS,
     autocorrelation,
     by_quarter,

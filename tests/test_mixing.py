@@ -9,9 +9,9 @@ import torchio as tio
 from mixtures import make_bank
 from sklearn.base import clone
 
-from augment import Cohort, SyntheticSampler, mix
-from augment.errors import InputError
-from classifiers.base import VolumeClassifier
+from neuromix.augment import Cohort, SyntheticSampler, mix
+from neuromix.augment.errors import InputError
+from neuromix.classifiers.base import VolumeClassifier
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,17 @@ import torch
 import torchio as tio
 from accelerate import PartialState
 
-from augment import Cohort, CompleteModality, RandomSynthetic
-from augment.errors import InputError, LeakageError
-from augment.leakage import voxel_hashes
-from augment.opening import open_source
-from augment.phantom import make_phantom
-from augment.samplers import base
-from augment.samplers.modality import ModalityCompleter
-from augment.samplers.modality_config import ModalityConfig
-from augment.samplers.modality_fit import Fitting
-from augment.samplers.pairs import Pairs, common_frame
-from augment.train import TrainConfig
+from neuromix.augment import Cohort, CompleteModality, RandomSynthetic
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.leakage import voxel_hashes
+from neuromix.augment.opening import open_source
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.samplers import base
+from neuromix.augment.samplers.modality import ModalityCompleter
+from neuromix.augment.samplers.modality_config import ModalityConfig
+from neuromix.augment.samplers.modality_fit import Fitting
+from neuromix.augment.samplers.pairs import Pairs, common_frame
+from neuromix.augment.train import TrainConfig
 
 SHORT = TrainConfig(
     steps=3, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from bold_runs import AFFINE, PEOPLE
 
-from augment import bids, files
-from augment.errors import InputError
-from experiments.cli import main
-from experiments.fmri_baselines import GENERATORS
-from experiments.neuro import Neuro, as_units, divide, summarise
+from neuromix.augment import bids, files
+from neuromix.augment.errors import InputError
+from neuromix.experiments.cli import main
+from neuromix.experiments.fmri_baselines import GENERATORS
+from neuromix.experiments.neuro import Neuro, as_units, divide, summarise
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_real_halves_agree_and_generators_are_told(data, tmp_path, monkeypatch, 
     def refuse(*_):
         raise AssertionError("a finished generator was judged again")
 
-    monkeypatch.setattr("experiments.neuro.NeuroJudge.table", refuse)
+    monkeypatch.setattr("neuromix.experiments.neuro.NeuroJudge.table", refuse)
     assert run(data, tmp_path, "--splits", 20) == 0
     assert [each.name for each in tmp_path.iterdir()] == [folder.name]
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from augment.grid import Grid
-from augment.nn.pattern import PatternModule
+from neuromix.augment.grid import Grid
+from neuromix.augment.nn.pattern import PatternModule
 
 GRID = Grid.mni(12.0)
 

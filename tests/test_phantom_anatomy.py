@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from augment.grid import Grid
-from augment.phantom.anatomy import Anatomy, Shape
+from neuromix.augment.grid import Grid
+from neuromix.augment.phantom.anatomy import Anatomy, Shape
 
 
 def brain(anatomy, shape, seed=0):

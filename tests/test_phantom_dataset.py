@@ -5,12 +5,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.grid import Grid, template_on
-from augment.phantom import dataset, make_phantom
-from augment.phantom.md import dwi, gradients, mean_diffusivity
-from augment.phantom.population import person
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid, template_on
+from neuromix.augment.phantom import dataset, make_phantom
+from neuromix.augment.phantom.md import dwi, gradients, mean_diffusivity
+from neuromix.augment.phantom.population import person
 
 
 def digest(folder):

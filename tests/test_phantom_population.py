@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from augment.errors import InputError
-from augment.phantom.population import person
+from neuromix.augment.errors import InputError
+from neuromix.augment.phantom.population import person
 
 
 def people(seed, site, count):

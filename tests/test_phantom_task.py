@@ -2,8 +2,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from augment.cohort import Cohort
-from augment.phantom.task import FRAMES, TASKS, TR
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.phantom.task import FRAMES, TASKS, TR
 
 
 def test_every_subject_has_all_tasks_in_both_directions(task_phantom):

@@ -3,9 +3,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment import InputError
-from augment.prepare import cut, hcp_events, read_events, windows
-from augment.prepare.bold import check_events, check_frames, repetition_time
+from neuromix.augment import InputError
+from neuromix.augment.prepare import cut, hcp_events, read_events, windows
+from neuromix.augment.prepare.bold import check_events, check_frames, repetition_time
 
 
 def make_events(*rows):

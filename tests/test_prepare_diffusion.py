@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from augment import InputError
-from augment.prepare import fit_md, read_gradients
+from neuromix.augment import InputError
+from neuromix.augment.prepare import fit_md, read_gradients
 
 SHAPE = (3, 3, 2)
 EVERYWHERE = np.ones(SHAPE, dtype=bool)

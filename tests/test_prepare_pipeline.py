@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from augment import Cohort, InputError
-from augment.grid import Grid, template_on
-from augment.prepare import expand, prepare, restore, space
+from neuromix.augment import Cohort, InputError
+from neuromix.augment.grid import Grid, template_on
+from neuromix.augment.prepare import expand, prepare, restore, space
 
 GRID = Grid.mni(8.0)
 MNI = "space-MNI152NLin6Asym"

@@ -6,10 +6,10 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from augment import InputError
-from augment.grid import Grid, template_on
-from augment.prepare import place, restore, space, to_template
-from augment.prepare.space import brain_mask, register
+from neuromix.augment import InputError
+from neuromix.augment.grid import Grid, template_on
+from neuromix.augment.prepare import place, restore, space, to_template
+from neuromix.augment.prepare.space import brain_mask, register
 
 GRID = Grid.mni(8.0)
 SOURCE = Grid.mni(6.0)

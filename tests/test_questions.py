@@ -2,11 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from augment import quotas
-from augment.cohort import Cohort
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from experiments.questions import (
+from neuromix.augment import quotas
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.experiments.questions import (
     confounded,
     confounders,
     few_labels,

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from banking import FakeSampler
 
-from augment import quotas
-from augment.cohort import Cohort
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from experiments import cli, sampling
+from neuromix.augment import quotas
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.experiments import cli, sampling
 
 NAMES = ("sex", "diagnosis", "site", "age")
 STAGES = {"NC": 0, "MCI": 1, "AD": 2}

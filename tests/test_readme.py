@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import main
-from experiments.evidence import Endpoint
-from experiments.transfer import NAME, Transfer
+from neuromix.experiments.cli import main
+from neuromix.experiments.evidence import Endpoint
+from neuromix.experiments.transfer import NAME, Transfer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-import augment
+from neuromix import augment
 
 ROOT = Path(__file__).parents[1]
 
@@ -12,11 +12,11 @@ def test_pages_public_names_and_links(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import reference
 
-    reference.build(tmp_path, ("augment", "classifiers"))
-    page = (tmp_path / "augment.html").read_text()
+    reference.build(tmp_path, ("neuromix.augment", "neuromix.classifiers"))
+    page = (tmp_path / "neuromix" / "augment.html").read_text()
     for name in augment.__all__:
         assert f'id="{name}"' in page, name
-    assert (tmp_path / "classifiers" / "base.html").exists()
+    assert (tmp_path / "neuromix" / "classifiers" / "base.html").exists()
     assert reference.broken_links(tmp_path) == []
     (tmp_path / "broken.html").write_text('<a href="nowhere.html">a</a><a href="#b">b</a>')
     assert len(reference.broken_links(tmp_path)) == 2

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torchio as tio
 
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.samplers.responses import ResponseSampler, Window, responses
-from augment.transforms import RandomSynthetic
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.samplers.responses import ResponseSampler, Window, responses
+from neuromix.augment.transforms import RandomSynthetic
 
 TR = 2.0
 EVENTS = pd.DataFrame({"onset": [3.0, 21.0], "duration": 6.0, "trial_type": ["a", "b"]})

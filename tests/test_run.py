@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from augment import software
-from augment.cohort import Cohort
-from augment.digests import Content
-from augment.errors import InputError
-from augment.report import report_page
-from experiments.run import Run, new_run, show_plan
+from neuromix.augment import software
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.digests import Content
+from neuromix.augment.errors import InputError
+from neuromix.augment.report import report_page
+from neuromix.experiments.run import Run, new_run, show_plan
 
 CONFIG = {"sizes": (4, 8), "seed": 0}
 
@@ -182,7 +182,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from experiments.run import Run\n"
+        "import sys; from pathlib import Path; from neuromix.experiments.run import Run\n"
         "Run.open(Path(sys.argv[1]), 'toy', {'seed': 0})"
     )
     with Run.open(tmp_path, "toy", {"seed": 0}):

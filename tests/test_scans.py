@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torchio as tio
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.scans import WholeImage, require_whole
-from experiments.cli import main
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.scans import WholeImage, require_whole
+from neuromix.experiments.cli import main
 
 VOLUME = np.random.default_rng(0).random((9, 8, 7)).astype(np.float32)
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError
-from experiments import settings
-from experiments.cli import main
-from experiments.evidence import Endpoint
-from experiments.run import Run
-from experiments.settings import PRESETS, run
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.experiments import settings
+from neuromix.experiments.cli import main
+from neuromix.experiments.evidence import Endpoint
+from neuromix.experiments.run import Run
+from neuromix.experiments.settings import PRESETS, run
 
 
 @pytest.fixture(scope="module")

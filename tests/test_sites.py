@@ -2,9 +2,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from experiments.sites import Wanted, labelled, load_site, part, require_classes, subsets, targets
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.experiments.sites import (
+    Wanted,
+    labelled,
+    load_site,
+    part,
+    require_classes,
+    subsets,
+    targets,
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from augment.nn.smooth_fields import along, bumps, cosines, fold, harmonics, lattice_step, unfold
+from neuromix.augment.nn.smooth_fields import (
+    along,
+    bumps,
+    cosines,
+    fold,
+    harmonics,
+    lattice_step,
+    unfold,
+)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ import torchio as tio
 from banking import fill
 from torch.utils.data import DataLoader
 
-from augment import files
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError, LeakageError
-from augment.opening import open_source
-from augment.samplers.tiled_md import TiledMDSampler
-from augment.samplers.tiled_md_config import TiledMDConfig
-from augment.train import TrainConfig
+from neuromix.augment import files
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.opening import open_source
+from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.augment.samplers.tiled_md_config import TiledMDConfig
+from neuromix.augment.train import TrainConfig
 
 CONFIG = TiledMDConfig(
     labels=("sex", "age"), channels=8, layers=2, heads=2, head_dim=16,

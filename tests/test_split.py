@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from augment import split
-from augment.errors import InputError
+from neuromix.augment import split
+from neuromix.augment.errors import InputError
 
 SHARES = np.array([0.7, 0.15, 0.15])
 

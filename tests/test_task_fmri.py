@@ -11,22 +11,22 @@ import pytest
 import torch
 import torchio as tio
 
-from augment import files
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.errors import InputError, LeakageError
-from augment.leakage import subject_hash
-from augment.opening import open_source
-from augment.phantom import make_phantom
-from augment.phantom.task import TASKS
-from augment.prepare.bold import read_events
-from augment.samplers.runs import Runs, design_of, draw_events
-from augment.samplers.task_fmri import TaskFMRISampler
-from augment.samplers.task_fmri_config import PRESETS, TaskFMRIConfig
-from augment.train import TrainConfig, checkpoints
-from augment.transforms import RandomSynthetic, TimeConsistent
-from classifiers.base import VolumeClassifier
-from experiments.cli import main
+from neuromix.augment import files
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.leakage import subject_hash
+from neuromix.augment.opening import open_source
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.phantom.task import TASKS
+from neuromix.augment.prepare.bold import read_events
+from neuromix.augment.samplers.runs import Runs, design_of, draw_events
+from neuromix.augment.samplers.task_fmri import TaskFMRISampler
+from neuromix.augment.samplers.task_fmri_config import PRESETS, TaskFMRIConfig
+from neuromix.augment.train import TrainConfig, checkpoints
+from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
+from neuromix.classifiers.base import VolumeClassifier
+from neuromix.experiments.cli import main
 
 TRAINING = TrainConfig(
     steps=2, batch_size=2, warmup=1, validate_every=2, checkpoint_every=1, log_every=1

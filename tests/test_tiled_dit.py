@@ -7,11 +7,11 @@ from diffusers import DiffusionPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
 from torch.utils.data import default_collate
 
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from augment.nn.labels import drop_labels
-from augment.nn.tiled_dit import TiledDiT, add_lora
-from augment.tiling import Tiling
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.augment.nn.labels import drop_labels
+from neuromix.augment.nn.tiled_dit import TiledDiT, add_lora
+from neuromix.augment.tiling import Tiling
 
 # In an order that a saved config does not keep, and with a name that modules have.
 SPACE = LabelSpace({"type": ("NC", "AD"), "sex": ("F", "M")}, {"age": (18, 88)})

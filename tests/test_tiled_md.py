@@ -10,21 +10,21 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from safetensors.torch import load_file
 
-from augment import bids, files
-from augment.bank import SampleBank
-from augment.cohort import Cohort
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.leakage import subject_hash, voxel_hash
-from augment.nn.deformable_template import DeformableTemplate
-from augment.nn.slice_autoencoder import SliceAutoencoder
-from augment.samplers import tiled_md
-from augment.samplers.latents import LatentSet, label_rows, write_latents
-from augment.samplers.tiled_md import TiledMDSampler
-from augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
-from augment.train import TrainConfig, checkpoints
-from experiments.cli import main
+from neuromix.augment import bids, files
+from neuromix.augment.bank import SampleBank
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.leakage import subject_hash, voxel_hash
+from neuromix.augment.nn.deformable_template import DeformableTemplate
+from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
+from neuromix.augment.samplers import tiled_md
+from neuromix.augment.samplers.latents import LatentSet, label_rows, write_latents
+from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
+from neuromix.augment.train import TrainConfig, checkpoints
+from neuromix.experiments.cli import main
 
 CONFIG = TiledMDConfig(
     layers=2, heads=2, head_dim=16,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from augment.errors import InputError
-from augment.tiling import Tiling
+from neuromix.augment.errors import InputError
+from neuromix.augment.tiling import Tiling
 
 PLANES = ("axial", "coronal", "sagittal")
 SHAPES = [(40, 48, 40), (17, 33, 5), (1, 1, 1), (16, 32, 1), (3, 2, 11)]

@@ -1,6 +1,6 @@
 import torch
 
-from augment.nn.tissue_refinement import TissueRefiner
+from neuromix.augment.nn.tissue_refinement import TissueRefiner
 
 
 def inputs(count=4, seed=0):

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from training import CONFIG, Samples, run, toy
 
-from augment import training_state
-from augment.errors import InputError, TrainingError
-from augment.objectives import FlowMatching
-from augment.train import checkpoints, estimate, learning_rate, train
+from neuromix.augment import training_state
+from neuromix.augment.errors import InputError, TrainingError
+from neuromix.augment.objectives import FlowMatching
+from neuromix.augment.train import checkpoints, estimate, learning_rate, train
 
 SCRIPT = Path(__file__).with_name("training.py")
 

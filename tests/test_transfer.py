@@ -4,14 +4,14 @@ from dataclasses import replace
 import pytest
 from chromium import browse, needs_chromium
 
-from augment.cohort import Cohort
-from augment.errors import InputError
-from augment.phantom import make_phantom
-from augment.samplers.tiled_md import TiledMDSampler
-from classifiers.evaluate import Predictions
-from experiments import transfer
-from experiments.cli import main
-from experiments.transfer import PRESETS, Transfer, run
+from neuromix.augment.cohort import Cohort
+from neuromix.augment.errors import InputError
+from neuromix.augment.phantom import make_phantom
+from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.classifiers.evaluate import Predictions
+from neuromix.experiments import transfer
+from neuromix.experiments.cli import main
+from neuromix.experiments.transfer import PRESETS, Transfer, run
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import torchio as tio
 from mixtures import Doubler, make_bank
 from torchio.utils import get_subclasses
 
-import augment
-from augment import Cohort, CompleteModality, FillMissing, RandomSynthetic, TimeConsistent
-from augment.errors import InputError
-from augment.leakage import voxel_hash
+from neuromix import augment
+from neuromix.augment import Cohort, CompleteModality, FillMissing, RandomSynthetic, TimeConsistent
+from neuromix.augment.errors import InputError
+from neuromix.augment.leakage import voxel_hash
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +325,7 @@ def test_queue(bank, subjects):
 def doubler(tmp_path, monkeypatch):
     completer = Doubler(tmp_path / "doubler")
     # What comes back from the path is another object, as after a restart.
-    monkeypatch.setattr("augment.transforms.open_source", Doubler)
+    monkeypatch.setattr("neuromix.augment.transforms.open_source", Doubler)
     return completer
 
 

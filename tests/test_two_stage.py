@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from augment.conditions import LabelSpace
-from augment.grid import Grid
-from augment.nn.dual_modal import DualModalDiffusion
-from augment.two_stage import Refinement, SemanticConsistency, semantic
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.grid import Grid
+from neuromix.augment.nn.dual_modal import DualModalDiffusion
+from neuromix.augment.two_stage import Refinement, SemanticConsistency, semantic
 
 GRID = Grid.mni(12.0)
 SEGMENTS = 2

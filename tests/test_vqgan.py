@@ -5,10 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from augment.errors import InputError
-from augment.nn.vqgan import VolumeAutoencoder, VolumeDiscriminator
-from augment.objectives import AdversarialAutoencoding
-from augment.train import TrainConfig, checkpoints, estimate, sample_generators, train
+from neuromix.augment.errors import InputError
+from neuromix.augment.nn.vqgan import VolumeAutoencoder, VolumeDiscriminator
+from neuromix.augment.objectives import AdversarialAutoencoding
+from neuromix.augment.train import TrainConfig, checkpoints, estimate, sample_generators, train
 
 SHAPE = (12, 10, 8)
 CONFIG = TrainConfig(

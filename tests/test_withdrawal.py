@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from banking import LABELS, FakeSampler
 
-from augment import SampleBank
-from augment.errors import InputError
-from augment.leakage import record_of, voxel_hash
-from augment.withdrawal import parts_of
-from experiments.cli import main
+from neuromix.augment import SampleBank
+from neuromix.augment.errors import InputError
+from neuromix.augment.leakage import record_of, voxel_hash
+from neuromix.augment.withdrawal import parts_of
+from neuromix.experiments.cli import main
 
 VOLUME = np.random.default_rng(0).random((8, 8, 8)).astype("f4")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from augment.conditions import LabelSpace
-from augment.objectives import FlowMatching
-from augment.train import TrainConfig, train
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.objectives import FlowMatching
+from neuromix.augment.train import TrainConfig, train
 
 SPACE = LabelSpace({"sex": ("F", "M")})
 CONFIG = TrainConfig(

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from classifiers.evaluate import Predictions
-from experiments.evidence import Group
+from neuromix.classifiers.evaluate import Predictions
+from neuromix.experiments.evidence import Group
 
 SUBJECTS = 200
 SEEDS = 5

@@ -2,9 +2,10 @@
 
 ``anatomy`` measures volumes in physical units, ``features`` compares sets of volumes through a
 feature map, and ``fidelity`` judges images, labels and everything at once
-(:func:`augment.metrics.fidelity.fidelity_table`). Trained networks come in as callables.
+(:func:`neuromix.augment.metrics.fidelity.fidelity_table`). Trained networks come in as callables.
 
 Runs of task fMRI (``task_runs``) are judged by ``neuro``, whose
-:class:`~augment.metrics.neuro.NeuroJudge` brings together the effects of conditions (``glm``,
-``response_maps``) and the noise (``time_series``), which ``summaries`` takes from each run once.
+:class:`~neuromix.augment.metrics.neuro.NeuroJudge` brings together the effects of conditions
+(``glm``, ``response_maps``) and the noise (``time_series``), which ``summaries`` takes from each
+run once.
 """

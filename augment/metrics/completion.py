@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.metrics.similarity import ssim
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.similarity import ssim
 
 BANDS = 8
 """Of the spectrum, evenly spaced in frequency."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.metrics.anatomy import brain_mask
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.anatomy import brain_mask
 
 Features = Callable[[np.ndarray], np.ndarray]
 

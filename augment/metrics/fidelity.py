@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.metrics import anatomy
-from augment.metrics import features as clouds
-from augment.metrics.similarity import ms_ssim
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics import anatomy
+from neuromix.augment.metrics import features as clouds
+from neuromix.augment.metrics.similarity import ms_ssim
 
 DRAWS = 2000
 """Random draws behind each interval."""
@@ -119,9 +119,10 @@ def fidelity_table(
             taken as independent. Half of them against the other half is the reference of the
             metrics on sets, so take twice as many as synthetic ones if you can.
         synthetic: (N, X, Y, Z).
-        features: Volumes to points (N, F): :func:`~augment.metrics.features.pca_features` of
-            further real subjects (such as the judges'), or a layer of a network trained on them.
-        tissues: Name to mask (X, Y, Z), such as :func:`augment.metrics.anatomy.tissue_masks`.
+        features: Volumes to points (N, F): :func:`~neuromix.augment.metrics.features.pca_features`
+            of further real subjects (such as the judges'), or a layer of a network trained on them.
+        tissues: Name to mask (X, Y, Z), such as
+            :func:`neuromix.augment.metrics.anatomy.tissue_masks`.
         judges: Label name to the classifier that judges it.
         mask: Of the brain; by default where half of the training subjects are positive.
         axis: The axis that the sampler cuts slices along.
@@ -143,7 +144,8 @@ def fidelity_table(
           and ``ms_ssim``: value - real);
         - value per pair of sets (``frechet``, ``precision``, ``recall``, ``density``, ``coverage``,
           ``histogram_distance``): means and spread over the splits of
-          :func:`~augment.metrics.features.beside_real`, with ``sizes.split`` volumes a set;
+          :func:`~neuromix.augment.metrics.features.beside_real`, with ``sizes.split`` volumes a
+          set;
         - ``mmd2``: of all volumes, with ``null_p95`` and ``p_value`` of the permutation test;
           ``real`` is over real-real splits, ``split_p95`` their 95th percentile and ``ratio`` the
           value over that;
@@ -274,7 +276,7 @@ def _sets(
 def _copies(
     synthetic: np.ndarray, train: np.ndarray, heldout: np.ndarray, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Rows of :func:`augment.metrics.features.nearest_distance`."""
+    """Rows of :func:`neuromix.augment.metrics.features.nearest_distance`."""
     nearest = clouds.nearest_distance(synthetic, train, heldout)
     rng = np.random.default_rng(seed)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.metrics.task_runs import DARK
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.task_runs import DARK
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,8 +16,9 @@ wrong noise level       ``tsnr_level``, ``tsnr_map``, ``spread``
 long runs that fade     ``steady_tsnr``, ``steady_autocorrelation``
 ======================  ========================================================================
 
-Definitions are in :mod:`~augment.metrics.response_maps`, :mod:`~augment.metrics.glm` and
-:mod:`~augment.metrics.time_series`; :data:`METRICS` says what is done with them.
+Definitions are in :mod:`~neuromix.augment.metrics.response_maps`,
+:mod:`~neuromix.augment.metrics.glm` and :mod:`~neuromix.augment.metrics.time_series`;
+:data:`METRICS` says what is done with them.
 
 **Ceiling.** Every metric compares a set of subjects with a set of real ones. The held-out subjects
 are split at random into halves A and B, and as many synthetic subjects are drawn; ``value`` is the
@@ -42,11 +43,11 @@ from typing import Any
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.metrics import glm, time_series
-from augment.metrics import response_maps as maps
-from augment.metrics.summaries import Reader, Subjects
-from augment.metrics.task_runs import TaskRun, subjects_of
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics import glm, time_series
+from neuromix.augment.metrics import response_maps as maps
+from neuromix.augment.metrics.summaries import Reader, Subjects
+from neuromix.augment.metrics.task_runs import TaskRun, subjects_of
 
 METRICS = {
     "group_map": "similarity",
@@ -107,12 +108,13 @@ class NeuroJudge:
         real: Runs of held-out subjects, none of them in the training of any generator. They are
             read twice, so that ``data`` may be a file's.
         affine: Voxel to world in mm, (4, 4), of all runs.
-        mask: Of the brain, (X, Y, Z); by default :func:`~augment.metrics.task_runs.brain_mask`.
+        mask: Of the brain, (X, Y, Z); by default
+            :func:`~neuromix.augment.metrics.task_runs.brain_mask`.
         regions: Of the mask's voxels, for connectivity, (V,); by default
-            :func:`~augment.metrics.task_runs.grid_regions`.
+            :func:`~neuromix.augment.metrics.task_runs.grid_regions`.
         train: Runs that the generators were trained on; without them copies can't be told.
         conditions: ``task/trial_type`` to judge by; by default all that the real runs have.
-        noise_model: ``ols`` or ``ar1``, see :func:`~augment.metrics.glm.first_level`.
+        noise_model: ``ols`` or ``ar1``, see :func:`~neuromix.augment.metrics.glm.first_level`.
         high_pass: Hz below which drift is removed.
         smoothing: Full width at half maximum of the Gaussian that effect maps are smoothed by, in
             mm. Single voxels of single runs are mostly noise: without it the ceiling is low.

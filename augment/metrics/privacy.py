@@ -8,7 +8,7 @@ subject. The closer a sample lies to the scan, the likelier::
 :func:`membership` is the area under the ROC curve of that attack, on training subjects (members)
 and held-out ones (not): 0.5 if the samples tell nothing, 1 if they tell all. What a person sees is
 :func:`closest`: the samples that lie nearest to a training subject, for a look side by side. Copies
-as a share of the samples are in :func:`augment.metrics.features.nearest_distance`.
+as a share of the samples are in :func:`neuromix.augment.metrics.features.nearest_distance`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.metrics.features import squared_distances
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.features import squared_distances
 
 DRAWS = 2000
 """Of the bootstrap."""

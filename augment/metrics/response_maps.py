@@ -1,8 +1,9 @@
 """Do maps of effects look like real ones, tell conditions apart, and differ between subjects?
 
-Maps are effects of conditions in per cent (:mod:`augment.metrics.glm`): one subject's (C, V), those
-of subjects (S, C, V), or those of each of their runs (S, L, C, V), where L counts repeats. What a
-subject lacks is NaN. A reference is the mean map of a group of real subjects, (C, V).
+Maps are effects of conditions in per cent (:mod:`neuromix.augment.metrics.glm`): one subject's (C,
+V), those of subjects (S, C, V), or those of each of their runs (S, L, C, V), where L counts
+repeats. What a subject lacks is NaN. A reference is the mean map of a group of real subjects, (C,
+V).
 """
 
 from __future__ import annotations

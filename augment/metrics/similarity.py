@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from augment.errors import InputError
+from neuromix.augment.errors import InputError
 
 DATA_RANGE = 3.0
 """Range of mean diffusivity: 0 to free water at 3.0 in 1e-3 mm²/s."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.metrics import glm, time_series
-from augment.metrics import response_maps as maps
-from augment.metrics.task_runs import TaskRun, brain_mask, grid_regions, subjects_of
+from neuromix.augment.errors import InputError
+from neuromix.augment.metrics import glm, time_series
+from neuromix.augment.metrics import response_maps as maps
+from neuromix.augment.metrics.task_runs import TaskRun, brain_mask, grid_regions, subjects_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ class Fingerprint:
 
 
 class Reader:
-    """Reads runs in one way; see :class:`augment.metrics.neuro.NeuroJudge` for the arguments."""
+    """Reads runs in one way; see :class:`neuromix.augment.metrics.neuro.NeuroJudge` for the arguments."""
 
     def __init__(
         self,

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from augment import bids
-from augment.errors import InputError
-from augment.prepare.bold import check_events, check_frames, read_events, repetition_time
-from augment.prepare.scans import inherited
+from neuromix.augment import bids
+from neuromix.augment.errors import InputError
+from neuromix.augment.prepare.bold import check_events, check_frames, read_events, repetition_time
+from neuromix.augment.prepare.scans import inherited
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 DARK = 0.1
 """Voxels below this share of the median brightness of the brain have no signal in a run."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from augment.errors import InputError
+from neuromix.augment.errors import InputError
 
 NOISELESS = 1e4
 """Signal to noise of a voxel that does not vary."""

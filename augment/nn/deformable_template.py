@@ -22,7 +22,7 @@ that independent standard normal z are displacements as rough as those of the tr
 Cut into blocks of f x f voxels (and ``depth`` slices), e and z make the channels of latents, which
 are tiled as slices are.
 
-It holds where subjects share a space up to some voxels, as after :mod:`augment.prepare`.
+It holds where subjects share a space up to some voxels, as after :mod:`neuromix.augment.prepare`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from scipy import ndimage
 from torch import Tensor
 
-from augment.errors import InputError
-from augment.nn.smooth_fields import along, bumps, cosines, fold, lattice_step, unfold
-from augment.tiling import Tiling
+from neuromix.augment.errors import InputError
+from neuromix.augment.nn.smooth_fields import along, bumps, cosines, fold, lattice_step, unfold
+from neuromix.augment.tiling import Tiling
 
 NOISE, EDGE, FARTHEST = 0.12, 0.25, 4.0
 """Scales of the errors of values (1e-3 mm²/s) and of the brain's edge, and where they saturate."""

@@ -1,15 +1,15 @@
 """The whole of PDS as one network: a mean given the source, a Gaussian around it, and PDM and TR.
 
-With m the mean of the target given the source (:mod:`augment.nn.local_regression`, sharpened by TR
-where it refines means), a the deviation of what is left, and z = (y - m) / a,
+With m the mean of the target given the source (:mod:`neuromix.augment.nn.local_regression`,
+sharpened by TR where it refines means), a the deviation of what is left, and z = (y - m) / a,
 
     v(z_t, t) = E[n - z | z_t] - F( [z_t / k, E[z | z_t]], known, t, direction, labels ) / k,
     k² = (1 - t)² + t²
 
 where the expectations are those of the smooth Gaussian field of
-:mod:`augment.nn.smooth_residual` and F is PDM (:mod:`augment.nn.dual_unet`), which starts as zero.
-The factor bounds what it adds, at every t. A training of zero steps already gives the regression,
-and samples around it with the right spread and smoothness.
+:mod:`neuromix.augment.nn.smooth_residual` and F is PDM (:mod:`neuromix.augment.nn.dual_unet`),
+which starts as zero. The factor bounds what it adds, at every t. A training of zero steps already
+gives the regression, and samples around it with the right spread and smoothness.
 
 With ``start="noise"`` there is neither: m and a are two numbers for each modality, and PDM predicts
 velocity or noise all by itself, as published. With ``source_blind`` nothing is known of the subject
@@ -29,13 +29,13 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from augment.conditions import LabelSpace
-from augment.grid import Grid
-from augment.nn.dual_unet import DualModalUNet
-from augment.nn.local_regression import LocalRegression
-from augment.nn.pattern import PatternModule
-from augment.nn.smooth_residual import SmoothResidual
-from augment.nn.tissue_refinement import TissueRefiner
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.grid import Grid
+from neuromix.augment.nn.dual_unet import DualModalUNet
+from neuromix.augment.nn.local_regression import LocalRegression
+from neuromix.augment.nn.pattern import PatternModule
+from neuromix.augment.nn.smooth_residual import SmoothResidual
+from neuromix.augment.nn.tissue_refinement import TissueRefiner
 
 
 class DualModalDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' order of bases

@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
-from augment.conditions import LabelSpace
-from augment.nn.labels import LabelEmbedder
-from augment.nn.pattern import PatternModule
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.nn.labels import LabelEmbedder
+from neuromix.augment.nn.pattern import PatternModule
 
 TIME_FEATURES = 64
 

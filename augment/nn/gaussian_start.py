@@ -34,8 +34,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from augment.nn.labels import label_features
-from augment.nn.tiled_dit import TiledDiT
+from neuromix.augment.nn.labels import label_features
+from neuromix.augment.nn.tiled_dit import TiledDiT
 
 DOUBT = 1.0
 """Subjects' worth of doubt that a label changes anything (ridge penalty)."""

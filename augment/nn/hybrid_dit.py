@@ -36,9 +36,9 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from augment.nn.labels import LabelEmbedder, drop_labels
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.augment.nn.labels import LabelEmbedder, drop_labels
 
 TIME_FEATURES = 256
 LABEL_SCALE = 0.5

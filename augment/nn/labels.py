@@ -1,7 +1,7 @@
 """How networks are conditioned on a label space: codes to vectors, and codes to "missing".
 
-Codes are those of :meth:`augment.conditions.LabelSpace.encode`, one tensor (B,) per label: the
-index of a category (its number of values if missing), a position in [0, 1] (NaN if missing).
+Codes are those of :meth:`neuromix.augment.conditions.LabelSpace.encode`, one tensor (B,) per label:
+the index of a category (its number of values if missing), a position in [0, 1] (NaN if missing).
 ``torch.utils.data.default_collate`` makes such tensors of encoded rows.
 """
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from augment.conditions import LabelSpace
+from neuromix.augment.conditions import LabelSpace
 
 
 class LabelEmbedder(nn.Module):

@@ -32,8 +32,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from augment.conditions import LabelSpace
-from augment.nn.labels import label_features
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.nn.labels import label_features
 
 FAINTEST = 0.1
 """Share of the mean brain signal below which a voxel is not divided by its own."""

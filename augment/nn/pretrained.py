@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
-from augment.errors import InputError
+from neuromix.augment.errors import InputError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

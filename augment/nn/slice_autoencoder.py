@@ -23,8 +23,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
 from torch import Tensor
 
-from augment.errors import InputError
-from augment.tiling import Tiling
+from neuromix.augment.errors import InputError
+from neuromix.augment.tiling import Tiling
 
 GROUP = 16
 """Slices that go through the network at a time, which bounds the memory. Groups never mix volumes,

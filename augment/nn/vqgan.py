@@ -31,7 +31,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from monai.networks.nets import VQVAE, AutoencoderKL, PatchDiscriminator
 from torch import Tensor
 
-from augment.errors import InputError
+from neuromix.augment.errors import InputError
 
 FACTOR = 4
 """Voxels along a side of a latent voxel."""

@@ -4,6 +4,6 @@
 who has which, and ``md``, ``task`` and ``paired`` scan them.
 """
 
-from augment.phantom.dataset import KINDS, PhantomConfig, make_phantom
+from neuromix.augment.phantom.dataset import KINDS, PhantomConfig, make_phantom
 
 __all__ = ["KINDS", "PhantomConfig", "make_phantom"]

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from augment import bids, files
-from augment.errors import InputError
-from augment.grid import SPACE, Grid
-from augment.phantom import md, paired, task
-from augment.phantom.anatomy import Anatomy
-from augment.phantom.population import SITES, person
+from neuromix.augment import bids, files
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import SPACE, Grid
+from neuromix.augment.phantom import md, paired, task
+from neuromix.augment.phantom.anatomy import Anatomy
+from neuromix.augment.phantom.population import SITES, person
 
 KINDS = {"md": 4.0, "task": 6.0, "paired": 6.0}
 """Kinds of phantom, and the voxel side in mm that each has by default."""

@@ -13,8 +13,8 @@ import functools
 
 import numpy as np
 
-from augment.phantom.anatomy import Anatomy
-from augment.phantom.population import SITES, Person
+from neuromix.augment.phantom.anatomy import Anatomy
+from neuromix.augment.phantom.population import SITES, Person
 
 B_VALUE = 1.0
 DIRECTIONS = 12

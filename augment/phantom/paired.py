@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from augment import files
-from augment.grid import SPACE, template_on
-from augment.phantom.anatomy import Anatomy
-from augment.phantom.md import DIFFUSIVITY, gradients
-from augment.phantom.population import Person
-from augment.regions import dosenbach
+from neuromix.augment import files
+from neuromix.augment.grid import SPACE, template_on
+from neuromix.augment.phantom.anatomy import Anatomy
+from neuromix.augment.phantom.md import DIFFUSIVITY, gradients
+from neuromix.augment.phantom.population import Person
+from neuromix.augment.regions import dosenbach
 
 SEGMENTS = 8
 RANGE = 1.6

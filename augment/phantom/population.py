@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.phantom.anatomy import Shape
+from neuromix.augment.errors import InputError
+from neuromix.augment.phantom.anatomy import Shape
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, signal
 
-from augment import files
-from augment.grid import SPACE
-from augment.phantom.anatomy import Anatomy
-from augment.phantom.population import Person
+from neuromix.augment import files
+from neuromix.augment.grid import SPACE
+from neuromix.augment.phantom.anatomy import Anatomy
+from neuromix.augment.phantom.population import Person
 
 TR = 2.0
 FRAMES = 100

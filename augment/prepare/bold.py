@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from augment import bids
-from augment.errors import InputError
+from neuromix.augment import bids
+from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.prepare.space import brain_mask
+from neuromix.augment.errors import InputError
+from neuromix.augment.prepare.space import brain_mask
 
 B0 = 50.0
 """A volume counts as unweighted up to this b-value (s/mm²); within a shell they differ as much."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from augment.errors import InputError
-from augment.examine import MD_MEDIAN, MD_UNITS
-from augment.grid import Grid
-from augment.prepare import bold, diffusion, segments, space
-from augment.prepare.scans import KINDS, Scan
+from neuromix.augment.errors import InputError
+from neuromix.augment.examine import MD_MEDIAN, MD_UNITS
+from neuromix.augment.grid import Grid
+from neuromix.augment.prepare import bold, diffusion, segments, space
+from neuromix.augment.prepare.scans import KINDS, Scan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ FULL = 0.8
 
 @dataclass(frozen=True)
 class Settings:
-    """What to make; see :func:`augment.prepare.prepare`."""
+    """What to make; see :func:`neuromix.augment.prepare.prepare`."""
 
     what: str
     spacing: float = 4.0

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from augment import bids, files
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.prepare.outputs import Output, Settings, make
-from augment.prepare.scans import Entities, Scan, find_scans
+from neuromix.augment import bids, files
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.prepare.outputs import Output, Settings, make
+from neuromix.augment.prepare.scans import Entities, Scan, find_scans
 
 DESCRIPTION = {
     "md": {"param": "md"},

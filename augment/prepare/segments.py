@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from augment.errors import InputError
-from augment.prepare.diffusion import B0, check_gradients
+from neuromix.augment.errors import InputError
+from neuromix.augment.prepare.diffusion import B0, check_gradients
 
 SHELL = 1000.0
 SUPERIOR = (0.0, 0.0, 1.0)

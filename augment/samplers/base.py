@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 
-from augment import files, leakage
-from augment.conditions import LabelSpace
-from augment.digests import Content, digest_of
-from augment.errors import InputError
-from augment.leakage import subject_hash
-from augment.software import commit
-from augment.source import SAMPLERS
-from augment.split import require_apart
+from neuromix.augment import files, leakage
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.digests import Content, digest_of
+from neuromix.augment.errors import InputError
+from neuromix.augment.leakage import subject_hash
+from neuromix.augment.software import commit
+from neuromix.augment.source import SAMPLERS
+from neuromix.augment.split import require_apart
 
 if TYPE_CHECKING:
     import torchio as tio
 
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 
 class Saved:

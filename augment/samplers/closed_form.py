@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment import files
-from augment.conditions import LabelSpace
-from augment.nn.linear_run import Courses, Estimated, LinearRun
-from augment.samplers.latents import inside, known
-from augment.samplers.runs import BASIS, Runs, Survey, design_of, of_task
-from augment.samplers.task_fmri_config import TaskFMRIConfig
+from neuromix.augment import files
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.nn.linear_run import Courses, Estimated, LinearRun
+from neuromix.augment.samplers.latents import inside, known
+from neuromix.augment.samplers.runs import BASIS, Runs, Survey, design_of, of_task
+from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
 
 PERSON, NOISE = 1, 2
 """Streams of random numbers of a run, beside those of its windows."""

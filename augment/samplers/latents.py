@@ -17,21 +17,21 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from augment import files
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.leakage import image_hashes
-from augment.nn.deformable_template import DeformableTemplate
-from augment.nn.slice_autoencoder import SliceAutoencoder
-from augment.objectives import Autoencoding, noise_like
-from augment.tiling import Tiling
-from augment.train import TrainConfig, train
+from neuromix.augment import files
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.leakage import image_hashes
+from neuromix.augment.nn.deformable_template import DeformableTemplate
+from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
+from neuromix.augment.objectives import Autoencoding, noise_like
+from neuromix.augment.tiling import Tiling
+from neuromix.augment.train import TrainConfig, train
 
 if TYPE_CHECKING:
     import torchio as tio
 
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 
 BATCH = 16
@@ -221,7 +221,7 @@ def inside(space: LabelSpace, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(subject: tio.Subject) -> Tensor:
-    from augment.scans import WholeImage
+    from neuromix.augment.scans import WholeImage
 
     # A copy of the image, so that the subject does not keep the data.
     data: Tensor = WholeImage(subject["md"].path).data.float()

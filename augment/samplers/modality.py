@@ -3,10 +3,11 @@
     z <- noise;     for t from 1 to 0:  z <- step(v(z, t, source, direction, labels), t, z)
     y = m(source) + a z
 
-PDM, TR and the Gaussian that they start from are in :mod:`augment.nn.dual_modal`; the presets say
-which is which. ``demo``, ``tiny`` and ``base`` are ours: a regression in closed form, sharpened by
-TR, is the mean, and a flow around it makes samples. ``paper`` is the published system, a DDPM with
-a cosine schedule that starts from noise and is drawn by DDIM, whose samples TR refines afterwards.
+PDM, TR and the Gaussian that they start from are in :mod:`neuromix.augment.nn.dual_modal`; the
+presets say which is which. ``demo``, ``tiny`` and ``base`` are ours: a regression in closed form,
+sharpened by TR, is the mean, and a flow around it makes samples. ``paper`` is the published system,
+a DDPM with a cosine schedule that starts from noise and is drawn by DDIM, whose samples TR refines
+afterwards.
 
 Filling uses no label, for training and test subjects alike: an image that was made after its
 diagnosis would carry it as a watermark, which test images lack. Labels may be given for subjects of
@@ -31,25 +32,32 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
-from augment.errors import InputError
-from augment.filling import derive
-from augment.grid import Grid
-from augment.leakage import provenance, subject_hash
-from augment.nn.dual_modal import DualModalDiffusion
-from augment.replacement import has_image
-from augment.samplers.base import Saved, apart, keep_settings, refuse_worker
-from augment.samplers.flow import FlowMultistepScheduler
-from augment.samplers.modality_config import MODALITIES, ModalityConfig
-from augment.samplers.modality_fit import Fitting, Part
-from augment.samplers.pairs import DenoisingSet, Pairs, common_frame, paired, read, support_of
-from augment.train import Trained, check_size
-from augment.train import estimate as estimate_training
-from augment.two_stage import SemanticConsistency
+from neuromix.augment.errors import InputError
+from neuromix.augment.filling import derive
+from neuromix.augment.grid import Grid
+from neuromix.augment.leakage import provenance, subject_hash
+from neuromix.augment.nn.dual_modal import DualModalDiffusion
+from neuromix.augment.replacement import has_image
+from neuromix.augment.samplers.base import Saved, apart, keep_settings, refuse_worker
+from neuromix.augment.samplers.flow import FlowMultistepScheduler
+from neuromix.augment.samplers.modality_config import MODALITIES, ModalityConfig
+from neuromix.augment.samplers.modality_fit import Fitting, Part
+from neuromix.augment.samplers.pairs import (
+    DenoisingSet,
+    Pairs,
+    common_frame,
+    paired,
+    read,
+    support_of,
+)
+from neuromix.augment.train import Trained, check_size
+from neuromix.augment.train import estimate as estimate_training
+from neuromix.augment.two_stage import SemanticConsistency
 
 if TYPE_CHECKING:
     import torchio as tio
 
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 ESTIMATED = 4
 """Subjects that a dry run looks at."""
@@ -117,7 +125,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
 
         Args:
             cohort: The training split. Those who lack a modality teach nothing, but count as seen.
-            config: One of :data:`~augment.samplers.modality_config.PRESETS`, or one's own.
+            config: One of :data:`~neuromix.augment.samplers.modality_config.PRESETS`, or one's own.
             folder: For the completer and, in ``work``, its volumes and checkpoints.
             validation: Subjects that choose the best steps, and correct the spread of samples.
             resume: Go on where an earlier call was stopped.

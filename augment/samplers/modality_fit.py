@@ -19,18 +19,18 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from augment import files
-from augment.conditions import LabelSpace
-from augment.grid import Grid
-from augment.nn.dual_modal import DualModalDiffusion
-from augment.nn.local_regression import LocalRegression
-from augment.nn.smooth_residual import Residuals
-from augment.objectives import Objective
-from augment.samplers.latents import known
-from augment.samplers.modality_config import MODALITIES, ModalityConfig
-from augment.samplers.pairs import BATCH, BoxSet, DenoisingSet, Pairs, support_of
-from augment.train import TrainConfig, Trained, TrainingSet, estimate, train
-from augment.two_stage import Refinement, SemanticConsistency
+from neuromix.augment import files
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.grid import Grid
+from neuromix.augment.nn.dual_modal import DualModalDiffusion
+from neuromix.augment.nn.local_regression import LocalRegression
+from neuromix.augment.nn.smooth_residual import Residuals
+from neuromix.augment.objectives import Objective
+from neuromix.augment.samplers.latents import known
+from neuromix.augment.samplers.modality_config import MODALITIES, ModalityConfig
+from neuromix.augment.samplers.pairs import BATCH, BoxSet, DenoisingSet, Pairs, support_of
+from neuromix.augment.train import TrainConfig, Trained, TrainingSet, estimate, train
+from neuromix.augment.two_stage import Refinement, SemanticConsistency
 
 FILLING_SEED = 11
 """Decides the fields that go on outside the brains of training subjects."""

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augment import files
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.leakage import image_hashes
-from augment.nn.dual_modal import DualModalDiffusion
-from augment.samplers.latents import inside, label_rows
-from augment.samplers.modality_config import MODALITIES
+from neuromix.augment import files
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.leakage import image_hashes
+from neuromix.augment.nn.dual_modal import DualModalDiffusion
+from neuromix.augment.samplers.latents import inside, label_rows
+from neuromix.augment.samplers.modality_config import MODALITIES
 
 if TYPE_CHECKING:
     import torchio as tio
 
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 BATCH = 8
 """Subjects that are read at a time."""
@@ -71,7 +71,7 @@ def common_frame(cohort: Cohort) -> tuple[Grid, int]:
 
 def read(image: tio.Image, name: str) -> Tensor:
     """Segments (N, X, Y, Z) of an image; the subject does not keep them."""
-    from augment.scans import WholeImage
+    from neuromix.augment.scans import WholeImage
 
     image = WholeImage(image.path) if image.path is not None else image
     data: Tensor = image.data.float()
@@ -172,7 +172,7 @@ class DenoisingSet:
     def batch(
         self, indices: Sequence[int], generators: Sequence[torch.Generator]
     ) -> dict[str, Any]:
-        """See :meth:`augment.two_stage.SemanticConsistency.loss`."""
+        """See :meth:`neuromix.augment.two_stage.SemanticConsistency.loss`."""
         items = [divmod(k, len(self.directions)) for k in indices]
         known, supports, latents = [], [], []
         for subject, which in items:
@@ -230,7 +230,7 @@ class BoxSet:
     def batch(
         self, indices: Sequence[int], generators: Sequence[torch.Generator]
     ) -> dict[str, Any]:
-        """See :meth:`augment.two_stage.Refinement.loss`."""
+        """See :meth:`neuromix.augment.two_stage.Refinement.loss`."""
         columns: dict[str, list[Tensor]] = {}
         for k, generator in zip(indices, generators, strict=True):
             subject, which = divmod(k, len(self.directions))

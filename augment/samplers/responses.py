@@ -25,21 +25,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from augment import origin
-from augment.cohort import COLUMNS
-from augment.errors import InputError
-from augment.filling import derive
-from augment.prepare.bold import EVENT_COLUMNS
-from augment.replacement import with_marks
-from augment.samplers.base import check_requests, recipe
-from augment.samplers.runs import Runs, brain_of
+from neuromix.augment import origin
+from neuromix.augment.cohort import COLUMNS
+from neuromix.augment.errors import InputError
+from neuromix.augment.filling import derive
+from neuromix.augment.prepare.bold import EVENT_COLUMNS
+from neuromix.augment.replacement import with_marks
+from neuromix.augment.samplers.base import check_requests, recipe
+from neuromix.augment.samplers.runs import Runs, brain_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import torchio as tio
 
-    from augment.cohort import Cohort
-    from augment.source import Sampler
+    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.source import Sampler
 
 PARTS = 2
 """Times that are read within a repetition time."""
@@ -157,8 +157,8 @@ class ResponseSampler:
     ``SampleBank.fill`` takes it as a sampler.
 
     Args:
-        sampler: Makes runs, such as :class:`~augment.samplers.task_fmri.TaskFMRISampler`; it tells
-            their events.
+        sampler: Makes runs, such as :class:`~neuromix.augment.samplers.task_fmri.TaskFMRISampler`;
+            it tells their events.
         window: What is looked at.
     """
 

@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from augment import bids, files
-from augment.digests import file_digests
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.leakage import voxel_hash
-from augment.prepare.bold import EVENT_COLUMNS, check_events, read_events, repetition_time
-from augment.prepare.scans import inherited
-from augment.samplers.latents import label_rows
+from neuromix.augment import bids, files
+from neuromix.augment.digests import file_digests
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.leakage import voxel_hash
+from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, read_events, repetition_time
+from neuromix.augment.prepare.scans import inherited
+from neuromix.augment.samplers.latents import label_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 BASIS = 2
 """Columns of the design a condition."""

@@ -46,27 +46,21 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from augment import bids, leakage, origin
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.nn.hybrid_dit import HybridDiT
-from augment.nn.linear_run import LinearRun
-from augment.nn.vqgan import VolumeAutoencoder
-from augment.prepare.bold import EVENT_COLUMNS, check_events, windows
-from augment.samplers.base import SamplerSource, apart, check_requests, recipe
-from augment.samplers.closed_form import ClosedRun, fit_linear, generator
-from augment.samplers.flow import FlowMultistepScheduler
-from augment.samplers.latents import known
-from augment.samplers.runs import (
-    Runs,
-    Survey,
-    design_of,
-    draw_events,
-    task_of,
-)
-from augment.samplers.task_fmri_config import TaskFMRIConfig
-from augment.samplers.task_fmri_parts import (
+from neuromix.augment import bids, leakage, origin
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.nn.hybrid_dit import HybridDiT
+from neuromix.augment.nn.linear_run import LinearRun
+from neuromix.augment.nn.vqgan import VolumeAutoencoder
+from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, windows
+from neuromix.augment.samplers.base import SamplerSource, apart, check_requests, recipe
+from neuromix.augment.samplers.closed_form import ClosedRun, fit_linear, generator
+from neuromix.augment.samplers.flow import FlowMultistepScheduler
+from neuromix.augment.samplers.latents import known
+from neuromix.augment.samplers.runs import Runs, Survey, design_of, draw_events, task_of
+from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
+from neuromix.augment.samplers.task_fmri_parts import (
     Parts,
     about_of,
     autoencoding_of,
@@ -74,13 +68,13 @@ from augment.samplers.task_fmri_parts import (
     check_settings,
     scheduler_of,
 )
-from augment.samplers.windows import FrameSet, known_frames, write_latents
-from augment.train import Trained, check_size, estimate, train
+from neuromix.augment.samplers.windows import FrameSet, known_frames, write_latents
+from neuromix.augment.train import Trained, check_size, estimate, train
 
 if TYPE_CHECKING:
     import torchio as tio
 
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 ESTIMATED = 8
 """Runs that a dry run looks at."""
@@ -166,7 +160,8 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
 
         Args:
             cohort: Training subjects; no other subject's image is looked at.
-            config: One of :data:`~augment.samplers.task_fmri_config.PRESETS`, or one's own.
+            config: One of :data:`~neuromix.augment.samplers.task_fmri_config.PRESETS`, or one's
+                own.
             folder: For the sampler and, in ``work``, its latents and checkpoints.
             validation: Subjects that choose the best step.
             resume: Go on where an earlier call was stopped.

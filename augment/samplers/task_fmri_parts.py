@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from augment.nn.hybrid_dit import HybridDiT
-from augment.nn.vqgan import VolumeAutoencoder, VolumeDiscriminator
-from augment.objectives import AdversarialAutoencoding, FlowMatching, NoisePrediction
-from augment.samplers.base import keep_settings
-from augment.samplers.closed_form import space_of
-from augment.samplers.flow import FlowMultistepScheduler
-from augment.samplers.runs import BASIS, Runs, Survey
-from augment.samplers.task_fmri_config import TaskFMRIConfig
-from augment.samplers.windows import FrameSet, WindowSet
-from augment.train import TrainConfig, checkpoints, train
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.augment.nn.hybrid_dit import HybridDiT
+from neuromix.augment.nn.vqgan import VolumeAutoencoder, VolumeDiscriminator
+from neuromix.augment.objectives import AdversarialAutoencoding, FlowMatching, NoisePrediction
+from neuromix.augment.samplers.base import keep_settings
+from neuromix.augment.samplers.closed_form import space_of
+from neuromix.augment.samplers.flow import FlowMultistepScheduler
+from neuromix.augment.samplers.runs import BASIS, Runs, Survey
+from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
+from neuromix.augment.samplers.windows import FrameSet, WindowSet
+from neuromix.augment.train import TrainConfig, checkpoints, train
 
 if TYPE_CHECKING:
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 CODE = {"vq": 1.0, "kl": 1e-6}
 """Weight of the code's loss: commitment, or divergence."""

@@ -28,19 +28,25 @@ from accelerate import PartialState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-from augment import bids, files, leakage, origin
-from augment.conditions import LabelSpace
-from augment.errors import InputError
-from augment.grid import Grid
-from augment.nn.deformable_template import DeformableTemplate, registrations
-from augment.nn.gaussian_start import GaussianStart
-from augment.nn.labels import drop_labels
-from augment.nn.slice_autoencoder import SliceAutoencoder
-from augment.nn.tiled_dit import TiledDiT, add_lora
-from augment.objectives import Autoencoding, FlowMatching, NoisePrediction
-from augment.samplers.base import SamplerSource, apart, check_requests, keep_settings, recipe
-from augment.samplers.flow import FlowMultistepScheduler
-from augment.samplers.latents import (
+from neuromix.augment import bids, files, leakage, origin
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.errors import InputError
+from neuromix.augment.grid import Grid
+from neuromix.augment.nn.deformable_template import DeformableTemplate, registrations
+from neuromix.augment.nn.gaussian_start import GaussianStart
+from neuromix.augment.nn.labels import drop_labels
+from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
+from neuromix.augment.nn.tiled_dit import TiledDiT, add_lora
+from neuromix.augment.objectives import Autoencoding, FlowMatching, NoisePrediction
+from neuromix.augment.samplers.base import (
+    SamplerSource,
+    apart,
+    check_requests,
+    keep_settings,
+    recipe,
+)
+from neuromix.augment.samplers.flow import FlowMultistepScheduler
+from neuromix.augment.samplers.latents import (
     LatentSet,
     common_grid,
     fit_autoencoder,
@@ -51,14 +57,14 @@ from augment.samplers.latents import (
     write_latents,
     write_slices,
 )
-from augment.samplers.tiled_md_config import FAINTEST, LARGEST, TiledMDConfig
-from augment.tiling import Tiling
-from augment.train import TrainConfig, Trained, check_size, checkpoints, estimate, train
+from neuromix.augment.samplers.tiled_md_config import FAINTEST, LARGEST, TiledMDConfig
+from neuromix.augment.tiling import Tiling
+from neuromix.augment.train import TrainConfig, Trained, check_size, checkpoints, estimate, train
 
 if TYPE_CHECKING:
     import torchio as tio
 
-    from augment.cohort import Cohort
+    from neuromix.augment.cohort import Cohort
 
 ESTIMATED = 8
 """Subjects that a dry run looks at."""
@@ -120,7 +126,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
 
         Args:
             cohort: Training subjects; no other subject's image is looked at.
-            config: One of :data:`~augment.samplers.tiled_md_config.PRESETS`, or one's own.
+            config: One of :data:`~neuromix.augment.samplers.tiled_md_config.PRESETS`, or one's own.
             folder: For the sampler and, in ``work``, its latents and checkpoints.
             validation: Subjects that choose the best step.
             resume: Go on where an earlier call was stopped.

@@ -11,12 +11,12 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from augment import files
-from augment.conditions import LabelSpace
-from augment.nn.vqgan import VolumeAutoencoder
-from augment.objectives import noise_like
-from augment.samplers.latents import inside
-from augment.samplers.runs import Runs, Survey, design_of, scaled
+from neuromix.augment import files
+from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.nn.vqgan import VolumeAutoencoder
+from neuromix.augment.objectives import noise_like
+from neuromix.augment.samplers.latents import inside
+from neuromix.augment.samplers.runs import Runs, Survey, design_of, scaled
 
 GIVEN = 0.5
 """Share of training windows whose first frames are known, as those of later windows of a run."""
