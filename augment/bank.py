@@ -25,18 +25,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from neuromix.augment import bids, leakage
-from neuromix.augment.cohort import COLUMNS
+from neuromix.augment.data import bids, leakage
+from neuromix.augment.data.cohort import COLUMNS
+from neuromix.augment.data.grid import SPACE
 from neuromix.augment.errors import InputError
 from neuromix.augment.filling import FORMAT, Filling, location, missing
-from neuromix.augment.grid import SPACE
 from neuromix.augment.source import SAMPLERS, Sampler
 
 if TYPE_CHECKING:
     import torch
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 HEADER = 352
 """Bytes before the voxels of a NIfTI-1 file without extensions."""

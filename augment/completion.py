@@ -8,9 +8,9 @@ Of a subject-session that has one of the two modalities, the other is made::
                     sub-01_task-rest_space-..._desc-imputed_stdmap.nii.gz    their deviation
 
 The dataset keeps its name, since these are its subjects; ``desc-imputed`` marks the images, and
-:class:`~neuromix.augment.cohort.Cohort` reads them as ``synthetic``. Nothing is written into DATA,
-and what is real is never made. An image lies on the grid of its source and is named after that
-one's space. A subject's seed follows from its name, so that neither the order nor the others
+:class:`~neuromix.augment.data.cohort.Cohort` reads them as ``synthetic``. Nothing is written into
+DATA, and what is real is never made. An image lies on the grid of its source and is named after
+that one's space. A subject's seed follows from its name, so that neither the order nor the others
 matter; its sidecar is written last: where it is, the image is whole.
 """
 
@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from neuromix.augment import bids, files
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.digests import file_digests
+from neuromix.augment import files
+from neuromix.augment.data import bids
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.digests import file_digests
+from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
 from neuromix.augment.filling import PLACES, UNITS, missing
-from neuromix.augment.leakage import subject_hash
 from neuromix.augment.source import Completer
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def complete_dataset(
     import torchio as tio
     from rich.progress import track
 
-    from neuromix.augment.scans import WholeImage
+    from neuromix.augment.data.scans import WholeImage
 
     data, out = Path(data).resolve(), Path(out).resolve()
     cohort = _readable(data)

@@ -21,10 +21,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuromix.augment import bids, files, leakage
-from neuromix.augment.cohort import COLUMNS
+from neuromix.augment import files
+from neuromix.augment.data import bids, leakage
+from neuromix.augment.data.cohort import COLUMNS
+from neuromix.augment.data.grid import SPACE
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import SPACE
 from neuromix.augment.source import Sampler
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ PLACES: dict[str, tuple[str, str, dict[str, str]]] = {
     "t1w": ("anat", "T1w", {"desc": "synthetic"}),
     "dwi": ("dwi", "dwi", {"desc": "synthetic"}),
 }
-"""Datatype, suffix and entities of an image's name, by which :mod:`neuromix.augment.bids` knows it."""
+"""Datatype, suffix and entities of an image's name, by which :mod:`neuromix.augment.data.bids` knows it."""
 
 UNITS = {
     "md": "1e-3 mm^2/s",

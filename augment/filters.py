@@ -2,8 +2,8 @@
 
 A filter is called with a subject and returns the reason to reject it, or ``None``. Whoever a filter
 was made from has a part in the bank: that is its ``record``
-(:func:`neuromix.augment.leakage.provenance`), ``None`` where it has seen nobody. A bank remembers
-its filters by their ``repr``.
+(:func:`neuromix.augment.data.leakage.provenance`), ``None`` where it has seen nobody. A bank
+remembers its filters by their ``repr``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuromix.augment.data.leakage import provenance, voxel_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import provenance, voxel_hash
 
 if TYPE_CHECKING:
     import torch
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 BLOCK = 4
 """Voxels along each side of the blocks that near copies are sought in."""
@@ -153,7 +153,7 @@ class NearCopy:
     """
 
     def __init__(self, train: Cohort, image: str = "md") -> None:
-        from neuromix.augment.scans import WholeImage
+        from neuromix.augment.data.scans import WholeImage
 
         subjects = [subject for subject in train.subjects() if image in subject]
         people = [(subject["dataset"], subject["subject_id"]) for subject in subjects]

@@ -19,9 +19,9 @@ import torchio as tio
 from sklearn.base import BaseEstimator
 from torch.utils.data import Dataset
 
-from neuromix.augment import origin
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data import origin
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.replacement import (

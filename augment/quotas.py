@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromix.augment.cohort import KEY
+from neuromix.augment.data.cohort import KEY
+from neuromix.augment.data.leakage import provenance
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from neuromix.augment.cohort import Cohort
-    from neuromix.augment.conditions import LabelSpace
+    from neuromix.augment.data.cohort import Cohort
+    from neuromix.augment.data.conditions import LabelSpace
 
 Labels = dict[str, Any]
 

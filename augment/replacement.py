@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import torchio as tio
 
-from neuromix.augment import origin
+from neuromix.augment.data import origin
+from neuromix.augment.data.grid import Grid, resample
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid, resample
 
 BARE = "default_image_name"
 """What TorchIO calls the image of a subject that it makes of a bare tensor, array or image."""

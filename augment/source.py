@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 
 class Source(Protocol):
@@ -66,7 +66,7 @@ class Sampler(Protocol):
 
     @property
     def record(self) -> dict[str, Any]:
-        """Who had a part in its making: ``neuromix.augment.leakage.provenance``.
+        """Who had a part in its making: ``neuromix.augment.data.leakage.provenance``.
 
         And the ``space`` that it makes images in; a bank calls it custom where nothing is said.
         """

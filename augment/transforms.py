@@ -6,8 +6,8 @@ which alone enters the history of the subject and replays the very same result:
     RandomSynthetic -> Synthetic,  CompleteModality -> Completed,  TimeConsistent -> SharedOverTime
 
 ``synthetic`` is True as soon as a voxel of the subject is, ``synthetic_id`` says which sample it is
-and ``origin`` where that is from (:mod:`neuromix.augment.origin`); all are ordinary keys, since
-``tio.SubjectsLoader`` drops the history.
+and ``origin`` where that is from (:mod:`neuromix.augment.data.origin`); all are ordinary keys,
+since ``tio.SubjectsLoader`` drops the history.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from torchio.transforms.intensity_transform import IntensityTransform
 from torchio.transforms.preprocessing.intensity import NormalizationTransform
 from torchio.utils import get_subclasses
 
-from neuromix.augment import origin
+from neuromix.augment.data import origin
+from neuromix.augment.data.leakage import voxels_of
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import voxels_of
 from neuromix.augment.opening import open_source
 from neuromix.augment.replacement import (
     BARE,

@@ -29,9 +29,9 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import GradientNormClipping, LRScheduler
 
-from neuromix.augment import leakage, origin
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.conditions import CATEGORIES, DEMENTIA
+from neuromix.augment.data import leakage, origin
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import CATEGORIES, DEMENTIA
 from neuromix.augment.errors import InputError, TrainingError
 from neuromix.classifiers import inputs, saving, training
 from neuromix.classifiers.checks import check_settings

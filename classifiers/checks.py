@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.classifiers import inputs, training
 from neuromix.classifiers.networks import NETWORKS

@@ -15,10 +15,10 @@ import torchio as tio
 from sklearn.base import clone
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
-from neuromix.augment import leakage, origin
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data import leakage, origin
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.split import tied_sites
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.split import tied_sites
 from neuromix.classifiers.predictions import Predictions, people, pool
 from neuromix.classifiers.scores import SCORES, confusion
 from neuromix.classifiers.statistics import compare, delong, gap_closed, holm, summarise

@@ -15,9 +15,9 @@ import torch
 import torchio as tio
 from torch.utils.data import Dataset
 
-from neuromix.augment import origin
+from neuromix.augment.data import origin
+from neuromix.augment.data.grid import left_right_axis
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import left_right_axis
 from neuromix.augment.replacement import has_image
 
 FRAMES = ("all", "summary")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torchio as tio
 
-from neuromix.augment import leakage, origin
+from neuromix.augment.data import leakage, origin
 from neuromix.augment.errors import InputError
 from neuromix.classifiers import inputs
 
@@ -63,7 +63,7 @@ class TrainingSet:
             )
 
     def record(self) -> dict[str, Any]:
-        """Who had a part in what is trained on them, as :func:`neuromix.augment.leakage.provenance`."""
+        """Who had a part in what is trained on them, as :func:`neuromix.augment.data.leakage.provenance`."""
         own = leakage.record_of(self.people, self.voxels)
         return leakage.merge([own, *origin.records(self.origins)])
 

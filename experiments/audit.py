@@ -26,8 +26,8 @@ from typing import Any
 from rich.console import Console
 
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.digests import Content, digest_of
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.digests import Content, digest_of
 from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.samplers.base import is_sampler

@@ -16,12 +16,12 @@ import numpy as np
 import torchio as tio
 from rich.progress import track
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.grid import template_on
+from neuromix.augment.data.regions import region_maps
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import template_on
 from neuromix.augment.metrics.completion import completion_table
 from neuromix.augment.metrics.features import squared_distances
-from neuromix.augment.regions import region_maps
 from neuromix.augment.report import Picture, slices
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import MODALITIES

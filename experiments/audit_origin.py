@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.leakage import subject_hash
+from neuromix.augment.data.split import require_apart
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.leakage import subject_hash
 from neuromix.augment.metrics import anatomy
 from neuromix.augment.metrics import features as clouds
-from neuromix.augment.split import require_apart
 from neuromix.classifiers.evaluate import Predictions, compare, summarise
 from neuromix.experiments.data import load_cohort
 from neuromix.experiments.run import Run

@@ -20,9 +20,9 @@ import numpy as np
 import torchio as tio
 
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
 from neuromix.augment.metrics.neuro import FEWEST as FEWEST_PEOPLE
 from neuromix.augment.metrics.neuro import NeuroJudge, compare
 from neuromix.augment.metrics.privacy import closest, membership

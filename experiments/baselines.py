@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.samplers.latents import known
 from neuromix.augment.samplers.tiled_md_config import FAINTEST, LARGEST
 

@@ -17,7 +17,7 @@ import pandas as pd
 from rich.console import Console
 
 from neuromix.augment import files
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import rich_table
 from neuromix.augment.software import commit, versions

@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from neuromix.augment.conditions import CATEGORIES, LabelSpace
+from neuromix.augment.data.conditions import CATEGORIES, LabelSpace
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
 from neuromix.augment.nn.deformable_template import DeformableTemplate
 from neuromix.augment.report import rich_table
 from neuromix.augment.samplers.flow import FlowMultistepScheduler

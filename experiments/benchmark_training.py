@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
 from neuromix.augment.objectives import FlowMatching
 from neuromix.augment.report import rich_table
 from neuromix.augment.samplers.latents import LatentSet

@@ -31,8 +31,8 @@ from rich.progress import track
 
 from neuromix.augment import files
 from neuromix.augment.bank import SampleBank
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
 from neuromix.augment.mixing import mix
 from neuromix.augment.report import rich_table
 from neuromix.augment.transforms import RandomSynthetic

@@ -21,7 +21,7 @@ from rich.progress import track
 from sklearn.metrics import balanced_accuracy_score
 
 from neuromix.augment import files
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import report_page, rich_table, to_png

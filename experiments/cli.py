@@ -130,7 +130,7 @@ def who(root: Path, /, person: str, image: Path | None = None) -> None:
         person: DATASET/ID, as in the table or the dataset_description.json of their dataset.
         image: One of the person's images, which finds them under other names, too.
     """
-    from neuromix.augment.withdrawal import parts_of
+    from neuromix.augment.data.withdrawal import parts_of
 
     dataset, slash, subject_id = person.rpartition("/")
     if not slash or not subject_id:

@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from neuromix.augment.completion import complete_dataset
+from neuromix.augment.data.split import require_apart
 from neuromix.augment.errors import InputError
 from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import PRESETS, ModalityConfig
-from neuromix.augment.split import require_apart
 from neuromix.experiments.data import load_cohort
 
 ABLATIONS: dict[str, dict[str, Any]] = {

@@ -22,13 +22,14 @@ import numpy as np
 import torchio as tio
 from rich.console import Console
 
-from neuromix.augment import bids, files
-from neuromix.augment.cohort import Cohort, Split
+from neuromix.augment import files
+from neuromix.augment.data import bids
+from neuromix.augment.data.cohort import Cohort, Split
+from neuromix.augment.data.grid import template_on
+from neuromix.augment.data.regions import region_maps
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import template_on
 from neuromix.augment.metrics.completion import completion_table
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.regions import region_maps
 from neuromix.augment.report import slices
 from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.modality import ModalityCompleter

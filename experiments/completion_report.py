@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from neuromix.augment.cohort import Split
+from neuromix.augment.data.cohort import Split
 from neuromix.augment.metrics.completion import source_use
 from neuromix.augment.report import Picture, report_page
 from neuromix.augment.samplers.modality_config import MODALITIES

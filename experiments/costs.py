@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.samplers.tiled_md import TiledMDSampler
 from neuromix.classifiers.sex import SexClassifier

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.digests import Content
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.digests import Content
+from neuromix.augment.data.split import UNNAMED
 from neuromix.augment.errors import InputError
-from neuromix.augment.split import UNNAMED
 
 PLACES = ("data", "data_a", "data_b", "train", "heldout")
 """Settings that name cohorts."""

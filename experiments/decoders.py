@@ -26,8 +26,8 @@ import numpy as np
 import torch
 import torchio as tio
 
-from neuromix.augment import leakage, origin
-from neuromix.augment.cohort import COLUMNS, Cohort
+from neuromix.augment.data import leakage, origin
+from neuromix.augment.data.cohort import COLUMNS, Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.prepare.bold import EVENT_COLUMNS

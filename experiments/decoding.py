@@ -24,7 +24,7 @@ import torchio as tio
 from rich.progress import track
 
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.report import Picture, slices
 from neuromix.augment.samplers.base import is_sampler

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import torchio as tio
 
-from neuromix.augment.grid import Grid
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.samplers.runs import Runs
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.decoders import BANKS

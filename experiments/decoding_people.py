@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.data import load_cohort, names_of

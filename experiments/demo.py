@@ -25,8 +25,8 @@ from rich.console import Console
 
 from neuromix.augment import quotas
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort, Split
 from neuromix.augment.completion import complete_dataset
+from neuromix.augment.data.cohort import Cohort, Split
 from neuromix.augment.metrics.glm import design_matrix, first_level, percent_signal, roi_course
 from neuromix.augment.metrics.task_runs import brain_mask, read_runs
 from neuromix.augment.phantom import make_phantom

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuromix.augment import bids
+from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.classifiers.evaluate import Predictions, compare, gap_closed, holm, summarise
 from neuromix.classifiers.scores import SCORES

@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 
 from neuromix.augment import files
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import rich_table

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torchio as tio
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.metrics import features as clouds
 from neuromix.augment.metrics.anatomy import tissue_masks
 from neuromix.augment.metrics.fidelity import Judge, fidelity_table

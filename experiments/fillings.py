@@ -25,8 +25,9 @@ import torch
 import torchio as tio
 from rich.progress import track
 
-from neuromix.augment import files, leakage, origin
+from neuromix.augment import files
 from neuromix.augment.completion import seed_of
+from neuromix.augment.data import leakage, origin
 from neuromix.augment.errors import InputError
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import MODALITIES

@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 
 from neuromix.augment import files
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge
 from neuromix.augment.metrics.task_runs import read_runs

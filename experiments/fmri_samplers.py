@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from neuromix.augment import files
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.leakage import provenance
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.leakage import provenance
 from neuromix.augment.metrics.task_runs import TaskRun
 from neuromix.augment.nn.vqgan import VolumeAutoencoder
 from neuromix.augment.samplers.latents import inside

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.nn.hybrid_dit import LABEL_SCALE, HybridDiT
 from neuromix.augment.nn.labels import LabelEmbedder
 from neuromix.augment.samplers.task_fmri_parts import Parts

@@ -23,10 +23,10 @@ import pandas as pd
 import torchio as tio
 from rich.progress import track
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.regions import region_maps
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.regions import region_maps
 from neuromix.augment.report import Picture, slices
 from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.modality import ModalityCompleter

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import MODALITIES

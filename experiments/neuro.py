@@ -18,8 +18,8 @@ import nibabel as nib
 import numpy as np
 from rich.console import Console
 
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.digests import Content
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs, subjects_of

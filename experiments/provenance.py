@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from neuromix.augment import bids, files, software
-from neuromix.augment.digests import Content
+from neuromix.augment import files, software
+from neuromix.augment.data import bids
+from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
 
 FILE = "provenance.json"

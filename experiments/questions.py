@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment import quotas
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
 from neuromix.experiments.arms import Labels, labels_like
 from neuromix.experiments.data import names_of

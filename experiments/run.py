@@ -30,8 +30,9 @@ from typing import Any, Self
 import pandas as pd
 from rich.console import Console
 
-from neuromix.augment import bids, files
-from neuromix.augment.digests import Content
+from neuromix.augment import files
+from neuromix.augment.data import bids
+from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
 from neuromix.augment.report import rich_table
 from neuromix.experiments.provenance import FILE, Provenance, claim, lock

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from neuromix.augment import quotas
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.conditions import LabelSpace, parse_label
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import LabelSpace, parse_label
+from neuromix.augment.data.split import require_apart
 from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.prepare.bold import read_events
@@ -21,7 +22,6 @@ from neuromix.augment.samplers import task_fmri_config, tiled_md_config
 from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.task_fmri import TaskFMRISampler
 from neuromix.augment.samplers.tiled_md import TiledMDSampler
-from neuromix.augment.split import require_apart
 from neuromix.experiments.data import load_cohort
 
 KINDS: dict[str, tuple[Any, Any]] = {

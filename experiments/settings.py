@@ -21,7 +21,7 @@ from typing import Any
 import torchio as tio
 
 from neuromix.augment import quotas
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.experiments.arms import (
     ARMS,

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.conditions import DEMENTIA
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import DEMENTIA
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.samplers.latents import common_grid

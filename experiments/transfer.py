@@ -22,7 +22,7 @@ from typing import Any
 import torchio as tio
 from rich.progress import track
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.classifiers.dementia import DementiaClassifier
 from neuromix.classifiers.sex import SexClassifier

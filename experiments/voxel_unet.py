@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromix.augment import files
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.nn.labels import LabelEmbedder
 from neuromix.augment.objectives import FlowMatching
 from neuromix.augment.samplers.flow import FlowMultistepScheduler

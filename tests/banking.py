@@ -7,9 +7,9 @@ import torch
 import torchio as tio
 
 from neuromix.augment.bank import SampleBank
+from neuromix.augment.data.grid import Grid
+from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.filling import missing
-from neuromix.augment.grid import Grid
-from neuromix.augment.leakage import subject_hash
 
 GRID = Grid.mni(16.0)
 RECORD = {"datasets": ["study"], "subjects": [subject_hash("study", "01")], "voxels": []}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromix.augment.grid import Grid
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.phantom.anatomy import Anatomy
 

@@ -6,7 +6,7 @@ import torch
 import torchio as tio
 
 from neuromix.augment import Cohort, SampleBank
-from neuromix.augment.cohort import COLUMNS
+from neuromix.augment.data.cohort import COLUMNS
 
 
 class Noisy:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mixtures import make_bank
 
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.classifiers.sex import SexClassifier
 from neuromix.experiments.arms import (

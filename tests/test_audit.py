@@ -8,9 +8,9 @@ import torchio as tio
 from scipy import ndimage
 
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.leakage import provenance
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import provenance
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments import audit, audit_md, audit_report
 from neuromix.experiments.audit import Audit, run

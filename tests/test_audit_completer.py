@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.samplers.modality import ModalityCompleter, Posterior
 from neuromix.augment.samplers.modality_config import ModalityConfig

@@ -7,10 +7,11 @@ import torch
 import torchio as tio
 from bold_runs import AFFINE, PEOPLE
 
-from neuromix.augment import bids, files
+from neuromix.augment import files
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.leakage import provenance
+from neuromix.augment.data import bids
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.leakage import provenance
 from neuromix.experiments import audit_report, audit_runs
 from neuromix.experiments.audit import Audit, run
 from neuromix.experiments.audit_runs import RunsAudit

@@ -13,9 +13,10 @@ import torchio as tio
 from banking import GRID, LABELS, RECORD, FakeSampler, fill
 from nilearn.image import load_img
 
-from neuromix.augment import bids, files
+from neuromix.augment import files
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data import bids
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.filling import CLAIM
 from neuromix.experiments.cli import main

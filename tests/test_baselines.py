@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.train import TrainConfig
 from neuromix.experiments import voxel_unet
 from neuromix.experiments.baselines import Copies, LabelMeans, MeanNoise, PCAGaussian

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from neuromix.augment.grid import Grid
+from neuromix.augment.data.grid import Grid
 from neuromix.experiments.benchmark_transforms import FreeSampler, _is_partial
 from neuromix.experiments.cli import main
 

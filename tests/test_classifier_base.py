@@ -11,8 +11,8 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, cross_va
 from volumes import subjects
 
 from neuromix.augment import Cohort, RandomSynthetic, mix
+from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError, LeakageError, TrainingError
-from neuromix.augment.leakage import subject_hash
 from neuromix.classifiers import training
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.evaluate import learning_curve, predict

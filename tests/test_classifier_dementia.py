@@ -4,8 +4,8 @@ import torch
 from sklearn.base import clone
 from volumes import subjects
 
+from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import subject_hash
 from neuromix.classifiers.dementia import DementiaClassifier
 from neuromix.classifiers.sex import SexClassifier
 

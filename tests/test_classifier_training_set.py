@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from volumes import subjects
 
+from neuromix.augment.data.leakage import subject_hash, voxel_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import subject_hash, voxel_hash
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.training_set import collect
 

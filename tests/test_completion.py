@@ -8,10 +8,10 @@ import pytest
 import torch
 import torchio as tio
 
-from neuromix.augment.cohort import Cohort
 from neuromix.augment.completion import complete_dataset, with_completions
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import subject_hash
 from neuromix.augment.samplers.modality_config import PRESETS, ModalityConfig
 from neuromix.augment.train import TrainConfig
 from neuromix.experiments.cli import main

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig

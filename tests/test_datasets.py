@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid, template_on
 from neuromix.experiments.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -6,9 +6,9 @@ import pytest
 import torchio as tio
 
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import subject_hash
 from neuromix.augment.samplers.task_fmri import TaskFMRISampler
 from neuromix.experiments import decoding
 from neuromix.experiments.cli import main

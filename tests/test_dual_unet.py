@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from neuromix.augment.conditions import LabelSpace
-from neuromix.augment.grid import Grid
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.nn.dual_unet import DualModalUNet, SpatialAttention
 from neuromix.augment.nn.pattern import PatternModule
 

@@ -8,8 +8,8 @@ from predictions import of_scores
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from neuromix.augment import Cohort
+from neuromix.augment.data.leakage import check_disjoint, provenance
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.leakage import check_disjoint, provenance
 from neuromix.classifiers.evaluate import (
     cross_validate_subjects,
     learning_curve,

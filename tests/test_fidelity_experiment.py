@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from neuromix.augment import files
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.samplers.tiled_md import TiledMDSampler
 from neuromix.augment.samplers.tiled_md_config import PRESETS

@@ -7,10 +7,10 @@ import torchio as tio
 from banking import FakeSampler
 
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.leakage import check_disjoint, provenance, voxel_hashes
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.filters import Faithful, IntensityRange, NearCopy
-from neuromix.augment.leakage import check_disjoint, provenance, voxel_hashes
 
 
 def subject(volume, **labels):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from bold_runs import FRAMES, PEOPLE, TASKS, TR, make_events
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.glm import first_level
 from neuromix.augment.metrics.neuro import NeuroJudge, failed

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from bold_runs import AFFINE, PEOPLE
 
-from neuromix.augment import bids, files
-from neuromix.augment.cohort import Cohort
+from neuromix.augment import files
+from neuromix.augment.data import bids
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.samplers.task_fmri_config import PRESETS
 from neuromix.experiments.cli import main

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.experiments.fmri_unet import WindowUNet
 
 SPACE = LabelSpace({"task": ("motor", "wm")})

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuromix.augment import bids
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data import bids
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid, template_on
 
 GRID = Grid.mni(12)
 FILES = int(os.environ.get("FUZZ_FILES", 250))  # of each of the two ways to store them

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.nn.gaussian_start import GaussianStart
 from neuromix.augment.samplers.flow import FlowMultistepScheduler
 from neuromix.augment.tiling import Tiling

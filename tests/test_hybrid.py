@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchio as tio
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import PRESETS as COMPLETERS

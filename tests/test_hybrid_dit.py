@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.hybrid_dit import HybridDiT
 from neuromix.augment.objectives import FlowMatching, NoisePrediction

@@ -25,14 +25,14 @@ from neuromix.augment import (
     RandomSynthetic,
     SampleBank,
     mix,
-    origin,
     quotas,
 )
-from neuromix.augment.cohort import COLUMNS, Split
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data import origin
+from neuromix.augment.data.cohort import COLUMNS, Split
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.leakage import provenance, voxel_hash, voxel_hashes
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.filters import NearCopy
-from neuromix.augment.leakage import provenance, voxel_hash, voxel_hashes
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.samplers.base import apart
 from neuromix.classifiers.base import VolumeClassifier

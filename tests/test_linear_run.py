@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.nn.linear_run import Courses, Estimated, LinearRun, _regress
 
 SPACE = LabelSpace({"task": ("t", "u"), "dir": ("LR", "RL"), "sex": ("F", "M")})

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
 from neuromix.augment.metrics import anatomy
 
 EVERYWHERE = np.ones((12, 12, 12), dtype=bool)

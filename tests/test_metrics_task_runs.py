@@ -6,7 +6,7 @@ import pytest
 from bold_runs import AFFINE, PEOPLE
 
 from neuromix.augment import files
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.task_runs import brain_mask, grid_regions, read_runs, subjects_of
 

@@ -10,8 +10,8 @@ import torchio as tio
 from accelerate import PartialState
 
 from neuromix.augment import Cohort, CompleteModality, RandomSynthetic
+from neuromix.augment.data.leakage import voxel_hashes
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.leakage import voxel_hashes
 from neuromix.augment.opening import open_source
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.samplers import base

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from bold_runs import AFFINE, PEOPLE
 
-from neuromix.augment import bids, files
+from neuromix.augment import files
+from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.experiments.cli import main
 from neuromix.experiments.fmri_baselines import GENERATORS

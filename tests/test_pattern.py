@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from neuromix.augment.grid import Grid
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.nn.pattern import PatternModule
 
 GRID = Grid.mni(12.0)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neuromix.augment.grid import Grid
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.phantom.anatomy import Anatomy, Shape
 
 

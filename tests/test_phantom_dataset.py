@@ -5,9 +5,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid, template_on
 from neuromix.augment.phantom import dataset, make_phantom
 from neuromix.augment.phantom.md import dwi, gradients, mean_diffusivity
 from neuromix.augment.phantom.population import person

@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.phantom.task import FRAMES, TASKS, TR
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from neuromix.augment import Cohort, InputError
-from neuromix.augment.grid import Grid, template_on
+from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.prepare import expand, prepare, restore, space
 
 GRID = Grid.mni(8.0)

@@ -7,7 +7,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from neuromix.augment import InputError
-from neuromix.augment.grid import Grid, template_on
+from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.prepare import place, restore, space, to_template
 from neuromix.augment.prepare.space import brain_mask, register
 

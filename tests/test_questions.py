@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from neuromix.augment import quotas
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
 from neuromix.experiments.questions import (
     confounded,

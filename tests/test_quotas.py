@@ -6,8 +6,8 @@ import pytest
 from banking import FakeSampler
 
 from neuromix.augment import quotas
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
 from neuromix.experiments import cli, sampling
 

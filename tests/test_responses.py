@@ -7,7 +7,7 @@ import torch
 import torchio as tio
 
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.samplers.responses import ResponseSampler, Window, responses
 from neuromix.augment.transforms import RandomSynthetic

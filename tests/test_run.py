@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 
 from neuromix.augment import software
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.digests import Content
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
 from neuromix.augment.report import report_page
 from neuromix.experiments.run import Run, new_run, show_plan

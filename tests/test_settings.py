@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.experiments import settings
 from neuromix.experiments.cli import main

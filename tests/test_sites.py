@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.experiments.sites import (
     Wanted,

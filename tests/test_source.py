@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from neuromix.augment import files
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.opening import open_source
 from neuromix.augment.samplers.tiled_md import TiledMDSampler

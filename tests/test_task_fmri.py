@@ -13,9 +13,9 @@ import torchio as tio
 
 from neuromix.augment import files
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.leakage import subject_hash
 from neuromix.augment.opening import open_source
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.phantom.task import TASKS

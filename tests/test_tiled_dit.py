@@ -7,7 +7,7 @@ from diffusers import DiffusionPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
 from torch.utils.data import default_collate
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.labels import drop_labels
 from neuromix.augment.nn.tiled_dit import TiledDiT, add_lora

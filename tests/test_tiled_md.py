@@ -10,13 +10,14 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from safetensors.torch import load_file
 
-from neuromix.augment import bids, files
+from neuromix.augment import files
 from neuromix.augment.bank import SampleBank
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data import bids
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.grid import Grid
+from neuromix.augment.data.leakage import subject_hash, voxel_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
-from neuromix.augment.leakage import subject_hash, voxel_hash
 from neuromix.augment.nn.deformable_template import DeformableTemplate
 from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
 from neuromix.augment.samplers import tiled_md

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from chromium import browse, needs_chromium
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.samplers.tiled_md import TiledMDSampler

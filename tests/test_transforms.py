@@ -11,8 +11,8 @@ from torchio.utils import get_subclasses
 
 from neuromix import augment
 from neuromix.augment import Cohort, CompleteModality, FillMissing, RandomSynthetic, TimeConsistent
+from neuromix.augment.data.leakage import voxel_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import voxel_hash
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from neuromix.augment.conditions import LabelSpace
-from neuromix.augment.grid import Grid
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.nn.dual_modal import DualModalDiffusion
 from neuromix.augment.two_stage import Refinement, SemanticConsistency, semantic
 

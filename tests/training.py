@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.objectives import FlowMatching
 from neuromix.augment.train import TrainConfig, train
 

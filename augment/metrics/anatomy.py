@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import fft, ndimage
 
+from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid, template_on
 
 INTENSITIES = np.linspace(-1.0, 5.0, 1201, dtype=np.float32)
 """Edges of the histogram in 1e-3 mm²/s. Free water is at 3; values outside count as the ends."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromix.augment import bids
+from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.augment.prepare.bold import check_events, check_frames, read_events, repetition_time
 from neuromix.augment.prepare.scans import inherited
@@ -17,7 +17,7 @@ from neuromix.augment.prepare.scans import inherited
 if TYPE_CHECKING:
     import pandas as pd
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 DARK = 0.1
 """Voxels below this share of the median brightness of the brain have no signal in a run."""

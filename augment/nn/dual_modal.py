@@ -29,8 +29,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from neuromix.augment.conditions import LabelSpace
-from neuromix.augment.grid import Grid
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.nn.dual_unet import DualModalUNet
 from neuromix.augment.nn.local_regression import LocalRegression
 from neuromix.augment.nn.pattern import PatternModule

@@ -36,7 +36,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.labels import LabelEmbedder, drop_labels
 

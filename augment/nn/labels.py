@@ -1,8 +1,8 @@
 """How networks are conditioned on a label space: codes to vectors, and codes to "missing".
 
-Codes are those of :meth:`neuromix.augment.conditions.LabelSpace.encode`, one tensor (B,) per label:
-the index of a category (its number of values if missing), a position in [0, 1] (NaN if missing).
-``torch.utils.data.default_collate`` makes such tensors of encoded rows.
+Codes are those of :meth:`neuromix.augment.data.conditions.LabelSpace.encode`, one tensor (B,) per
+label: the index of a category (its number of values if missing), a position in [0, 1] (NaN if
+missing). ``torch.utils.data.default_collate`` makes such tensors of encoded rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 
 
 class LabelEmbedder(nn.Module):

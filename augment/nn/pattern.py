@@ -1,9 +1,9 @@
 """The pattern-aware module: where disease shows, for attention, gates and losses.
 
-Dosenbach's 160 regions (:mod:`neuromix.augment.regions`) have a weight each, learnt on the training
-split alone: how much better the diagnosis explains a region's signal than chance would (the F
-statistic of an analysis of variance, averaged over both modalities, less one). With regions r and
-weights w,
+Dosenbach's 160 regions (:mod:`neuromix.augment.data.regions`) have a weight each, learnt on the
+training split alone: how much better the diagnosis explains a region's signal than chance would
+(the F statistic of an analysis of variance, averaged over both modalities, less one). With regions
+r and weights w,
 
     P(x) = sum_r w_r r(x) / max,        0 to 1
 
@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuromix.augment.grid import Grid
-from neuromix.augment.regions import region_maps
+from neuromix.augment.data.grid import Grid
+from neuromix.augment.data.regions import region_maps
 
 LEAST = 0.3
 """Weight of a region that tells nothing; the average is one."""

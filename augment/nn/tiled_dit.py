@@ -48,7 +48,7 @@ from diffusers.models.normalization import AdaLayerNormZero
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from torch import nn
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.labels import LabelEmbedder
 from neuromix.augment.nn.pretrained import FIXED, load_dit

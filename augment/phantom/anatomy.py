@@ -20,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
-from neuromix.augment.grid import FIELD_OF_VIEW, Grid, template
+from neuromix.augment.data.grid import FIELD_OF_VIEW, Grid, template
 
 TISSUES = ("gm", "wm", "csf")
 SCALES = ((36.0, 2.0), (18.0, 1.4), (10.0, 0.8))

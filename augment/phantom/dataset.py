@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from neuromix.augment import bids, files
+from neuromix.augment import files
+from neuromix.augment.data import bids
+from neuromix.augment.data.grid import SPACE, Grid
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import SPACE, Grid
 from neuromix.augment.phantom import md, paired, task
 from neuromix.augment.phantom.anatomy import Anatomy
 from neuromix.augment.phantom.population import SITES, person

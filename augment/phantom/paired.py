@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from neuromix.augment import files
-from neuromix.augment.grid import SPACE, template_on
+from neuromix.augment.data.grid import SPACE, template_on
+from neuromix.augment.data.regions import dosenbach
 from neuromix.augment.phantom.anatomy import Anatomy
 from neuromix.augment.phantom.md import DIFFUSIVITY, gradients
 from neuromix.augment.phantom.population import Person
-from neuromix.augment.regions import dosenbach
 
 SEGMENTS = 8
 RANGE = 1.6

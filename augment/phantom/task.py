@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import ndimage, signal
 
 from neuromix.augment import files
-from neuromix.augment.grid import SPACE
+from neuromix.augment.data.grid import SPACE
 from neuromix.augment.phantom.anatomy import Anatomy
 from neuromix.augment.phantom.population import Person
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromix.augment import bids
+from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from neuromix.augment.data.examine import MD_MEDIAN, MD_UNITS
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
-from neuromix.augment.examine import MD_MEDIAN, MD_UNITS
-from neuromix.augment.grid import Grid
 from neuromix.augment.prepare import bold, diffusion, segments, space
 from neuromix.augment.prepare.scans import KINDS, Scan
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuromix.augment import bids, files
+from neuromix.augment import files
+from neuromix.augment.data import bids
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
 from neuromix.augment.prepare.outputs import Output, Settings, make
 from neuromix.augment.prepare.scans import Entities, Scan, find_scans
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuromix.augment import bids
+from neuromix.augment.data import bids
+from neuromix.augment.data.grid import SPACE
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import SPACE
 
 KINDS = {"md": ("md", "dwi"), "bold": ("bold",), "segments": ("bold", "dwi")}
-"""What can be prepared, and from which images (:mod:`neuromix.augment.bids`)."""
+"""What can be prepared, and from which images (:mod:`neuromix.augment.data.bids`)."""
 
 HCP_SPACE = "MNI152NLin6Asym"
 HCP_RUN = re.compile(r"tfMRI_([A-Za-z0-9]+)_(LR|RL|AP|PA)")
@@ -62,7 +62,7 @@ def find_scans(
         root: A BIDS dataset, raw or derivative, or HCP's ``<subject>/MNINonLinear/Results`` tree.
         what: ``md``, ``bold`` or ``segments``.
         raw: The raw dataset behind a derivative, where events are looked for, too.
-        entities: Only files with these, as in :func:`neuromix.augment.bids.find`.
+        entities: Only files with these, as in :func:`neuromix.augment.data.bids.find`.
 
     Returns:
         Scans, and for subjects whose files are ambiguous the reason.

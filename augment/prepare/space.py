@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from neuromix.augment.data.grid import Grid, resample, template_on
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid, resample, template_on
 
 COARSE = Grid.mni(4.0)
 """Where images are compared: 2 mm took four times as long on real T1s and gained nothing."""

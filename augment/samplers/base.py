@@ -17,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 
-from neuromix.augment import files, leakage
-from neuromix.augment.conditions import LabelSpace
-from neuromix.augment.digests import Content, digest_of
+from neuromix.augment import files
+from neuromix.augment.data import leakage
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.digests import Content, digest_of
+from neuromix.augment.data.leakage import subject_hash
+from neuromix.augment.data.split import require_apart
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import subject_hash
 from neuromix.augment.software import commit
 from neuromix.augment.source import SAMPLERS
-from neuromix.augment.split import require_apart
 
 if TYPE_CHECKING:
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 
 class Saved:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.nn.linear_run import Courses, Estimated, LinearRun
 from neuromix.augment.samplers.latents import inside, known
 from neuromix.augment.samplers.runs import BASIS, Runs, Survey, design_of, of_task

@@ -18,10 +18,10 @@ from accelerate import PartialState
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.grid import Grid
+from neuromix.augment.data.leakage import image_hashes
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
-from neuromix.augment.leakage import image_hashes
 from neuromix.augment.nn.deformable_template import DeformableTemplate
 from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
 from neuromix.augment.objectives import Autoencoding, noise_like
@@ -31,7 +31,7 @@ from neuromix.augment.train import TrainConfig, train
 if TYPE_CHECKING:
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 
 BATCH = 16
@@ -221,7 +221,7 @@ def inside(space: LabelSpace, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(subject: tio.Subject) -> Tensor:
-    from neuromix.augment.scans import WholeImage
+    from neuromix.augment.data.scans import WholeImage
 
     # A copy of the image, so that the subject does not keep the data.
     data: Tensor = WholeImage(subject["md"].path).data.float()

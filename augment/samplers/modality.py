@@ -32,10 +32,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
+from neuromix.augment.data.grid import Grid
+from neuromix.augment.data.leakage import provenance, subject_hash
 from neuromix.augment.errors import InputError
 from neuromix.augment.filling import derive
-from neuromix.augment.grid import Grid
-from neuromix.augment.leakage import provenance, subject_hash
 from neuromix.augment.nn.dual_modal import DualModalDiffusion
 from neuromix.augment.replacement import has_image
 from neuromix.augment.samplers.base import Saved, apart, keep_settings, refuse_worker
@@ -57,7 +57,7 @@ from neuromix.augment.two_stage import SemanticConsistency
 if TYPE_CHECKING:
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 ESTIMATED = 4
 """Subjects that a dry run looks at."""

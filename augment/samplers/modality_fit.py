@@ -20,8 +20,8 @@ from accelerate import PartialState
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.conditions import LabelSpace
-from neuromix.augment.grid import Grid
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.nn.dual_modal import DualModalDiffusion
 from neuromix.augment.nn.local_regression import LocalRegression
 from neuromix.augment.nn.smooth_residual import Residuals

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from neuromix.augment import files
+from neuromix.augment.data.grid import Grid
+from neuromix.augment.data.leakage import image_hashes
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
-from neuromix.augment.leakage import image_hashes
 from neuromix.augment.nn.dual_modal import DualModalDiffusion
 from neuromix.augment.samplers.latents import inside, label_rows
 from neuromix.augment.samplers.modality_config import MODALITIES
@@ -24,7 +24,7 @@ from neuromix.augment.samplers.modality_config import MODALITIES
 if TYPE_CHECKING:
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 BATCH = 8
 """Subjects that are read at a time."""
@@ -71,7 +71,7 @@ def common_frame(cohort: Cohort) -> tuple[Grid, int]:
 
 def read(image: tio.Image, name: str) -> Tensor:
     """Segments (N, X, Y, Z) of an image; the subject does not keep them."""
-    from neuromix.augment.scans import WholeImage
+    from neuromix.augment.data.scans import WholeImage
 
     image = WholeImage(image.path) if image.path is not None else image
     data: Tensor = image.data.float()

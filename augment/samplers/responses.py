@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from neuromix.augment import origin
-from neuromix.augment.cohort import COLUMNS
+from neuromix.augment.data import origin
+from neuromix.augment.data.cohort import COLUMNS
 from neuromix.augment.errors import InputError
 from neuromix.augment.filling import derive
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
     from neuromix.augment.source import Sampler
 
 PARTS = 2

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from neuromix.augment import bids, files
-from neuromix.augment.digests import file_digests
+from neuromix.augment import files
+from neuromix.augment.data import bids
+from neuromix.augment.data.digests import file_digests
+from neuromix.augment.data.grid import Grid
+from neuromix.augment.data.leakage import voxel_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
-from neuromix.augment.leakage import voxel_hash
 from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, read_events, repetition_time
 from neuromix.augment.prepare.scans import inherited
 from neuromix.augment.samplers.latents import label_rows
@@ -33,7 +34,7 @@ from neuromix.augment.samplers.latents import label_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 BASIS = 2
 """Columns of the design a condition."""

@@ -46,10 +46,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from neuromix.augment import bids, leakage, origin
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data import bids, leakage, origin
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
 from neuromix.augment.nn.hybrid_dit import HybridDiT
 from neuromix.augment.nn.linear_run import LinearRun
 from neuromix.augment.nn.vqgan import VolumeAutoencoder
@@ -74,7 +74,7 @@ from neuromix.augment.train import Trained, check_size, estimate, train
 if TYPE_CHECKING:
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 ESTIMATED = 8
 """Runs that a dry run looks at."""

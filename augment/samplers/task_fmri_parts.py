@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.hybrid_dit import HybridDiT
 from neuromix.augment.nn.vqgan import VolumeAutoencoder, VolumeDiscriminator
@@ -26,7 +26,7 @@ from neuromix.augment.samplers.windows import FrameSet, WindowSet
 from neuromix.augment.train import TrainConfig, checkpoints, train
 
 if TYPE_CHECKING:
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 CODE = {"vq": 1.0, "kl": 1e-6}
 """Weight of the code's loss: commitment, or divergence."""

@@ -28,10 +28,11 @@ from accelerate import PartialState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-from neuromix.augment import bids, files, leakage, origin
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment import files
+from neuromix.augment.data import bids, leakage, origin
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid
 from neuromix.augment.nn.deformable_template import DeformableTemplate, registrations
 from neuromix.augment.nn.gaussian_start import GaussianStart
 from neuromix.augment.nn.labels import drop_labels
@@ -64,7 +65,7 @@ from neuromix.augment.train import TrainConfig, Trained, check_size, checkpoints
 if TYPE_CHECKING:
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 ESTIMATED = 8
 """Subjects that a dry run looks at."""

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.nn.vqgan import VolumeAutoencoder
 from neuromix.augment.objectives import noise_like
 from neuromix.augment.samplers.latents import inside

@@ -3,8 +3,8 @@ import math
 import pandas as pd
 import pytest
 
+from neuromix.augment.data.labels import canonical
 from neuromix.augment.errors import InputError
-from neuromix.augment.labels import canonical
 
 
 def read(column, values, codings=None, columns=None, levels=None):

@@ -1,7 +1,7 @@
 import numpy as np
 
-from neuromix.augment.grid import Grid
-from neuromix.augment.regions import dosenbach, region_maps
+from neuromix.augment.data.grid import Grid
+from neuromix.augment.data.regions import dosenbach, region_maps
 
 
 def test_each_region_peaks_at_its_centre():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from neuromix.augment import bids
+from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 
 NAME = "sub-01_ses-a_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuromix.augment.conditions import LabelSpace, parse_label
+from neuromix.augment.data.conditions import LabelSpace, parse_label
 from neuromix.augment.errors import InputError
 
 

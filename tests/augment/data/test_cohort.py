@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torchio as tio
 
-from neuromix.augment.cohort import Cohort, Split
+from neuromix.augment.data.cohort import Cohort, Split
 from neuromix.augment.errors import InputError
 
 MD = "sub-{0}/dwi/sub-{0}_param-md_dwimap.nii"

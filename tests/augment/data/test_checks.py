@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.grid import Grid, template, template_on
-from neuromix.augment.validate import Problem
+from neuromix.augment.data.checks import Problem
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.grid import Grid, template, template_on
 
 GRID = Grid.mni(8)
 BRAIN = template_on(GRID)["brain"] > 0.5

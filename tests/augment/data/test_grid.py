@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from neuromix.augment.data.grid import Grid, left_right_axis, resample, template, template_on
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid, left_right_axis, resample, template, template_on
 
 
 @pytest.mark.parametrize("spacing", [2.0, 4.0, 5.0, 6.0, 8.0])

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuromix.augment import bids
+from neuromix.augment.data import bids
+from neuromix.augment.data.grid import Grid, resample, template_on
 from neuromix.augment.errors import InputError
-from neuromix.augment.grid import Grid, resample, template_on
 
 DIMENSIONS = {"md": 3, "t1w": 3, "bold": 4, "fmri": 4, "dmri": 4, "dwi": 4}
 SAME_FRAMES = ("fmri", "dmri")  # a run may last longer than another, segments are as many

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from neuromix.augment import split
+from neuromix.augment.data import split
 from neuromix.augment.errors import InputError
 
 SHARES = np.array([0.7, 0.15, 0.15])

@@ -17,7 +17,7 @@ import numpy as np
 from neuromix.augment.errors import InputError, LeakageError
 
 if TYPE_CHECKING:
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 TRIES = 32
 UNNAMED = "unnamed:"

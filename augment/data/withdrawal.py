@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neuromix.augment import bids
+from neuromix.augment.data import bids
+from neuromix.augment.data.leakage import subject_hash, voxel_hash
+from neuromix.augment.data.origin import RECORDS
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import subject_hash, voxel_hash
-from neuromix.augment.origin import RECORDS
 
 COMMANDS = {"TiledMDSampler": "md", "TaskFMRISampler": "fmri", "ModalityCompleter": "pds"}
 """How ``neuromix train`` calls each sampler."""
@@ -47,7 +47,7 @@ def parts_of(root: Path, dataset: str, subject_id: str, image: Path | None = Non
         raise InputError(f"{root} is no folder; name one with banks, samplers or classifiers")
     digest = ""
     if image is not None:
-        from neuromix.augment.scans import WholeImage
+        from neuromix.augment.data.scans import WholeImage
 
         if not image.is_file():
             raise InputError(f"{image} does not exist; name an image of the person, or none")

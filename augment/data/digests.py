@@ -26,11 +26,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuromix.augment import bids, files
+from neuromix.augment import files
+from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 PLACE = "NEUROMIX_CACHE"
 """Environment variable that names the folder of the cache."""

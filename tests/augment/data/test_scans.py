@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torchio as tio
 
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.scans import WholeImage, require_whole
 from neuromix.augment.errors import InputError
-from neuromix.augment.scans import WholeImage, require_whole
 from neuromix.experiments.cli import main
 
 VOLUME = np.random.default_rng(0).random((9, 8, 7)).astype(np.float32)

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuromix.augment import leakage
-from neuromix.augment.cohort import Cohort
+from neuromix.augment.data import leakage
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.folds import GeneratorKFold
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.folds import GeneratorKFold
 
 
 class FakeSource:

@@ -6,9 +6,9 @@ import pytest
 from banking import LABELS, FakeSampler
 
 from neuromix.augment import SampleBank
+from neuromix.augment.data.leakage import record_of, voxel_hash
+from neuromix.augment.data.withdrawal import parts_of
 from neuromix.augment.errors import InputError
-from neuromix.augment.leakage import record_of, voxel_hash
-from neuromix.augment.withdrawal import parts_of
 from neuromix.experiments.cli import main
 
 VOLUME = np.random.default_rng(0).random((8, 8, 8)).astype("f4")

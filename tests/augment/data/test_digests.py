@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuromix.augment import digests
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.digests import Content, file_digests
+from neuromix.augment.data import digests
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.digests import Content, file_digests
 from neuromix.augment.errors import InputError
 
 

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from neuromix.augment.grid import Grid
+from neuromix.augment.data.grid import Grid
 
 RADIUS = 7.0
 """Standard deviation of a bump in mm."""

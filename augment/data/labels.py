@@ -1,7 +1,7 @@
 """Labels as tables tell them: which column is which, and what its values mean.
 
-The values themselves are understood by :mod:`neuromix.augment.conditions`; here are the columns,
-the codes that a dataset explains (Levels), and the tables of a BIDS dataset.
+The values themselves are understood by :mod:`neuromix.augment.data.conditions`; here are the
+columns, the codes that a dataset explains (Levels), and the tables of a BIDS dataset.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuromix.augment import bids
-from neuromix.augment.conditions import CATEGORIES, MISSING, parse_label
+from neuromix.augment.data import bids
+from neuromix.augment.data.conditions import CATEGORIES, MISSING, parse_label
 from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:

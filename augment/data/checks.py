@@ -1,4 +1,4 @@
-"""Every problem of a cohort at once: its rows, and each of its files (:mod:`neuromix.augment.examine`)."""
+"""Every problem of a cohort at once: its rows, and each of its files (:mod:`neuromix.augment.data.examine`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromix.augment import bids
-from neuromix.augment.examine import COARSE, PREPARE, Look, look_at, write
-from neuromix.augment.grid import template_on
+from neuromix.augment.data import bids
+from neuromix.augment.data.examine import COARSE, PREPARE, Look, look_at, write
+from neuromix.augment.data.grid import template_on
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ A cohort is a table and opens no image. Its rows are subject-sessions (where a s
 BOLD runs, a row per run) with the columns
 
 - ``dataset, subject_id, session_id`` and ``task, dir, run, chunk``, which together name a row,
-- ``site, age, sex, diagnosis``, as :mod:`neuromix.augment.conditions` understands them,
+- ``site, age, sex, diagnosis``, as :mod:`neuromix.augment.data.conditions` understands them,
 - ``<image>_path`` for every image, absolute,
 - and whatever else the participants file says, as text.
 
@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from neuromix.augment import bids, files, labels, origin
-from neuromix.augment import split as splitting
-from neuromix.augment.conditions import CATEGORIES
+from neuromix.augment import files
+from neuromix.augment.data import bids, labels, origin
+from neuromix.augment.data import split as splitting
+from neuromix.augment.data.conditions import CATEGORIES
 from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
     import torchio as tio
 
-    from neuromix.augment.validate import Problem
+    from neuromix.augment.data.checks import Problem
 
 KEY = ("dataset", "subject_id", "session_id", *bids.RUN)
 COLUMNS = (*KEY[:3], *labels.LABELS, *bids.RUN)
@@ -100,7 +101,7 @@ class Cohort:
         Args:
             root: The dataset's folder.
             images: Of ``md, fmri, dmri, bold, t1w, dwi``; by default those of the first four that
-                occur. :mod:`neuromix.augment.bids` says which file is which.
+                occur. :mod:`neuromix.augment.data.bids` says which file is which.
             codings: Spellings of labels by label, such as ``{"sex": {"0": "F"}}``.
             columns: Where a label is, if not under a name in ``labels.ALIASES``, such as
                 ``{"diagnosis": "group"}``.
@@ -240,8 +241,8 @@ class Cohort:
         ).reset_index()
 
     def validate(self, *, progress: bool = False) -> list[Problem]:
-        """Look into every image and report every problem at once; see :mod:`neuromix.augment.validate`."""
-        from neuromix.augment.validate import validate
+        """Look into every image and report every problem at once; see :mod:`neuromix.augment.data.checks`."""
+        from neuromix.augment.data.checks import validate
 
         return validate(self.table, self.images, progress=progress)
 
@@ -254,7 +255,7 @@ class Cohort:
         """
         import torchio as tio
 
-        from neuromix.augment.scans import WholeImage
+        from neuromix.augment.data.scans import WholeImage
 
         self._refuse_duplicates()
         paths = [p for image in self.images for p in self.table[f"{image}_path"] if p]

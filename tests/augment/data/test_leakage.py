@@ -5,9 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuromix.augment.cohort import Cohort
-from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.leakage import (
+from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.leakage import (
     check_disjoint,
     merge,
     provenance,
@@ -15,6 +14,7 @@ from neuromix.augment.leakage import (
     voxel_hash,
     voxel_hashes,
 )
+from neuromix.augment.errors import InputError, LeakageError
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 Whoever influenced the weights, the choice of a step, a statistic or a filter is remembered in a
 record, which travels with samplers and banks: salted hashes of (dataset, subject), and digests of
 the voxels, which see through new names of the same image. Of subjects that are synthetic, in whole
-or in part, :mod:`neuromix.augment.origin` finds the record.
+or in part, :mod:`neuromix.augment.data.origin` finds the record.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromix.augment import digests, origin
+from neuromix.augment.data import digests, origin
+from neuromix.augment.data.origin import Person, person_of
+from neuromix.augment.data.split import name_of, require_comparable
 from neuromix.augment.errors import LeakageError
-from neuromix.augment.origin import Person, person_of
-from neuromix.augment.split import name_of, require_comparable
 
 if TYPE_CHECKING:
     import torchio as tio
 
-    from neuromix.augment.cohort import Cohort
+    from neuromix.augment.data.cohort import Cohort
 
 SALT = "neuromix"
 """Keeps plain subject names out of published files; it is no secret against guessing."""
@@ -64,7 +64,7 @@ def voxels_of(subject: tio.Subject, images: Iterable[str]) -> set[str]:
 
     The two differ behind a transform, which would else hide whose image it is.
     """
-    from neuromix.augment.scans import WholeImage
+    from neuromix.augment.data.scans import WholeImage
 
     digests = set()
     for image in (subject[name] for name in images):
@@ -190,7 +190,7 @@ def _images(cohort: Cohort) -> Iterator[tuple[Person, str]]:
 
 
 def _read(path: Path) -> str:
-    from neuromix.augment.scans import WholeImage
+    from neuromix.augment.data.scans import WholeImage
 
     # Read as samplers read, so that equal files give equal values.
     return voxel_hash(WholeImage(path).data.float().numpy())

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from neuromix.augment import bids
+from neuromix.augment.data import bids
 
 Person = tuple[str, str]
 """Dataset and subject_id."""
