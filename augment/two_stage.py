@@ -23,9 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuromix.augment.diffusion.label_embedding import drop_labels
+from neuromix.augment.diffusion.objectives import (
+    SHIFT,
+    SPREAD,
+    Batch,
+    Generators,
+    Objective,
+    noise_like,
+)
 from neuromix.augment.nn.dual_modal import DualModalDiffusion
-from neuromix.augment.nn.labels import drop_labels
-from neuromix.augment.objectives import SHIFT, SPREAD, Batch, Generators, Objective, noise_like
 
 EDGES = 0.1
 """Weight of the errors of edges."""

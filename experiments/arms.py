@@ -33,8 +33,8 @@ from neuromix.augment.data import leakage, origin
 from neuromix.augment.data.cohort import COLUMNS, Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.split import natural
+from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.latents import label_rows
 from neuromix.augment.samplers.tiled_md import TiledMDSampler
 from neuromix.augment.samplers.tiled_md_config import PRESETS

@@ -28,9 +28,9 @@ from rich.console import Console
 from neuromix.augment.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.digests import Content, digest_of
+from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
-from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import MODALITIES
 from neuromix.experiments import audit_report

@@ -29,10 +29,10 @@ from torch import nn
 
 from neuromix.augment.data.conditions import CATEGORIES, LabelSpace
 from neuromix.augment.data.grid import Grid
+from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.deformable_template import DeformableTemplate
 from neuromix.augment.report import rich_table
-from neuromix.augment.samplers.flow import FlowMultistepScheduler
 from neuromix.augment.samplers.tiled_md import CHUNK, TiledMDSampler, build_network, token_side
 from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
 from neuromix.augment.tiling import Tiling

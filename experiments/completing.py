@@ -11,8 +11,8 @@ from rich.console import Console
 
 from neuromix.augment.completion import complete_dataset
 from neuromix.augment.data.split import require_apart
+from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import PRESETS, ModalityConfig
 from neuromix.experiments.data import load_cohort

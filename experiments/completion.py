@@ -27,11 +27,11 @@ from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort, Split
 from neuromix.augment.data.grid import template_on
 from neuromix.augment.data.regions import region_maps
+from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.completion import completion_table
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import slices
-from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
 from neuromix.augment.samplers.pairs import common_frame, paired, read

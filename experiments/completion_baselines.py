@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuromix.augment.samplers.flow import FlowMultistepScheduler
+from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Of the PCA regression, in units of the mean eigenvalue."""

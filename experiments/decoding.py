@@ -25,9 +25,9 @@ from rich.progress import track
 
 from neuromix.augment.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.report import Picture, slices
-from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.latents import inside
 from neuromix.augment.samplers.responses import ResponseSampler, responses
 from neuromix.augment.samplers.runs import Runs

@@ -26,10 +26,10 @@ from rich.console import Console
 
 from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import rich_table
-from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.tiled_md import TiledMDSampler
 from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
 from neuromix.experiments import fidelity_report

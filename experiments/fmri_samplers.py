@@ -21,6 +21,7 @@ import torch
 from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import provenance
+from neuromix.augment.diffusion.loop import TrainConfig, estimate, train
 from neuromix.augment.metrics.task_runs import TaskRun
 from neuromix.augment.nn.vqgan import VolumeAutoencoder
 from neuromix.augment.samplers.latents import inside
@@ -29,7 +30,6 @@ from neuromix.augment.samplers.task_fmri import TaskFMRISampler
 from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
 from neuromix.augment.samplers.task_fmri_parts import Parts, about_of, autoencoding_of, scheduler_of
 from neuromix.augment.samplers.windows import FrameSet, write_latents
-from neuromix.augment.train import TrainConfig, estimate, train
 from neuromix.experiments.fmri_baselines import Request
 from neuromix.experiments.voxel_unet import CHECKS, steps_done, training_cost
 

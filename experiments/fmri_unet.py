@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.label_embedding import LabelEmbedder
 from neuromix.augment.nn.hybrid_dit import LABEL_SCALE, HybridDiT
-from neuromix.augment.nn.labels import LabelEmbedder
 from neuromix.augment.samplers.task_fmri_parts import Parts
 from neuromix.experiments.voxel_unet import unet_width
 

@@ -25,10 +25,10 @@ from rich.progress import track
 
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.regions import region_maps
+from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import Picture, slices
-from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import MODALITIES
 from neuromix.augment.samplers.pairs import common_frame, paired, read

@@ -14,12 +14,12 @@ from neuromix.augment.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace, parse_label
 from neuromix.augment.data.split import require_apart
+from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.prepare.bold import read_events
 from neuromix.augment.report import rich_table
 from neuromix.augment.samplers import task_fmri_config, tiled_md_config
-from neuromix.augment.samplers.base import is_sampler
 from neuromix.augment.samplers.task_fmri import TaskFMRISampler
 from neuromix.augment.samplers.tiled_md import TiledMDSampler
 from neuromix.experiments.data import load_cohort

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.samplers.modality import ModalityCompleter, Posterior
 from neuromix.augment.samplers.modality_config import ModalityConfig
 from neuromix.augment.samplers.pairs import read
-from neuromix.augment.train import TrainConfig
 from neuromix.experiments import audit_completer
 from neuromix.experiments.audit import Audit, run
 from neuromix.experiments.cli import main

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.train import TrainConfig
+from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.experiments import voxel_unet
 from neuromix.experiments.baselines import Copies, LabelMeans, MeanNoise, PCAGaussian
 from neuromix.experiments.voxel_unet import MonaiUNet, VoxelUNet, unet_width
@@ -158,7 +158,7 @@ def test_the_u_net_trains_once_and_depends_on_label_and_seed_alone(training, tmp
         raise AssertionError("a finished training was run again")
 
     monkeypatch.setattr(voxel_unet, "_pace", refuse)
-    monkeypatch.setattr("neuromix.augment.train._Training._step", refuse)
+    monkeypatch.setattr("neuromix.augment.diffusion.loop._Training._step", refuse)
     again = unet(tmp_path, training)
     assert np.array_equal(again.draw(rows[4:], [5])[0], together[4])
     assert again.cost == fitted.cost

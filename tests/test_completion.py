@@ -11,9 +11,9 @@ import torchio as tio
 from neuromix.augment.completion import complete_dataset, with_completions
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
+from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError
 from neuromix.augment.samplers.modality_config import PRESETS, ModalityConfig
-from neuromix.augment.train import TrainConfig
 from neuromix.experiments.cli import main
 
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.nn.gaussian_start import GaussianStart
-from neuromix.augment.samplers.flow import FlowMultistepScheduler
 from neuromix.augment.tiling import Tiling
 
 TILING = Tiling((16, 16, 4), "axial")  # tiles in two rows

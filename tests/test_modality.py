@@ -11,15 +11,15 @@ from accelerate import PartialState
 
 from neuromix.augment import Cohort, CompleteModality, RandomSynthetic
 from neuromix.augment.data.leakage import voxel_hashes
+from neuromix.augment.diffusion import pipeline
+from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.opening import open_source
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.samplers import base
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import ModalityConfig
 from neuromix.augment.samplers.modality_fit import Fitting
 from neuromix.augment.samplers.pairs import Pairs, common_frame
-from neuromix.augment.train import TrainConfig
 
 SHORT = TrainConfig(
     steps=3, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
@@ -235,7 +235,7 @@ def test_data_that_were_prepared_anew_are_learned_anew(tiny_pairs, tmp_path, mon
     assert np.array_equal(doubled[0, 0], 2 * pairs[0, 0])
     assert second["voxels"] == sorted(voxel_hashes(Cohort.from_bids(data))) != first["voxels"]
     assert second["data"] != first["data"]
-    monkeypatch.setattr(base, "version", lambda name: "99.1")
+    monkeypatch.setattr(pipeline, "version", lambda name: "99.1")
     monkeypatch.setattr(Fitting, "run", stop)
     with pytest.raises(KeyboardInterrupt):
         fit()

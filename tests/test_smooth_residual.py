@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from neuromix.augment.nn.smooth_fields import along
+from neuromix.augment.diffusion.flow import FlowMultistepScheduler
+from neuromix.augment.diffusion.smooth_fields import along
 from neuromix.augment.nn.smooth_residual import SmoothResidual
-from neuromix.augment.samplers.flow import FlowMultistepScheduler
 
 SHAPE = (16, 16, 16)
 SEGMENTS = 3

@@ -7,11 +7,11 @@ from torch.utils.data import DataLoader
 from neuromix.augment import files
 from neuromix.augment.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.opening import open_source
 from neuromix.augment.samplers.tiled_md import TiledMDSampler
 from neuromix.augment.samplers.tiled_md_config import TiledMDConfig
-from neuromix.augment.train import TrainConfig
 
 CONFIG = TiledMDConfig(
     labels=("sex", "age"), channels=8, layers=2, heads=2, head_dim=16,

@@ -15,6 +15,7 @@ from neuromix.augment import files
 from neuromix.augment.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
+from neuromix.augment.diffusion.loop import TrainConfig, checkpoints
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.opening import open_source
 from neuromix.augment.phantom import make_phantom
@@ -23,7 +24,6 @@ from neuromix.augment.prepare.bold import read_events
 from neuromix.augment.samplers.runs import Runs, design_of, draw_events
 from neuromix.augment.samplers.task_fmri import TaskFMRISampler
 from neuromix.augment.samplers.task_fmri_config import PRESETS, TaskFMRIConfig
-from neuromix.augment.train import TrainConfig, checkpoints
 from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.cli import main

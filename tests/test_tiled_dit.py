@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import default_collate
 
 from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.label_embedding import drop_labels
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.labels import drop_labels
 from neuromix.augment.nn.tiled_dit import TiledDiT, add_lora
 from neuromix.augment.tiling import Tiling
 

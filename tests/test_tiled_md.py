@@ -17,6 +17,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import subject_hash, voxel_hash
+from neuromix.augment.diffusion.loop import TrainConfig, checkpoints
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.deformable_template import DeformableTemplate
 from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
@@ -24,7 +25,6 @@ from neuromix.augment.samplers import tiled_md
 from neuromix.augment.samplers.latents import LatentSet, label_rows, write_latents
 from neuromix.augment.samplers.tiled_md import TiledMDSampler
 from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
-from neuromix.augment.train import TrainConfig, checkpoints
 from neuromix.experiments.cli import main
 
 CONFIG = TiledMDConfig(

@@ -5,10 +5,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from neuromix.augment.diffusion.loop import (
+    TrainConfig,
+    checkpoints,
+    estimate,
+    sample_generators,
+    train,
+)
+from neuromix.augment.diffusion.objectives import AdversarialAutoencoding
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.vqgan import VolumeAutoencoder, VolumeDiscriminator
-from neuromix.augment.objectives import AdversarialAutoencoding
-from neuromix.augment.train import TrainConfig, checkpoints, estimate, sample_generators, train
 
 SHAPE = (12, 10, 8)
 CONFIG = TrainConfig(

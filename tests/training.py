@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.objectives import FlowMatching
-from neuromix.augment.train import TrainConfig, train
+from neuromix.augment.diffusion.loop import TrainConfig, train
+from neuromix.augment.diffusion.objectives import FlowMatching
 
 SPACE = LabelSpace({"sex": ("F", "M")})
 CONFIG = TrainConfig(

@@ -40,8 +40,15 @@ from diffusers.models.modeling_utils import ModelMixin
 from scipy import ndimage
 from torch import Tensor
 
+from neuromix.augment.diffusion.smooth_fields import (
+    along,
+    bumps,
+    cosines,
+    fold,
+    lattice_step,
+    unfold,
+)
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.smooth_fields import along, bumps, cosines, fold, lattice_step, unfold
 from neuromix.augment.tiling import Tiling
 
 NOISE, EDGE, FARTHEST = 0.12, 0.25, 4.0

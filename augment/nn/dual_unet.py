@@ -27,7 +27,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
 from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.nn.labels import LabelEmbedder
+from neuromix.augment.diffusion.label_embedding import LabelEmbedder
 from neuromix.augment.nn.pattern import PatternModule
 
 TIME_FEATURES = 64

@@ -34,7 +34,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from neuromix.augment.nn.labels import label_features
+from neuromix.augment.diffusion.label_embedding import label_features
 from neuromix.augment.nn.tiled_dit import TiledDiT
 
 DOUBT = 1.0

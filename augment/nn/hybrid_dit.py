@@ -37,8 +37,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.label_embedding import LabelEmbedder, drop_labels
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.labels import LabelEmbedder, drop_labels
 
 TIME_FEATURES = 256
 LABEL_SCALE = 0.5

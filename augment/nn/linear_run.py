@@ -33,7 +33,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.nn.labels import label_features
+from neuromix.augment.diffusion.label_embedding import label_features
 
 FAINTEST = 0.1
 """Share of the mean brain signal below which a voxel is not divided by its own."""

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuromix.augment.nn.smooth_fields import along
+from neuromix.augment.diffusion.smooth_fields import along
 
 RIDGE = 0.003
 """Penalty, as a share of the features' mean variance."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from neuromix.augment.nn.smooth_fields import along, harmonics
+from neuromix.augment.diffusion.smooth_fields import along, harmonics
 
 BINS = 32
 """Lengths of waves that have a power of their own."""

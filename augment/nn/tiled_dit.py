@@ -14,7 +14,8 @@ Transformers*, 2023), whose checkpoints it loads, with these differences:
 
 * ONE embedder of time and labels serves all blocks. Diffusers gives each block its own, which drops
   labels by itself, so that most training samples are neither conditional nor unconditional. Here
-  nothing is dropped inside: the caller does it with :func:`neuromix.augment.nn.labels.drop_labels`.
+  nothing is dropped inside: the caller does it with
+  :func:`neuromix.augment.diffusion.label_embedding.drop_labels`.
 * The labels are also added to the tokens: with AdaLN alone a short training hardly uses them.
 * Mosaics need not be square. A token's position is (row in slice, column in slice, slice), so that
   the same place in neighbouring slices is near. Spare slots take no part: their tokens are dropped
@@ -49,8 +50,8 @@ from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DMod
 from torch import nn
 
 from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.label_embedding import LabelEmbedder
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.labels import LabelEmbedder
 from neuromix.augment.nn.pretrained import FIXED, load_dit
 from neuromix.augment.tiling import Tiling
 

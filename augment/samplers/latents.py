@@ -21,12 +21,12 @@ from neuromix.augment import files
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import image_hashes
+from neuromix.augment.diffusion.loop import TrainConfig, train
+from neuromix.augment.diffusion.objectives import Autoencoding, noise_like
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.deformable_template import DeformableTemplate
 from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
-from neuromix.augment.objectives import Autoencoding, noise_like
 from neuromix.augment.tiling import Tiling
-from neuromix.augment.train import TrainConfig, train
 
 if TYPE_CHECKING:
     import torchio as tio

@@ -34,12 +34,14 @@ from torch import Tensor
 
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import provenance, subject_hash
+from neuromix.augment.diffusion.flow import FlowMultistepScheduler
+from neuromix.augment.diffusion.loop import Trained, check_size
+from neuromix.augment.diffusion.loop import estimate as estimate_training
+from neuromix.augment.diffusion.pipeline import Saved, apart, keep_settings, refuse_worker
 from neuromix.augment.errors import InputError
 from neuromix.augment.filling import derive
 from neuromix.augment.nn.dual_modal import DualModalDiffusion
 from neuromix.augment.replacement import has_image
-from neuromix.augment.samplers.base import Saved, apart, keep_settings, refuse_worker
-from neuromix.augment.samplers.flow import FlowMultistepScheduler
 from neuromix.augment.samplers.modality_config import MODALITIES, ModalityConfig
 from neuromix.augment.samplers.modality_fit import Fitting, Part
 from neuromix.augment.samplers.pairs import (
@@ -50,8 +52,6 @@ from neuromix.augment.samplers.pairs import (
     read,
     support_of,
 )
-from neuromix.augment.train import Trained, check_size
-from neuromix.augment.train import estimate as estimate_training
 from neuromix.augment.two_stage import SemanticConsistency
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError
-from neuromix.augment.train import TrainConfig
 
 MODALITIES = ("fmri", "dmri")
 """The two that are completed from one another."""

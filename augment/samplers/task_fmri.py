@@ -49,14 +49,15 @@ from torch import Tensor
 from neuromix.augment.data import bids, leakage, origin
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
+from neuromix.augment.diffusion.flow import FlowMultistepScheduler
+from neuromix.augment.diffusion.loop import Trained, check_size, estimate, train
+from neuromix.augment.diffusion.pipeline import SamplerSource, apart, check_requests, recipe
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.hybrid_dit import HybridDiT
 from neuromix.augment.nn.linear_run import LinearRun
 from neuromix.augment.nn.vqgan import VolumeAutoencoder
 from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, windows
-from neuromix.augment.samplers.base import SamplerSource, apart, check_requests, recipe
 from neuromix.augment.samplers.closed_form import ClosedRun, fit_linear, generator
-from neuromix.augment.samplers.flow import FlowMultistepScheduler
 from neuromix.augment.samplers.latents import known
 from neuromix.augment.samplers.runs import Runs, Survey, design_of, draw_events, task_of
 from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
@@ -69,7 +70,6 @@ from neuromix.augment.samplers.task_fmri_parts import (
     scheduler_of,
 )
 from neuromix.augment.samplers.windows import FrameSet, known_frames, write_latents
-from neuromix.augment.train import Trained, check_size, estimate, train
 
 if TYPE_CHECKING:
     import torchio as tio

@@ -13,17 +13,21 @@ import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
 from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.flow import FlowMultistepScheduler
+from neuromix.augment.diffusion.loop import TrainConfig, checkpoints, train
+from neuromix.augment.diffusion.objectives import (
+    AdversarialAutoencoding,
+    FlowMatching,
+    NoisePrediction,
+)
+from neuromix.augment.diffusion.pipeline import keep_settings
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.hybrid_dit import HybridDiT
 from neuromix.augment.nn.vqgan import VolumeAutoencoder, VolumeDiscriminator
-from neuromix.augment.objectives import AdversarialAutoencoding, FlowMatching, NoisePrediction
-from neuromix.augment.samplers.base import keep_settings
 from neuromix.augment.samplers.closed_form import space_of
-from neuromix.augment.samplers.flow import FlowMultistepScheduler
 from neuromix.augment.samplers.runs import BASIS, Runs, Survey
 from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
 from neuromix.augment.samplers.windows import FrameSet, WindowSet
-from neuromix.augment.train import TrainConfig, checkpoints, train
 
 if TYPE_CHECKING:
     from neuromix.augment.data.cohort import Cohort

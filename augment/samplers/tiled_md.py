@@ -32,21 +32,29 @@ from neuromix.augment import files
 from neuromix.augment.data import bids, leakage, origin
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.errors import InputError
-from neuromix.augment.nn.deformable_template import DeformableTemplate, registrations
-from neuromix.augment.nn.gaussian_start import GaussianStart
-from neuromix.augment.nn.labels import drop_labels
-from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
-from neuromix.augment.nn.tiled_dit import TiledDiT, add_lora
-from neuromix.augment.objectives import Autoencoding, FlowMatching, NoisePrediction
-from neuromix.augment.samplers.base import (
+from neuromix.augment.diffusion.flow import FlowMultistepScheduler
+from neuromix.augment.diffusion.label_embedding import drop_labels
+from neuromix.augment.diffusion.loop import (
+    TrainConfig,
+    Trained,
+    check_size,
+    checkpoints,
+    estimate,
+    train,
+)
+from neuromix.augment.diffusion.objectives import Autoencoding, FlowMatching, NoisePrediction
+from neuromix.augment.diffusion.pipeline import (
     SamplerSource,
     apart,
     check_requests,
     keep_settings,
     recipe,
 )
-from neuromix.augment.samplers.flow import FlowMultistepScheduler
+from neuromix.augment.errors import InputError
+from neuromix.augment.nn.deformable_template import DeformableTemplate, registrations
+from neuromix.augment.nn.gaussian_start import GaussianStart
+from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
+from neuromix.augment.nn.tiled_dit import TiledDiT, add_lora
 from neuromix.augment.samplers.latents import (
     LatentSet,
     common_grid,
@@ -60,7 +68,6 @@ from neuromix.augment.samplers.latents import (
 )
 from neuromix.augment.samplers.tiled_md_config import FAINTEST, LARGEST, TiledMDConfig
 from neuromix.augment.tiling import Tiling
-from neuromix.augment.train import TrainConfig, Trained, check_size, checkpoints, estimate, train
 
 if TYPE_CHECKING:
     import torchio as tio

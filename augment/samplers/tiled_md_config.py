@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError
-from neuromix.augment.train import TrainConfig
 
 LARGEST = 3.2
 """Diffusivity at body temperature does not pass that of free water, 3.0, by more than noise."""

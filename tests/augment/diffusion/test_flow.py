@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from neuromix.augment.samplers.flow import FlowMultistepScheduler
+from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 
 DEVIATIONS = torch.tensor([0.1, 0.5, 1.0, 5.0, 70.0])
 

@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from neuromix.augment.objectives import Objective
+from neuromix.augment.diffusion.objectives import Objective
 
 WEIGHTS, AVERAGES, MOMENTS = "weights.safetensors", "ema.safetensors", "optimisers.safetensors"
 

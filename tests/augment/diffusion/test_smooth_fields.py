@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from neuromix.augment.nn.smooth_fields import (
+from neuromix.augment.diffusion.smooth_fields import (
     along,
     bumps,
     cosines,

@@ -29,7 +29,7 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from neuromix.augment.nn.labels import drop_labels
+from neuromix.augment.diffusion.label_embedding import drop_labels
 
 SHIFT, SPREAD = 1.5, 1.5
 """Mean and standard deviation of the logit of t."""
@@ -39,7 +39,7 @@ Generators = Sequence[torch.Generator]
 
 
 class Objective(Protocol):
-    """What :func:`neuromix.augment.train.train` needs to know."""
+    """What :func:`neuromix.augment.diffusion.loop.train` needs to know."""
 
     networks: dict[str, nn.Module]
     """Networks to train by name; each has an optimiser of its own, stepped in this order."""

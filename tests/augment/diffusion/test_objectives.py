@@ -5,10 +5,10 @@ import pytest
 import torch
 from training import CONFIG, SPACE, Samples, toy
 
+from neuromix.augment.diffusion.loop import sample_generators, train
+from neuromix.augment.diffusion.objectives import Autoencoding, FlowMatching, NoisePrediction
 from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
-from neuromix.augment.objectives import Autoencoding, FlowMatching, NoisePrediction
 from neuromix.augment.tiling import Tiling
-from neuromix.augment.train import sample_generators, train
 
 
 class Oracle(torch.nn.Module):

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from training import CONFIG, Samples, run, toy
 
-from neuromix.augment import training_state
+from neuromix.augment.diffusion import state
+from neuromix.augment.diffusion.loop import checkpoints, estimate, learning_rate, train
+from neuromix.augment.diffusion.objectives import FlowMatching
 from neuromix.augment.errors import InputError, TrainingError
-from neuromix.augment.objectives import FlowMatching
-from neuromix.augment.train import checkpoints, estimate, learning_rate, train
 
-SCRIPT = Path(__file__).with_name("training.py")
+SCRIPT = Path(__file__).parents[2] / "training.py"
 
 
 def weights(folder):
@@ -147,7 +147,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     def fill_disk(step):
         if step == 4:
             before.update(weights(tmp_path))
-            monkeypatch.setattr(training_state, "save_file", full)
+            monkeypatch.setattr(state, "save_file", full)
 
     with pytest.raises(OSError, match="No space"):
         run(tmp_path, validation=None, on_step=fill_disk)

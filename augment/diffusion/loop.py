@@ -28,9 +28,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from neuromix.augment import files
+from neuromix.augment.diffusion.objectives import Batch, Objective
+from neuromix.augment.diffusion.state import TrainingState
 from neuromix.augment.errors import InputError, TrainingError
-from neuromix.augment.objectives import Batch, Objective
-from neuromix.augment.training_state import TrainingState
 
 BEST, LOG = "best.safetensors", "metrics.jsonl"
 PRECISIONS = ("no", "bf16")

@@ -1,0 +1,1 @@
+"""What all samplers share: objectives, the training loop, the solver, what a saved one is."""
