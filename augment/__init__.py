@@ -14,7 +14,7 @@ _HOMES = {
     "LeakageError": "neuromix.augment.errors",
     "Problem": "neuromix.augment.data.checks",
     "RandomSynthetic": "neuromix.augment.transforms",
-    "SampleBank": "neuromix.augment.bank",
+    "SampleBank": "neuromix.augment.bank.bank",
     "Split": "neuromix.augment.data.cohort",
     "Synthetic": "neuromix.augment.transforms",
     "SyntheticSampler": "neuromix.augment.mixing",

@@ -26,12 +26,12 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment import files
+from neuromix.augment.bank.filling import PLACES, UNITS, missing
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.digests import file_digests
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.filling import PLACES, UNITS, missing
 from neuromix.augment.source import Completer
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import torchio as tio
 from sklearn.base import BaseEstimator
 from torch.utils.data import Dataset
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data import origin
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
@@ -57,7 +57,7 @@ def mix(
 
     Args:
         subjects: Real ones, for example ``cohort.subjects()``.
-        bank: A :class:`~neuromix.augment.bank.SampleBank`, another Source, or the path of one.
+        bank: A :class:`~neuromix.augment.bank.bank.SampleBank`, another Source, or the path of one.
         ratio: Samples per real subject; or one ratio per epoch, of which the last goes on.
         mode: ``add`` or ``replace``.
         balance: Labels whose classes come out equal: ``add`` gives small classes more samples, and

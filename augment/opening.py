@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import cast
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.augment.source import SAMPLERS, Source

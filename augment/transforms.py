@@ -100,7 +100,7 @@ class RandomSynthetic(_Marked, RandomTransform):
     a mask common to all subjects.
 
     Args:
-        source: A :class:`~neuromix.augment.bank.SampleBank`, a sampler that was saved (with
+        source: A :class:`~neuromix.augment.bank.bank.SampleBank`, a sampler that was saved (with
             ``num_workers=0`` only), or the path of one.
         match: Labels that a sample must share with the subject. The target that a classifier
             learns must be among them.

@@ -28,7 +28,7 @@ import torchio as tio
 from rich.progress import track
 
 from neuromix.augment import files
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.data.cohort import COLUMNS, Cohort
 from neuromix.augment.data.conditions import LabelSpace

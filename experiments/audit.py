@@ -25,7 +25,7 @@ from typing import Any
 
 from rich.console import Console
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.digests import Content, digest_of
 from neuromix.augment.diffusion.pipeline import is_sampler

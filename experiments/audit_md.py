@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torchio as tio
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import anatomy
 from neuromix.augment.metrics import features as clouds

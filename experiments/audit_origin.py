@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.data.split import require_apart

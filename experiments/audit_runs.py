@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import torchio as tio
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError

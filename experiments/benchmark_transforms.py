@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import track
 
 from neuromix.augment import files
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
 from neuromix.augment.mixing import mix

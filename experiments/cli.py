@@ -264,7 +264,7 @@ def verify(bank: Path, /) -> None:
     Args:
         bank: Folder that `neuromix generate` has filled.
     """
-    from neuromix.augment.bank import SampleBank
+    from neuromix.augment.bank.bank import SampleBank
 
     samples = SampleBank(bank)
     problems = samples.verify(progress=True)

@@ -23,7 +23,7 @@ import numpy as np
 import torchio as tio
 from rich.progress import track
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError

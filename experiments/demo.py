@@ -23,8 +23,8 @@ import pandas as pd
 import torchio as tio
 from rich.console import Console
 
-from neuromix.augment import quotas
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank import quotas
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.completion import complete_dataset
 from neuromix.augment.data.cohort import Cohort, Split
 from neuromix.augment.metrics.glm import design_matrix, first_level, percent_signal, roi_course

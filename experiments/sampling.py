@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from neuromix.augment import quotas
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank import quotas
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace, parse_label
 from neuromix.augment.data.split import require_apart

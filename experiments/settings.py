@@ -20,7 +20,7 @@ from typing import Any
 
 import torchio as tio
 
-from neuromix.augment import quotas
+from neuromix.augment.bank import quotas
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.experiments.arms import (

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 import torchio as tio
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
+from neuromix.augment.bank.filling import missing
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import subject_hash
-from neuromix.augment.filling import missing
 
 GRID = Grid.mni(16.0)
 RECORD = {"datasets": ["study"], "subjects": [subject_hash("study", "01")], "voxels": []}

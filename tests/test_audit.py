@@ -7,7 +7,7 @@ import torch
 import torchio as tio
 from scipy import ndimage
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import provenance
 from neuromix.augment.errors import InputError

@@ -8,7 +8,7 @@ import torchio as tio
 from bold_runs import AFFINE, PEOPLE
 
 from neuromix.augment import files
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import provenance

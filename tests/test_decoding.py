@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torchio as tio
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError

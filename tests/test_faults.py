@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.experiments.cli import main
 
 

@@ -25,15 +25,15 @@ from neuromix.augment import (
     RandomSynthetic,
     SampleBank,
     mix,
-    quotas,
 )
+from neuromix.augment.bank import quotas
+from neuromix.augment.bank.filters import NearCopy
 from neuromix.augment.data import origin
 from neuromix.augment.data.cohort import COLUMNS, Split
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.leakage import provenance, voxel_hash, voxel_hashes
 from neuromix.augment.diffusion.pipeline import apart
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.filters import NearCopy
 from neuromix.augment.phantom import make_phantom
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.dementia import DementiaClassifier

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchio as tio
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.samplers.responses import ResponseSampler, Window, responses

@@ -5,7 +5,7 @@ from banking import fill
 from torch.utils.data import DataLoader
 
 from neuromix.augment import files
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError, LeakageError

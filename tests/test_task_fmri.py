@@ -12,7 +12,7 @@ import torch
 import torchio as tio
 
 from neuromix.augment import files
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.diffusion.loop import TrainConfig, checkpoints

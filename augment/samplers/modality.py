@@ -32,6 +32,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
+from neuromix.augment.bank.filling import derive
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import provenance, subject_hash
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
@@ -39,7 +40,6 @@ from neuromix.augment.diffusion.loop import Trained, check_size
 from neuromix.augment.diffusion.loop import estimate as estimate_training
 from neuromix.augment.diffusion.pipeline import Saved, apart, keep_settings, refuse_worker
 from neuromix.augment.errors import InputError
-from neuromix.augment.filling import derive
 from neuromix.augment.nn.dual_modal import DualModalDiffusion
 from neuromix.augment.replacement import has_image
 from neuromix.augment.samplers.modality_config import MODALITIES, ModalityConfig

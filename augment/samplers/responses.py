@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from neuromix.augment.bank.filling import derive
 from neuromix.augment.data import origin
 from neuromix.augment.data.cohort import COLUMNS
 from neuromix.augment.diffusion.pipeline import check_requests, recipe
 from neuromix.augment.errors import InputError
-from neuromix.augment.filling import derive
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
 from neuromix.augment.replacement import with_marks
 from neuromix.augment.samplers.runs import Runs, brain_of

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from banking import FakeSampler
 
-from neuromix.augment import quotas
+from neuromix.augment.bank import quotas
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError

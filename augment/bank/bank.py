@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from neuromix.augment.bank.filling import FORMAT, Filling, location, missing
 from neuromix.augment.data import bids, leakage
 from neuromix.augment.data.cohort import COLUMNS
 from neuromix.augment.data.grid import SPACE
 from neuromix.augment.errors import InputError
-from neuromix.augment.filling import FORMAT, Filling, location, missing
 from neuromix.augment.source import SAMPLERS, Sampler
 
 if TYPE_CHECKING:

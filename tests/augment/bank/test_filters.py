@@ -6,11 +6,11 @@ import torch
 import torchio as tio
 from banking import FakeSampler
 
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
+from neuromix.augment.bank.filters import Faithful, IntensityRange, NearCopy
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import check_disjoint, provenance, voxel_hashes
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.filters import Faithful, IntensityRange, NearCopy
 
 
 def subject(volume, **labels):

@@ -14,11 +14,11 @@ from banking import GRID, LABELS, RECORD, FakeSampler, fill
 from nilearn.image import load_img
 
 from neuromix.augment import files
-from neuromix.augment.bank import SampleBank
+from neuromix.augment.bank.bank import SampleBank
+from neuromix.augment.bank.filling import CLAIM
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.filling import CLAIM
 from neuromix.experiments.cli import main
 
 

@@ -1,0 +1,1 @@
+"""SampleBank: samples on disk, how they are filled in, chosen and refused."""
