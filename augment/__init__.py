@@ -19,7 +19,7 @@ _HOMES = {
     "Synthetic": "neuromix.augment.transforms",
     "SyntheticSampler": "neuromix.augment.mixing",
     "TaskFMRISampler": "neuromix.augment.samplers.task_fmri",
-    "TiledMDSampler": "neuromix.augment.samplers.tiled_md",
+    "TiledMDSampler": "neuromix.augment.tiled.sampler",
     "TimeConsistent": "neuromix.augment.transforms",
     "make_phantom": "neuromix.augment.phantom",
     "mix": "neuromix.augment.mixing",

@@ -88,7 +88,7 @@ class Kind(NamedTuple):
 
 
 SAMPLERS = {
-    "TiledMDSampler": Kind("neuromix.augment.samplers.tiled_md", 1),
+    "TiledMDSampler": Kind("neuromix.augment.tiled.sampler", 1),
     "TaskFMRISampler": Kind("neuromix.augment.samplers.task_fmri", 1),
     "ModalityCompleter": Kind("neuromix.augment.samplers.modality", 1),
 }

@@ -30,14 +30,13 @@ from rich.progress import track
 from neuromix.augment import files
 from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data import leakage, origin
-from neuromix.augment.data.cohort import COLUMNS, Cohort
+from neuromix.augment.data.cohort import COLUMNS, Cohort, label_rows
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.split import natural
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.latents import label_rows
-from neuromix.augment.samplers.tiled_md import TiledMDSampler
-from neuromix.augment.samplers.tiled_md_config import PRESETS
+from neuromix.augment.tiled.config import PRESETS
+from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.dementia import DementiaClassifier
 from neuromix.classifiers.evaluate import Predictions, metrics, predict

@@ -10,13 +10,14 @@ import numpy as np
 import torchio as tio
 
 from neuromix.augment.bank.bank import SampleBank
+from neuromix.augment.data.conditions import known
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import anatomy
 from neuromix.augment.metrics import features as clouds
 from neuromix.augment.metrics.fidelity import label_faithfulness
 from neuromix.augment.metrics.privacy import closest, membership
-from neuromix.augment.samplers.latents import common_grid, known
-from neuromix.augment.samplers.tiled_md_config import FAINTEST, LARGEST
+from neuromix.augment.tiled.config import FAINTEST, LARGEST
+from neuromix.augment.tiled.latents import common_grid
 from neuromix.experiments import audit_report
 from neuromix.experiments.arms import judge, runs_of, sex_or_dementia
 from neuromix.experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth

@@ -16,9 +16,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.samplers.latents import known
-from neuromix.augment.samplers.tiled_md_config import FAINTEST, LARGEST
+from neuromix.augment.data.conditions import LabelSpace, known
+from neuromix.augment.tiled.config import FAINTEST, LARGEST
 
 Labels = Sequence[Mapping[str, Any]]
 CONDITIONS = ("sex", "diagnosis", "age")

@@ -31,11 +31,11 @@ from neuromix.augment.data.conditions import CATEGORIES, LabelSpace
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.deformable_template import DeformableTemplate
 from neuromix.augment.report import rich_table
-from neuromix.augment.samplers.tiled_md import CHUNK, TiledMDSampler, build_network, token_side
-from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.codec import DeformableTemplate
+from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
+from neuromix.augment.tiled.mosaic import Tiling
+from neuromix.augment.tiled.sampler import CHUNK, TiledMDSampler, build_network, token_side
 from neuromix.experiments.benchmark import keep, machine
 
 if TYPE_CHECKING:

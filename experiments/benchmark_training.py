@@ -28,8 +28,8 @@ from neuromix.augment.diffusion.loop import sample_generators, train
 from neuromix.augment.diffusion.objectives import FlowMatching
 from neuromix.augment.errors import InputError
 from neuromix.augment.report import rich_table
-from neuromix.augment.samplers.latents import LatentSet
-from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
+from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
+from neuromix.augment.tiled.latents import LatentSet
 from neuromix.experiments.benchmark import keep, machine
 from neuromix.experiments.benchmark_md import LABELS, SPACE, now, ours_alone, parameters, unet
 

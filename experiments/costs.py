@@ -11,7 +11,7 @@ import numpy as np
 
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.sex import SexClassifier
 from neuromix.experiments.arms import Sampling
 from neuromix.experiments.data import load_cohort

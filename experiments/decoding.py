@@ -25,10 +25,10 @@ from rich.progress import track
 
 from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import inside
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.report import Picture, slices
-from neuromix.augment.samplers.latents import inside
 from neuromix.augment.samplers.responses import ResponseSampler, responses
 from neuromix.augment.samplers.runs import Runs
 from neuromix.augment.samplers.task_fmri import TaskFMRISampler

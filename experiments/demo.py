@@ -31,10 +31,11 @@ from neuromix.augment.metrics.glm import design_matrix, first_level, percent_sig
 from neuromix.augment.metrics.task_runs import brain_mask, read_runs
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import Picture, report_page, slices
-from neuromix.augment.samplers import modality_config, task_fmri_config, tiled_md_config
+from neuromix.augment.samplers import modality_config, task_fmri_config
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.task_fmri import TaskFMRISampler
-from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.augment.tiled import config as tiled_md_config
+from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments import audit
 from neuromix.experiments.completing import shortened
 from neuromix.experiments.run import Run

@@ -30,8 +30,8 @@ from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import rich_table
-from neuromix.augment.samplers.tiled_md import TiledMDSampler
-from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
+from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
+from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments import fidelity_report
 from neuromix.experiments.baselines import (
     Copies,

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 import torchio as tio
 
-from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort, label_rows
 from neuromix.augment.metrics import features as clouds
 from neuromix.augment.metrics.anatomy import tissue_masks
 from neuromix.augment.metrics.fidelity import Judge, fidelity_table
-from neuromix.augment.samplers.latents import common_grid, label_rows, volumes
+from neuromix.augment.tiled.latents import common_grid, volumes
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.baselines import Labels
 

@@ -20,11 +20,11 @@ import torch
 
 from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import inside
 from neuromix.augment.data.leakage import provenance
 from neuromix.augment.diffusion.loop import TrainConfig, estimate, train
 from neuromix.augment.metrics.task_runs import TaskRun
 from neuromix.augment.nn.vqgan import VolumeAutoencoder
-from neuromix.augment.samplers.latents import inside
 from neuromix.augment.samplers.runs import Runs, Survey
 from neuromix.augment.samplers.task_fmri import TaskFMRISampler
 from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig

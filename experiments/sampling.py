@@ -19,9 +19,10 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.prepare.bold import read_events
 from neuromix.augment.report import rich_table
-from neuromix.augment.samplers import task_fmri_config, tiled_md_config
+from neuromix.augment.samplers import task_fmri_config
 from neuromix.augment.samplers.task_fmri import TaskFMRISampler
-from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.augment.tiled import config as tiled_md_config
+from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.data import load_cohort
 
 KINDS: dict[str, tuple[Any, Any]] = {

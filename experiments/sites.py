@@ -19,7 +19,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import DEMENTIA
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.samplers.latents import common_grid
+from neuromix.augment.tiled.latents import common_grid
 from neuromix.classifiers.evaluate import nested_subsets
 from neuromix.experiments.data import load_cohort, names_of
 

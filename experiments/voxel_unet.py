@@ -21,12 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace, known
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.label_embedding import LabelEmbedder
 from neuromix.augment.diffusion.loop import TrainConfig, Trained, checkpoints, train
 from neuromix.augment.diffusion.objectives import FlowMatching
-from neuromix.augment.samplers.latents import known
 from neuromix.experiments.baselines import CONDITIONS, Labels, as_volumes, inside_space
 
 CHUNK = 4

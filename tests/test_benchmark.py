@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from neuromix.augment.samplers.tiled_md_config import PRESETS
+from neuromix.augment.tiled.config import PRESETS
 from neuromix.experiments import benchmark
 from neuromix.experiments.benchmark_md import autoencoder, dit, parameters, unet
 from neuromix.experiments.cli import main

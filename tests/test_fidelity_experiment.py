@@ -8,8 +8,8 @@ import pytest
 from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.tiled_md import TiledMDSampler
-from neuromix.augment.samplers.tiled_md_config import PRESETS
+from neuromix.augment.tiled.config import PRESETS
+from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments import fidelity, fidelity_report
 from neuromix.experiments.baselines import MeanNoise
 from neuromix.experiments.cli import main

@@ -10,8 +10,8 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.opening import open_source
-from neuromix.augment.samplers.tiled_md import TiledMDSampler
-from neuromix.augment.samplers.tiled_md_config import TiledMDConfig
+from neuromix.augment.tiled.config import TiledMDConfig
+from neuromix.augment.tiled.sampler import TiledMDSampler
 
 CONFIG = TiledMDConfig(
     labels=("sex", "age"), channels=8, layers=2, heads=2, head_dim=16,

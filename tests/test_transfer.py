@@ -7,7 +7,7 @@ from chromium import browse, needs_chromium
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.samplers.tiled_md import TiledMDSampler
+from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.evaluate import Predictions
 from neuromix.experiments import transfer
 from neuromix.experiments.cli import main

@@ -384,3 +384,8 @@ class Split(NamedTuple):
 
 def _as_text(values: pd.Series) -> pd.Series:
     return values.astype(object).where(values.notna(), "").astype(str).replace("n/a", "")
+
+
+def label_rows(cohort: Cohort) -> list[dict[str, Any]]:
+    """The labels of each row of a cohort."""
+    return [{str(k): v for k, v in row.items()} for row in cohort.table.to_dict("records")]

@@ -180,3 +180,19 @@ def _missing(value: Any) -> bool:
     if value is None or type(value).__name__ == "NAType":
         return True
     return math.isnan(value) if isinstance(value, Real) else value == ""
+
+
+def known(value: Any) -> bool:
+    """Whether a label is there."""
+    return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
+
+
+def inside(space: LabelSpace, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels of a row as far as the space knows them; validation subjects may lie outside."""
+    labels = {name: row.get(name) for name in space.names}
+    for name, values in space.categories.items():
+        labels[name] = labels[name] if labels[name] in values else None
+    for name, (low, high) in space.ranges.items():
+        if known(labels[name]):
+            labels[name] = min(max(float(row[name]), low), high)
+    return labels

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace, inside, known
 from neuromix.augment.nn.linear_run import Courses, Estimated, LinearRun
-from neuromix.augment.samplers.latents import inside, known
 from neuromix.augment.samplers.runs import BASIS, Runs, Survey, design_of, of_task
 from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
 

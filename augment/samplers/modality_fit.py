@@ -20,14 +20,13 @@ from accelerate import PartialState
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace, known
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.loop import TrainConfig, Trained, TrainingSet, estimate, train
 from neuromix.augment.diffusion.objectives import Objective
 from neuromix.augment.nn.dual_modal import DualModalDiffusion
 from neuromix.augment.nn.local_regression import LocalRegression
 from neuromix.augment.nn.smooth_residual import Residuals
-from neuromix.augment.samplers.latents import known
 from neuromix.augment.samplers.modality_config import MODALITIES, ModalityConfig
 from neuromix.augment.samplers.pairs import BATCH, BoxSet, DenoisingSet, Pairs, support_of
 from neuromix.augment.two_stage import Refinement, SemanticConsistency

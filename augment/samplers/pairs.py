@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from neuromix.augment import files
+from neuromix.augment.data.cohort import label_rows
+from neuromix.augment.data.conditions import inside
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import image_hashes
 from neuromix.augment.errors import InputError
 from neuromix.augment.nn.dual_modal import DualModalDiffusion
-from neuromix.augment.samplers.latents import inside, label_rows
 from neuromix.augment.samplers.modality_config import MODALITIES
 
 if TYPE_CHECKING:

@@ -23,13 +23,13 @@ import numpy as np
 
 from neuromix.augment import files
 from neuromix.augment.data import bids
+from neuromix.augment.data.cohort import label_rows
 from neuromix.augment.data.digests import file_digests
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import voxel_hash
 from neuromix.augment.errors import InputError
 from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, read_events, repetition_time
 from neuromix.augment.prepare.scans import inherited
-from neuromix.augment.samplers.latents import label_rows
 
 if TYPE_CHECKING:
     import pandas as pd

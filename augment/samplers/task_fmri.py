@@ -47,7 +47,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from torch import Tensor
 
 from neuromix.augment.data import bids, leakage, origin
-from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace, known
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.loop import Trained, check_size, estimate, train
@@ -58,7 +58,6 @@ from neuromix.augment.nn.linear_run import LinearRun
 from neuromix.augment.nn.vqgan import VolumeAutoencoder
 from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, windows
 from neuromix.augment.samplers.closed_form import ClosedRun, fit_linear, generator
-from neuromix.augment.samplers.latents import known
 from neuromix.augment.samplers.runs import Runs, Survey, design_of, draw_events, task_of
 from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
 from neuromix.augment.samplers.task_fmri_parts import (

@@ -12,10 +12,9 @@ from accelerate import PartialState
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace, inside
 from neuromix.augment.diffusion.objectives import noise_like
 from neuromix.augment.nn.vqgan import VolumeAutoencoder
-from neuromix.augment.samplers.latents import inside
 from neuromix.augment.samplers.runs import Runs, Survey, design_of, scaled
 
 GIVEN = 0.5

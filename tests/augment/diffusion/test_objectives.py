@@ -7,8 +7,8 @@ from training import CONFIG, SPACE, Samples, toy
 
 from neuromix.augment.diffusion.loop import sample_generators, train
 from neuromix.augment.diffusion.objectives import Autoencoding, FlowMatching, NoisePrediction
-from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.mosaic import Tiling
+from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 
 
 class Oracle(torch.nn.Module):

@@ -35,7 +35,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from neuromix.augment.diffusion.label_embedding import label_features
-from neuromix.augment.nn.tiled_dit import TiledDiT
+from neuromix.augment.tiled.network import TiledDiT
 
 DOUBT = 1.0
 """Subjects' worth of doubt that a label changes anything (ridge penalty)."""

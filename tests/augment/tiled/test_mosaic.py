@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.mosaic import Tiling
 
 PLANES = ("axial", "coronal", "sagittal")
 SHAPES = [(40, 48, 40), (17, 33, 5), (1, 1, 1), (16, 32, 1), (3, 2, 11)]

@@ -3,8 +3,8 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.mosaic import Tiling
+from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 
 TILING = Tiling((20, 30, 5), "axial")  # tiles of 32 x 32 px in 2 x 3 slots, one of them spare
 LARGEST = 3.2

@@ -52,8 +52,8 @@ from torch import nn
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.label_embedding import LabelEmbedder
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.pretrained import FIXED, load_dit
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.mosaic import Tiling
+from neuromix.augment.tiled.published.pretrained import FIXED, load_dit
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -13,18 +13,18 @@ from safetensors.torch import load_file
 from neuromix.augment import files
 from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data import bids
-from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.cohort import Cohort, label_rows
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import subject_hash, voxel_hash
 from neuromix.augment.diffusion.loop import TrainConfig, checkpoints
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.deformable_template import DeformableTemplate
-from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
-from neuromix.augment.samplers import tiled_md
-from neuromix.augment.samplers.latents import LatentSet, label_rows, write_latents
-from neuromix.augment.samplers.tiled_md import TiledMDSampler
-from neuromix.augment.samplers.tiled_md_config import PRESETS, TiledMDConfig
+from neuromix.augment.tiled import sampler as tiled_md
+from neuromix.augment.tiled.codec import DeformableTemplate
+from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
+from neuromix.augment.tiled.latents import LatentSet, write_latents
+from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
+from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.cli import main
 
 CONFIG = TiledMDConfig(

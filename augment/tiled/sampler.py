@@ -30,7 +30,8 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 
 from neuromix.augment import files
 from neuromix.augment.data import bids, leakage, origin
-from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.cohort import label_rows
+from neuromix.augment.data.conditions import LabelSpace, known
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.label_embedding import drop_labels
@@ -51,23 +52,21 @@ from neuromix.augment.diffusion.pipeline import (
     recipe,
 )
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.deformable_template import DeformableTemplate, registrations
-from neuromix.augment.nn.gaussian_start import GaussianStart
-from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
-from neuromix.augment.nn.tiled_dit import TiledDiT, add_lora
-from neuromix.augment.samplers.latents import (
+from neuromix.augment.tiled.codec import DeformableTemplate, registrations
+from neuromix.augment.tiled.config import FAINTEST, LARGEST, TiledMDConfig
+from neuromix.augment.tiled.gaussian_start import GaussianStart
+from neuromix.augment.tiled.latents import (
     LatentSet,
     common_grid,
     fit_autoencoder,
-    known,
-    label_rows,
     volumes,
     voxel_digests,
     write_latents,
     write_slices,
 )
-from neuromix.augment.samplers.tiled_md_config import FAINTEST, LARGEST, TiledMDConfig
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.mosaic import Tiling
+from neuromix.augment.tiled.network import TiledDiT, add_lora
+from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -134,7 +133,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
 
         Args:
             cohort: Training subjects; no other subject's image is looked at.
-            config: One of :data:`~neuromix.augment.samplers.tiled_md_config.PRESETS`, or one's own.
+            config: One of :data:`~neuromix.augment.tiled.config.PRESETS`, or one's own.
             folder: For the sampler and, in ``work``, its latents and checkpoints.
             validation: Subjects that choose the best step.
             resume: Go on where an earlier call was stopped.

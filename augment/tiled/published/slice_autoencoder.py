@@ -24,7 +24,7 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.mosaic import Tiling
 
 GROUP = 16
 """Slices that go through the network at a time, which bounds the memory. Groups never mix volumes,

@@ -4,8 +4,8 @@ import torch
 from scipy import ndimage
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.deformable_template import DeformableTemplate
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.codec import DeformableTemplate
+from neuromix.augment.tiled.mosaic import Tiling
 
 SHAPE, SPACING = (24, 22, 12), (4.0, 4.0, 5.0)  # tiles of 24 x 24 px
 NOISE = 0.05

@@ -49,7 +49,7 @@ from neuromix.augment.diffusion.smooth_fields import (
     unfold,
 )
 from neuromix.augment.errors import InputError
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.mosaic import Tiling
 
 NOISE, EDGE, FARTHEST = 0.12, 0.25, 4.0
 """Scales of the errors of values (1e-3 mm²/s) and of the brain's edge, and where they saturate."""

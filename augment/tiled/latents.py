@@ -7,7 +7,6 @@ training step draws anew.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,15 @@ from accelerate import PartialState
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace, inside
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import image_hashes
 from neuromix.augment.diffusion.loop import TrainConfig, train
 from neuromix.augment.diffusion.objectives import Autoencoding, noise_like
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.deformable_template import DeformableTemplate
-from neuromix.augment.nn.slice_autoencoder import SliceAutoencoder
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.codec import DeformableTemplate
+from neuromix.augment.tiled.mosaic import Tiling
+from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -109,11 +108,6 @@ def common_grid(cohort: Cohort) -> Grid:
     if first is None:
         raise InputError("the cohort is empty; name one with subjects")
     return first[1]
-
-
-def label_rows(cohort: Cohort) -> list[dict[str, Any]]:
-    """The labels of each row of a cohort."""
-    return [{str(k): v for k, v in row.items()} for row in cohort.table.to_dict("records")]
 
 
 def volumes(cohort: Cohort, size: int = BATCH) -> Iterator[Tensor]:
@@ -202,22 +196,6 @@ def write_latents(
         assert writer is not None
         writer.flush()
     return path
-
-
-def known(value: Any) -> bool:
-    """Whether a label is there."""
-    return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
-
-
-def inside(space: LabelSpace, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Labels of a row as far as the space knows them; validation subjects may lie outside."""
-    labels = {name: row.get(name) for name in space.names}
-    for name, values in space.categories.items():
-        labels[name] = labels[name] if labels[name] in values else None
-    for name, (low, high) in space.ranges.items():
-        if known(labels[name]):
-            labels[name] = min(max(float(row[name]), low), high)
-    return labels
 
 
 def _read(subject: tio.Subject) -> Tensor:

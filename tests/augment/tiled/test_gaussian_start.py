@@ -3,8 +3,8 @@ import torch
 
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
-from neuromix.augment.nn.gaussian_start import GaussianStart
-from neuromix.augment.tiling import Tiling
+from neuromix.augment.tiled.gaussian_start import GaussianStart
+from neuromix.augment.tiled.mosaic import Tiling
 
 TILING = Tiling((16, 16, 4), "axial")  # tiles in two rows
 CHANNELS, SHAPE = 16, (16, 8, 8)  # of latents at a factor of four

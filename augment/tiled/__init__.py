@@ -1,0 +1,1 @@
+"""Maps as mosaics of slices: TiledMDSampler, its codec and its network."""

@@ -1,0 +1,1 @@
+"""Parts of the published design: the autoencoder of slices, the pretrained DiT."""
