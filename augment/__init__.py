@@ -18,7 +18,7 @@ _HOMES = {
     "Split": "neuromix.augment.data.cohort",
     "Synthetic": "neuromix.augment.transforms",
     "SyntheticSampler": "neuromix.augment.mixing",
-    "TaskFMRISampler": "neuromix.augment.samplers.task_fmri",
+    "TaskFMRISampler": "neuromix.augment.fmri.sampler",
     "TiledMDSampler": "neuromix.augment.tiled.sampler",
     "TimeConsistent": "neuromix.augment.transforms",
     "make_phantom": "neuromix.augment.phantom",

@@ -5,7 +5,7 @@ Samples are put on the ceilings of held-out runs
 and how they vary. A run shows its label if the responses to its conditions are those conditions'
 and no others'; with the names of conditions exchanged that must be lost. Anatomy, units and privacy
 are looked at in the runs' mean images. What samples are good for is told by decoders of the
-condition (:mod:`neuromix.augment.samplers.responses`).
+condition (:mod:`neuromix.augment.fmri.responses`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
+from neuromix.augment.fmri.responses import Window, responses
 from neuromix.augment.metrics.neuro import FEWEST as FEWEST_PEOPLE
 from neuromix.augment.metrics.neuro import NeuroJudge, compare
 from neuromix.augment.metrics.privacy import closest, membership
 from neuromix.augment.metrics.summaries import Subjects
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs
-from neuromix.augment.samplers.responses import Window, responses
 from neuromix.classifiers.base import LEAST, VolumeClassifier
 from neuromix.experiments import audit_runs_report
 from neuromix.experiments.arms import judge, runs_of

@@ -22,13 +22,13 @@ from rich.progress import track
 
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
+from neuromix.augment.fmri.config import PRESETS as SAMPLERS
+from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import rich_table
 from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.samplers.modality_config import PRESETS as COMPLETERS
 from neuromix.augment.samplers.pairs import read
-from neuromix.augment.samplers.task_fmri import TaskFMRISampler
-from neuromix.augment.samplers.task_fmri_config import PRESETS as SAMPLERS
 from neuromix.experiments.benchmark import keep, machine
 from neuromix.experiments.completion import without
 from neuromix.experiments.completion_baselines import baselines

@@ -29,9 +29,9 @@ import torchio as tio
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.data.cohort import COLUMNS, Cohort
 from neuromix.augment.errors import InputError
+from neuromix.augment.fmri.runs import Runs
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
-from neuromix.augment.samplers.runs import Runs
 from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
 from neuromix.experiments.fmri_baselines import MeanResponse, Request
 

@@ -5,7 +5,7 @@
                     └► sampler ──► synthetic runs ──► bank of responses ──► decoder ──► other people
 
 A decoder tells the condition, or the person's sex, from the response of a run to one condition
-(:mod:`neuromix.augment.samplers.responses`). The sampler is fitted to the people that the decoder
+(:mod:`neuromix.augment.fmri.responses`). The sampler is fitted to the people that the decoder
 is trained on, and to nobody else. The arms of :mod:`neuromix.experiments.decoders` differ in what
 takes the place of a training response. Scores are those of responses of held-out people; the
 bootstrap draws people.
@@ -28,11 +28,11 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import inside
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
+from neuromix.augment.fmri.config import PRESETS as SAMPLERS
+from neuromix.augment.fmri.responses import ResponseSampler, responses
+from neuromix.augment.fmri.runs import Runs
+from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.report import Picture, slices
-from neuromix.augment.samplers.responses import ResponseSampler, responses
-from neuromix.augment.samplers.runs import Runs
-from neuromix.augment.samplers.task_fmri import TaskFMRISampler
-from neuromix.augment.samplers.task_fmri_config import PRESETS as SAMPLERS
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.comparison import carry_out

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.responses import Window
-from neuromix.augment.samplers.task_fmri_config import PRESETS as SAMPLERS
+from neuromix.augment.fmri.config import PRESETS as SAMPLERS
+from neuromix.augment.fmri.responses import Window
 from neuromix.experiments.decoders import DECODERS, check_decoders
 
 UNITS = {"condition": "percent", "sex": "signal"}

@@ -8,7 +8,7 @@ import numpy as np
 import torchio as tio
 
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.samplers.runs import Runs
+from neuromix.augment.fmri.runs import Runs
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.decoders import BANKS
 from neuromix.experiments.decoding_config import Decoding

@@ -29,12 +29,12 @@ from rich.console import Console
 from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
+from neuromix.augment.fmri.config import PRESETS
+from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import rich_table
-from neuromix.augment.samplers.task_fmri import TaskFMRISampler
-from neuromix.augment.samplers.task_fmri_config import PRESETS
 from neuromix.experiments import fmri_report, neuro_report
 from neuromix.experiments.data import contents, load_cohort
 from neuromix.experiments.fmri_baselines import GENERATORS, Request

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuromix.augment.fmri.runs import of_task
+from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics import glm, time_series
 from neuromix.augment.metrics import response_maps as maps
 from neuromix.augment.metrics.neuro import NeuroJudge
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
-from neuromix.augment.samplers.runs import of_task
-from neuromix.augment.samplers.task_fmri import TaskFMRISampler
 from neuromix.experiments.benchmark_training import own_memory
 from neuromix.experiments.fmri_baselines import Request
 from neuromix.experiments.fmri_samplers import SamplerRuns

@@ -23,13 +23,13 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import inside
 from neuromix.augment.data.leakage import provenance
 from neuromix.augment.diffusion.loop import TrainConfig, estimate, train
+from neuromix.augment.fmri.config import TaskFMRIConfig
+from neuromix.augment.fmri.parts import Parts, about_of, autoencoding_of, scheduler_of
+from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder
+from neuromix.augment.fmri.published.windows import FrameSet, write_latents
+from neuromix.augment.fmri.runs import Runs, Survey
+from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics.task_runs import TaskRun
-from neuromix.augment.nn.vqgan import VolumeAutoencoder
-from neuromix.augment.samplers.runs import Runs, Survey
-from neuromix.augment.samplers.task_fmri import TaskFMRISampler
-from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
-from neuromix.augment.samplers.task_fmri_parts import Parts, about_of, autoencoding_of, scheduler_of
-from neuromix.augment.samplers.windows import FrameSet, write_latents
 from neuromix.experiments.fmri_baselines import Request
 from neuromix.experiments.voxel_unet import CHECKS, steps_done, training_cost
 

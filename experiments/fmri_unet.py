@@ -1,7 +1,7 @@
 """MONAI's 3D diffusion U-Net on windows of BOLD latents, in the place of the hybrid network.
 
 It is the baseline of Seo et al. (2025): frames are stacked into channels, and time, labels and
-design, embedded as in :class:`~neuromix.augment.nn.hybrid_dit.HybridDiT`, are added to its embedded
+design, embedded as in :class:`~neuromix.augment.fmri.network.HybridDiT`, are added to its embedded
 time.
 """
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.label_embedding import LabelEmbedder
-from neuromix.augment.nn.hybrid_dit import LABEL_SCALE, HybridDiT
-from neuromix.augment.samplers.task_fmri_parts import Parts
+from neuromix.augment.fmri.network import LABEL_SCALE, HybridDiT
+from neuromix.augment.fmri.parts import Parts
 from neuromix.experiments.voxel_unet import unet_width
 
 LEVELS = 3

@@ -16,11 +16,11 @@ from neuromix.augment.data.conditions import LabelSpace, parse_label
 from neuromix.augment.data.split import require_apart
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
+from neuromix.augment.fmri import config as task_fmri_config
+from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.opening import open_source
 from neuromix.augment.prepare.bold import read_events
 from neuromix.augment.report import rich_table
-from neuromix.augment.samplers import task_fmri_config
-from neuromix.augment.samplers.task_fmri import TaskFMRISampler
 from neuromix.augment.tiled import config as tiled_md_config
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.data import load_cohort

@@ -9,7 +9,7 @@ from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.task_fmri import TaskFMRISampler
+from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.experiments import decoding
 from neuromix.experiments.cli import main
 from neuromix.experiments.decoders import BANKS, copies, placed

@@ -10,7 +10,7 @@ from neuromix.augment import files
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.task_fmri_config import PRESETS
+from neuromix.augment.fmri.config import PRESETS
 from neuromix.experiments.cli import main
 from neuromix.experiments.fmri import FMRI, divide, plan
 from neuromix.experiments.fmri_baselines import GENERATORS

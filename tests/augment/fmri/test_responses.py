@@ -9,7 +9,7 @@ import torchio as tio
 from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.responses import ResponseSampler, Window, responses
+from neuromix.augment.fmri.responses import ResponseSampler, Window, responses
 from neuromix.augment.transforms import RandomSynthetic
 
 TR = 2.0

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.nn.linear_run import Courses, Estimated, LinearRun, _regress
+from neuromix.augment.fmri.linear_run import Courses, Estimated, LinearRun, _regress
 
 SPACE = LabelSpace({"task": ("t", "u"), "dir": ("LR", "RL"), "sex": ("F", "M")})
 TR, FRAMES, PEOPLE, VOXELS = 2.0, 120, 40, 60

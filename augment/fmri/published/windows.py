@@ -14,8 +14,8 @@ from torch import Tensor
 from neuromix.augment import files
 from neuromix.augment.data.conditions import LabelSpace, inside
 from neuromix.augment.diffusion.objectives import noise_like
-from neuromix.augment.nn.vqgan import VolumeAutoencoder
-from neuromix.augment.samplers.runs import Runs, Survey, design_of, scaled
+from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder
+from neuromix.augment.fmri.runs import Runs, Survey, design_of, scaled
 
 GIVEN = 0.5
 """Share of training windows whose first frames are known, as those of later windows of a run."""

@@ -53,14 +53,11 @@ from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.loop import Trained, check_size, estimate, train
 from neuromix.augment.diffusion.pipeline import SamplerSource, apart, check_requests, recipe
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.hybrid_dit import HybridDiT
-from neuromix.augment.nn.linear_run import LinearRun
-from neuromix.augment.nn.vqgan import VolumeAutoencoder
-from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, windows
-from neuromix.augment.samplers.closed_form import ClosedRun, fit_linear, generator
-from neuromix.augment.samplers.runs import Runs, Survey, design_of, draw_events, task_of
-from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
-from neuromix.augment.samplers.task_fmri_parts import (
+from neuromix.augment.fmri.closed_form import ClosedRun, fit_linear, generator
+from neuromix.augment.fmri.config import TaskFMRIConfig
+from neuromix.augment.fmri.linear_run import LinearRun
+from neuromix.augment.fmri.network import HybridDiT
+from neuromix.augment.fmri.parts import (
     Parts,
     about_of,
     autoencoding_of,
@@ -68,7 +65,10 @@ from neuromix.augment.samplers.task_fmri_parts import (
     check_settings,
     scheduler_of,
 )
-from neuromix.augment.samplers.windows import FrameSet, known_frames, write_latents
+from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder
+from neuromix.augment.fmri.published.windows import FrameSet, known_frames, write_latents
+from neuromix.augment.fmri.runs import Runs, Survey, design_of, draw_events, task_of
+from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, windows
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -159,7 +159,7 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
 
         Args:
             cohort: Training subjects; no other subject's image is looked at.
-            config: One of :data:`~neuromix.augment.samplers.task_fmri_config.PRESETS`, or one's
+            config: One of :data:`~neuromix.augment.fmri.config.PRESETS`, or one's
                 own.
             folder: For the sampler and, in ``work``, its latents and checkpoints.
             validation: Subjects that choose the best step.

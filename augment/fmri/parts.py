@@ -15,19 +15,16 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.loop import TrainConfig, checkpoints, train
-from neuromix.augment.diffusion.objectives import (
-    AdversarialAutoencoding,
-    FlowMatching,
-    NoisePrediction,
-)
+from neuromix.augment.diffusion.objectives import FlowMatching, NoisePrediction
 from neuromix.augment.diffusion.pipeline import keep_settings
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.hybrid_dit import HybridDiT
-from neuromix.augment.nn.vqgan import VolumeAutoencoder, VolumeDiscriminator
-from neuromix.augment.samplers.closed_form import space_of
-from neuromix.augment.samplers.runs import BASIS, Runs, Survey
-from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
-from neuromix.augment.samplers.windows import FrameSet, WindowSet
+from neuromix.augment.fmri.closed_form import space_of
+from neuromix.augment.fmri.config import TaskFMRIConfig
+from neuromix.augment.fmri.network import HybridDiT
+from neuromix.augment.fmri.published.adversarial import AdversarialAutoencoding
+from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder, VolumeDiscriminator
+from neuromix.augment.fmri.published.windows import FrameSet, WindowSet
+from neuromix.augment.fmri.runs import BASIS, Runs, Survey
 
 if TYPE_CHECKING:
     from neuromix.augment.data.cohort import Cohort

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from neuromix.augment import files
 from neuromix.augment.data.conditions import LabelSpace, inside, known
-from neuromix.augment.nn.linear_run import Courses, Estimated, LinearRun
-from neuromix.augment.samplers.runs import BASIS, Runs, Survey, design_of, of_task
-from neuromix.augment.samplers.task_fmri_config import TaskFMRIConfig
+from neuromix.augment.fmri.config import TaskFMRIConfig
+from neuromix.augment.fmri.linear_run import Courses, Estimated, LinearRun
+from neuromix.augment.fmri.runs import BASIS, Runs, Survey, design_of, of_task
 
 PERSON, NOISE = 1, 2
 """Streams of random numbers of a run, beside those of its windows."""

@@ -1,6 +1,6 @@
 """Runs of BOLD in closed form: a person, a response to events, and structured noise, all linear.
 
-A run is modelled voxel by voxel as (x a voxel, t a frame, d the design, see ``samplers/runs.py``)::
+A run is modelled voxel by voxel as (x a voxel, t a frame, d the design, see ``fmri/runs.py``)::
 
     y(x, t) = B(x) [ 1 + sum_k d_k(t) M_k(x) + sum_j a_j(t) P_j(x) + e(x, t) ]
 

@@ -30,9 +30,9 @@ from neuromix.augment.data import origin
 from neuromix.augment.data.cohort import COLUMNS
 from neuromix.augment.diffusion.pipeline import check_requests, recipe
 from neuromix.augment.errors import InputError
+from neuromix.augment.fmri.runs import Runs, brain_of
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
 from neuromix.augment.replacement import with_marks
-from neuromix.augment.samplers.runs import Runs, brain_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +157,7 @@ class ResponseSampler:
     ``SampleBank.fill`` takes it as a sampler.
 
     Args:
-        sampler: Makes runs, such as :class:`~neuromix.augment.samplers.task_fmri.TaskFMRISampler`;
+        sampler: Makes runs, such as :class:`~neuromix.augment.fmri.sampler.TaskFMRISampler`;
             it tells their events.
         window: What is looked at.
     """

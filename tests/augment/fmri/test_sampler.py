@@ -17,13 +17,13 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.diffusion.loop import TrainConfig, checkpoints
 from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.fmri.config import PRESETS, TaskFMRIConfig
+from neuromix.augment.fmri.runs import Runs, design_of, draw_events
+from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.opening import open_source
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.phantom.task import TASKS
 from neuromix.augment.prepare.bold import read_events
-from neuromix.augment.samplers.runs import Runs, design_of, draw_events
-from neuromix.augment.samplers.task_fmri import TaskFMRISampler
-from neuromix.augment.samplers.task_fmri_config import PRESETS, TaskFMRIConfig
 from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.cli import main

@@ -12,9 +12,9 @@ from neuromix.augment.diffusion.loop import (
     sample_generators,
     train,
 )
-from neuromix.augment.diffusion.objectives import AdversarialAutoencoding
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.vqgan import VolumeAutoencoder, VolumeDiscriminator
+from neuromix.augment.fmri.published.adversarial import AdversarialAutoencoding
+from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder, VolumeDiscriminator
 
 SHAPE = (12, 10, 8)
 CONFIG = TrainConfig(

@@ -1,0 +1,1 @@
+"""Task fMRI: runs of any length, their responses, and TaskFMRISampler."""

@@ -1,0 +1,1 @@
+"""Parts of the published design: VQ-GAN, and latents of stacked frames."""
