@@ -90,7 +90,7 @@ class Kind(NamedTuple):
 SAMPLERS = {
     "TiledMDSampler": Kind("neuromix.augment.tiled.sampler", 1),
     "TaskFMRISampler": Kind("neuromix.augment.fmri.sampler", 1),
-    "ModalityCompleter": Kind("neuromix.augment.samplers.modality", 1),
+    "ModalityCompleter": Kind("neuromix.augment.pds.completer", 1),
 }
 """Samplers and completers that can be opened, by their class. Nothing is imported before
 its use."""

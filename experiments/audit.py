@@ -31,8 +31,8 @@ from neuromix.augment.data.digests import Content, digest_of
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import MODALITIES
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import MODALITIES
 from neuromix.experiments import audit_report
 from neuromix.experiments.audit_completer import CompleterAudit
 from neuromix.experiments.audit_md import MDAudit

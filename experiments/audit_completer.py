@@ -22,10 +22,10 @@ from neuromix.augment.data.regions import region_maps
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.completion import completion_table
 from neuromix.augment.metrics.features import squared_distances
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import MODALITIES
+from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.report import Picture, slices
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import MODALITIES
-from neuromix.augment.samplers.pairs import common_frame, paired, read
 from neuromix.experiments import audit_completer_report
 from neuromix.experiments.audit_origin import Audit, Origin, left_right
 from neuromix.experiments.audit_report import Finding

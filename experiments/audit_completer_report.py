@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.report import Picture, report_page
-from neuromix.augment.samplers.modality_config import MODALITIES
 from neuromix.experiments.audit_report import (
     CARE,
     FAULT,

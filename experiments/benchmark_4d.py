@@ -24,11 +24,11 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.config import PRESETS as SAMPLERS
 from neuromix.augment.fmri.sampler import TaskFMRISampler
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import PRESETS as COMPLETERS
+from neuromix.augment.pds.pairs import read
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import rich_table
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import PRESETS as COMPLETERS
-from neuromix.augment.samplers.pairs import read
 from neuromix.experiments.benchmark import keep, machine
 from neuromix.experiments.completion import without
 from neuromix.experiments.completion_baselines import baselines

@@ -13,43 +13,9 @@ from neuromix.augment.completion import complete_dataset
 from neuromix.augment.data.split import require_apart
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import PRESETS, ModalityConfig
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import PRESETS, ablated, shortened
 from neuromix.experiments.data import load_cohort
-
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "pattern": {"pattern": False},
-    "refinement": {"refine": "none"},
-    "microstructure": {"microstructure": 0.0},
-    "diagnosis": {"labels": ()},
-}
-"""What leaves a part out."""
-
-
-def shortened(
-    config: ModalityConfig, steps: int | None, refining_steps: int | None = None
-) -> ModalityConfig:
-    """The config with other numbers of training steps, of PDM and of TR, where they are given."""
-    for name, count in (("training", steps), ("refining", refining_steps)):
-        if count is None:
-            continue
-        if count < 1:
-            raise InputError(f"{count} {name} steps came; give 1 or more")
-        part = getattr(config, name)
-        every = min(part.validate_every, count)
-        changed = replace(
-            part, steps=count, warmup=min(part.warmup, count // 4), validate_every=every,
-            checkpoint_every=every,
-        )  # fmt: skip
-        config = replace(config, **{name: changed})
-    return config
-
-
-def ablated(config: ModalityConfig, without: Sequence[str]) -> ModalityConfig:
-    """The config without some of its parts."""
-    for name in without:
-        config = replace(config, **ABLATIONS[name])
-    return config
 
 
 def train_pds(

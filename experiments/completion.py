@@ -30,12 +30,18 @@ from neuromix.augment.data.regions import region_maps
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.completion import completion_table
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import (
+    ABLATIONS,
+    MODALITIES,
+    PRESETS,
+    ModalityConfig,
+    ablated,
+    shortened,
+)
+from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import slices
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
-from neuromix.augment.samplers.pairs import common_frame, paired, read
-from neuromix.experiments.completing import ABLATIONS, ablated, shortened
 from neuromix.experiments.completion_baselines import TRAINED, baselines
 from neuromix.experiments.completion_report import page, summarise
 from neuromix.experiments.data import contents, first_scans, load_cohort

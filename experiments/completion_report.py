@@ -22,8 +22,8 @@ import pandas as pd
 
 from neuromix.augment.data.cohort import Split
 from neuromix.augment.metrics.completion import source_use
+from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.report import Picture, report_page
-from neuromix.augment.samplers.modality_config import MODALITIES
 from neuromix.experiments.completion_baselines import REGRESSIONS
 
 NEAR = 0.5

@@ -31,14 +31,14 @@ from neuromix.augment.fmri import config as task_fmri_config
 from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics.glm import design_matrix, first_level, percent_signal, roi_course
 from neuromix.augment.metrics.task_runs import brain_mask, read_runs
+from neuromix.augment.pds import config as modality_config
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import shortened
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import Picture, report_page, slices
-from neuromix.augment.samplers import modality_config
-from neuromix.augment.samplers.modality import ModalityCompleter
 from neuromix.augment.tiled import config as tiled_md_config
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments import audit
-from neuromix.experiments.completing import shortened
 from neuromix.experiments.run import Run
 
 NAME = "demo"

@@ -29,9 +29,9 @@ from neuromix.augment import files
 from neuromix.augment.completion import seed_of
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import MODALITIES
-from neuromix.augment.samplers.pairs import read
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import MODALITIES
+from neuromix.augment.pds.pairs import read
 from neuromix.experiments.completion_baselines import Baseline, MeanVolume, VoxelwiseRegression
 
 FILLINGS = {

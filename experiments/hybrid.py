@@ -27,11 +27,11 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.regions import region_maps
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import MODALITIES
+from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.report import Picture, slices
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import MODALITIES
-from neuromix.augment.samplers.pairs import common_frame, paired, read
 from neuromix.classifiers.evaluate import metrics, predict
 from neuromix.classifiers.stage import StageClassifier
 from neuromix.experiments.arms import check_disjoint, judge, runs_of

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.modality_config import MODALITIES, ModalityConfig
-from neuromix.augment.samplers.modality_config import PRESETS as COMPLETERS
-from neuromix.experiments.completing import shortened
+from neuromix.augment.pds.config import MODALITIES, ModalityConfig, shortened
+from neuromix.augment.pds.config import PRESETS as COMPLETERS
 from neuromix.experiments.fillings import FILLINGS, check_fillings
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import MODALITIES
+from neuromix.augment.pds.pairs import paired
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import MODALITIES
-from neuromix.augment.samplers.pairs import paired
 from neuromix.classifiers.stage import StageClassifier
 from neuromix.experiments.completion import SECONDS_PER_SUBJECT
 from neuromix.experiments.data import load_cohort

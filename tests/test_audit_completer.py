@@ -6,10 +6,10 @@ import torch
 
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.diffusion.loop import TrainConfig
+from neuromix.augment.pds.completer import ModalityCompleter, Posterior
+from neuromix.augment.pds.config import ModalityConfig
+from neuromix.augment.pds.pairs import read
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.samplers.modality import ModalityCompleter, Posterior
-from neuromix.augment.samplers.modality_config import ModalityConfig
-from neuromix.augment.samplers.pairs import read
 from neuromix.experiments import audit_completer
 from neuromix.experiments.audit import Audit, run
 from neuromix.experiments.cli import main

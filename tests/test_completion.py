@@ -13,7 +13,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.modality_config import PRESETS, ModalityConfig
+from neuromix.augment.pds.config import PRESETS, ModalityConfig
 from neuromix.experiments.cli import main
 
 
@@ -273,7 +273,7 @@ def test_the_command_tells_bad_input_in_one_line(
 
 
 def test_every_part_can_be_left_out():
-    from neuromix.experiments.completing import ABLATIONS, ablated
+    from neuromix.augment.pds.config import ABLATIONS, ablated
 
     for name in ABLATIONS:
         assert ablated(CONFIG, [name]) != CONFIG

@@ -7,8 +7,8 @@ import pytest
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import MODALITIES, PRESETS, ModalityConfig
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import MODALITIES, PRESETS, ModalityConfig
 from neuromix.experiments import completion
 from neuromix.experiments.cli import main
 from neuromix.experiments.completion import Completion, _subjects, run

@@ -9,9 +9,9 @@ import torchio as tio
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import PRESETS as COMPLETERS
-from neuromix.augment.samplers.modality_config import ModalityConfig
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import PRESETS as COMPLETERS
+from neuromix.augment.pds.config import ModalityConfig
 from neuromix.classifiers.stage import StageClassifier
 from neuromix.experiments import evidence, fillings, hybrid
 from neuromix.experiments.cli import main

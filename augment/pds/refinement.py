@@ -9,7 +9,7 @@ many subjects::
     refined = estimate + a F(source, estimate, support, average, direction)
 
 a is the standard deviation of what the estimate missed in the training subjects; F starts as zero.
-Sharing of weights between directions is as in :mod:`neuromix.augment.nn.dual_unet`.
+Sharing of weights between directions is as in :mod:`neuromix.augment.pds.dual_unet`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from neuromix.augment.data.conditions import inside
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import image_hashes
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.dual_modal import DualModalDiffusion
-from neuromix.augment.samplers.modality_config import MODALITIES
+from neuromix.augment.pds.config import MODALITIES
+from neuromix.augment.pds.dual_modal import DualModalDiffusion
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -173,7 +173,7 @@ class DenoisingSet:
     def batch(
         self, indices: Sequence[int], generators: Sequence[torch.Generator]
     ) -> dict[str, Any]:
-        """See :meth:`neuromix.augment.two_stage.SemanticConsistency.loss`."""
+        """See :meth:`neuromix.augment.pds.two_stage.SemanticConsistency.loss`."""
         items = [divmod(k, len(self.directions)) for k in indices]
         known, supports, latents = [], [], []
         for subject, which in items:
@@ -231,7 +231,7 @@ class BoxSet:
     def batch(
         self, indices: Sequence[int], generators: Sequence[torch.Generator]
     ) -> dict[str, Any]:
-        """See :meth:`neuromix.augment.two_stage.Refinement.loss`."""
+        """See :meth:`neuromix.augment.pds.two_stage.Refinement.loss`."""
         columns: dict[str, list[Tensor]] = {}
         for k, generator in zip(indices, generators, strict=True):
             subject, which = divmod(k, len(self.directions))

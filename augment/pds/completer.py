@@ -3,7 +3,7 @@
     z <- noise;     for t from 1 to 0:  z <- step(v(z, t, source, direction, labels), t, z)
     y = m(source) + a z
 
-PDM, TR and the Gaussian that they start from are in :mod:`neuromix.augment.nn.dual_modal`; the
+PDM, TR and the Gaussian that they start from are in :mod:`neuromix.augment.pds.dual_modal`; the
 presets say which is which. ``demo``, ``tiny`` and ``base`` are ours: a regression in closed form,
 sharpened by TR, is the mean, and a flow around it makes samples. ``paper`` is the published system,
 a DDPM with a cosine schedule that starts from noise and is drawn by DDIM, whose samples TR refines
@@ -40,19 +40,12 @@ from neuromix.augment.diffusion.loop import Trained, check_size
 from neuromix.augment.diffusion.loop import estimate as estimate_training
 from neuromix.augment.diffusion.pipeline import Saved, apart, keep_settings, refuse_worker
 from neuromix.augment.errors import InputError
-from neuromix.augment.nn.dual_modal import DualModalDiffusion
+from neuromix.augment.pds.config import MODALITIES, ModalityConfig
+from neuromix.augment.pds.dual_modal import DualModalDiffusion
+from neuromix.augment.pds.fit import Fitting, Part
+from neuromix.augment.pds.pairs import DenoisingSet, Pairs, common_frame, paired, read, support_of
+from neuromix.augment.pds.two_stage import SemanticConsistency
 from neuromix.augment.replacement import has_image
-from neuromix.augment.samplers.modality_config import MODALITIES, ModalityConfig
-from neuromix.augment.samplers.modality_fit import Fitting, Part
-from neuromix.augment.samplers.pairs import (
-    DenoisingSet,
-    Pairs,
-    common_frame,
-    paired,
-    read,
-    support_of,
-)
-from neuromix.augment.two_stage import SemanticConsistency
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -125,7 +118,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
 
         Args:
             cohort: The training split. Those who lack a modality teach nothing, but count as seen.
-            config: One of :data:`~neuromix.augment.samplers.modality_config.PRESETS`, or one's own.
+            config: One of :data:`~neuromix.augment.pds.config.PRESETS`, or one's own.
             folder: For the completer and, in ``work``, its volumes and checkpoints.
             validation: Subjects that choose the best steps, and correct the spread of samples.
             resume: Go on where an earlier call was stopped.

@@ -1,13 +1,13 @@
 """The whole of PDS as one network: a mean given the source, a Gaussian around it, and PDM and TR.
 
-With m the mean of the target given the source (:mod:`neuromix.augment.nn.local_regression`,
+With m the mean of the target given the source (:mod:`neuromix.augment.pds.local_regression`,
 sharpened by TR where it refines means), a the deviation of what is left, and z = (y - m) / a,
 
     v(z_t, t) = E[n - z | z_t] - F( [z_t / k, E[z | z_t]], known, t, direction, labels ) / k,
     k² = (1 - t)² + t²
 
 where the expectations are those of the smooth Gaussian field of
-:mod:`neuromix.augment.nn.smooth_residual` and F is PDM (:mod:`neuromix.augment.nn.dual_unet`),
+:mod:`neuromix.augment.pds.smooth_residual` and F is PDM (:mod:`neuromix.augment.pds.dual_unet`),
 which starts as zero. The factor bounds what it adds, at every t. A training of zero steps already
 gives the regression, and samples around it with the right spread and smoothness.
 
@@ -31,11 +31,11 @@ from torch import Tensor
 
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.nn.dual_unet import DualModalUNet
-from neuromix.augment.nn.local_regression import LocalRegression
-from neuromix.augment.nn.pattern import PatternModule
-from neuromix.augment.nn.smooth_residual import SmoothResidual
-from neuromix.augment.nn.tissue_refinement import TissueRefiner
+from neuromix.augment.pds.dual_unet import DualModalUNet
+from neuromix.augment.pds.local_regression import LocalRegression
+from neuromix.augment.pds.pattern import PatternModule
+from neuromix.augment.pds.refinement import TissueRefiner
+from neuromix.augment.pds.smooth_residual import SmoothResidual
 
 
 class DualModalDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' order of bases

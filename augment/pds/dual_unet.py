@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.label_embedding import LabelEmbedder
-from neuromix.augment.nn.pattern import PatternModule
+from neuromix.augment.pds.pattern import PatternModule
 
 TIME_FEATURES = 64
 

@@ -15,11 +15,11 @@ from neuromix.augment.diffusion import pipeline
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.opening import open_source
+from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import ModalityConfig
+from neuromix.augment.pds.fit import Fitting
+from neuromix.augment.pds.pairs import Pairs, common_frame
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.samplers.modality import ModalityCompleter
-from neuromix.augment.samplers.modality_config import ModalityConfig
-from neuromix.augment.samplers.modality_fit import Fitting
-from neuromix.augment.samplers.pairs import Pairs, common_frame
 
 SHORT = TrainConfig(
     steps=3, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1

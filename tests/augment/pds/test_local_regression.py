@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from neuromix.augment.nn.local_regression import EXTRA, LocalRegression, features
+from neuromix.augment.pds.local_regression import EXTRA, LocalRegression, features
 
 SHAPE = (10, 9, 8)
 SEGMENTS = 2

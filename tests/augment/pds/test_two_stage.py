@@ -3,8 +3,8 @@ import torch
 
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.nn.dual_modal import DualModalDiffusion
-from neuromix.augment.two_stage import Refinement, SemanticConsistency, semantic
+from neuromix.augment.pds.dual_modal import DualModalDiffusion
+from neuromix.augment.pds.two_stage import Refinement, SemanticConsistency, semantic
 
 GRID = Grid.mni(12.0)
 SEGMENTS = 2

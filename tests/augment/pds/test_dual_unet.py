@@ -4,8 +4,8 @@ from torch import nn
 
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.nn.dual_unet import DualModalUNet, SpatialAttention
-from neuromix.augment.nn.pattern import PatternModule
+from neuromix.augment.pds.dual_unet import DualModalUNet, SpatialAttention
+from neuromix.augment.pds.pattern import PatternModule
 
 GRID = Grid.mni(12.0)
 SPACE = LabelSpace({"diagnosis": ("NC", "AD")})

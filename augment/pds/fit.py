@@ -24,12 +24,12 @@ from neuromix.augment.data.conditions import LabelSpace, known
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.loop import TrainConfig, Trained, TrainingSet, estimate, train
 from neuromix.augment.diffusion.objectives import Objective
-from neuromix.augment.nn.dual_modal import DualModalDiffusion
-from neuromix.augment.nn.local_regression import LocalRegression
-from neuromix.augment.nn.smooth_residual import Residuals
-from neuromix.augment.samplers.modality_config import MODALITIES, ModalityConfig
-from neuromix.augment.samplers.pairs import BATCH, BoxSet, DenoisingSet, Pairs, support_of
-from neuromix.augment.two_stage import Refinement, SemanticConsistency
+from neuromix.augment.pds.config import MODALITIES, ModalityConfig
+from neuromix.augment.pds.dual_modal import DualModalDiffusion
+from neuromix.augment.pds.local_regression import LocalRegression
+from neuromix.augment.pds.pairs import BATCH, BoxSet, DenoisingSet, Pairs, support_of
+from neuromix.augment.pds.smooth_residual import Residuals
+from neuromix.augment.pds.two_stage import Refinement, SemanticConsistency
 
 FILLING_SEED = 11
 """Decides the fields that go on outside the brains of training subjects."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError
@@ -129,3 +130,38 @@ PRESETS = {
 }  # fmt: skip
 """``demo`` and ``tiny`` for two cores, ``base`` for one GPU; ``paper`` is the published system (a
 DDPM from noise, then TR on its samples) at its size, and needs days of a GPU."""
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "pattern": {"pattern": False},
+    "refinement": {"refine": "none"},
+    "microstructure": {"microstructure": 0.0},
+    "diagnosis": {"labels": ()},
+}
+"""What leaves a part out."""
+
+
+def shortened(
+    config: ModalityConfig, steps: int | None, refining_steps: int | None = None
+) -> ModalityConfig:
+    """The config with other numbers of training steps, of PDM and of TR, where they are given."""
+    for name, count in (("training", steps), ("refining", refining_steps)):
+        if count is None:
+            continue
+        if count < 1:
+            raise InputError(f"{count} {name} steps came; give 1 or more")
+        part = getattr(config, name)
+        every = min(part.validate_every, count)
+        changed = replace(
+            part, steps=count, warmup=min(part.warmup, count // 4), validate_every=every,
+            checkpoint_every=every,
+        )  # fmt: skip
+        config = replace(config, **{name: changed})
+    return config
+
+
+def ablated(config: ModalityConfig, without: Sequence[str]) -> ModalityConfig:
+    """The config without some of its parts."""
+    for name in without:
+        config = replace(config, **ABLATIONS[name])
+    return config

@@ -32,7 +32,7 @@ from neuromix.augment.diffusion.objectives import (
     Objective,
     noise_like,
 )
-from neuromix.augment.nn.dual_modal import DualModalDiffusion
+from neuromix.augment.pds.dual_modal import DualModalDiffusion
 
 EDGES = 0.1
 """Weight of the errors of edges."""
@@ -98,7 +98,7 @@ class Refinement(Objective):
         self.detail, self.microstructure = detail, microstructure
 
     def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
-        """Of a batch of boxes, as :class:`neuromix.augment.samplers.pairs.BoxSet` gives them."""
+        """Of a batch of boxes, as :class:`neuromix.augment.pds.pairs.BoxSet` gives them."""
         support, deviation = batch["support"], batch["deviation"]
         inputs = (batch[k] for k in ("source", "estimate", "support", "average", "deviation"))
         refined = self.networks[name](*inputs, batch["direction"])

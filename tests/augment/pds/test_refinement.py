@@ -1,6 +1,6 @@
 import torch
 
-from neuromix.augment.nn.tissue_refinement import TissueRefiner
+from neuromix.augment.pds.refinement import TissueRefiner
 
 
 def inputs(count=4, seed=0):

@@ -3,7 +3,7 @@ import torch
 
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.smooth_fields import along
-from neuromix.augment.nn.smooth_residual import SmoothResidual
+from neuromix.augment.pds.smooth_residual import SmoothResidual
 
 SHAPE = (16, 16, 16)
 SEGMENTS = 3

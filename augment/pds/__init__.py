@@ -1,0 +1,1 @@
+"""PDS: fMRI from dMRI and back, ModalityCompleter."""
