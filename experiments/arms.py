@@ -16,7 +16,6 @@ sampler and the Gaussian are fitted to the same subjects, and asked for the same
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,10 +38,9 @@ from neuromix.augment.tiled.config import PRESETS
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.dementia import DementiaClassifier
-from neuromix.classifiers.evaluate import Predictions, metrics, predict
 from neuromix.classifiers.sex import SexClassifier
 from neuromix.experiments.baselines import PCAGaussian, inside_space
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.run import Run
 
 SYNTHETIC, GAUSSIAN = "synthetic", "gaussian"
 SHIFT = 2
@@ -289,39 +287,6 @@ def needs(arms: Sequence[str], real: int) -> dict[str, int]:
     return counts
 
 
-def judge(
-    classifier: VolumeClassifier,
-    train: Sequence[tio.Subject],
-    validation: Sequence[tio.Subject],
-    test: Sequence[tio.Subject],
-) -> tuple[VolumeClassifier, dict[str, Any]]:
-    """Fit a classifier and judge it on held-out real subjects.
-
-    Returns:
-        The classifier, and the content of its cell: ``predictions`` and scores on test subjects,
-        ``validation``, the balanced accuracy on those that chose the checkpoint, and times.
-    """
-    begun = time.perf_counter()
-    for subject in {id(s): s for s in (*train, *validation, *test)}.values():
-        subject.load()  # once in a process: a subject keeps its image
-    loading = time.perf_counter() - begun
-    classifier.fit(train, validation=validation)
-    fitted = time.perf_counter() - begun - loading
-    predictions = predict(classifier, test)
-    score = metrics(predictions)
-    return classifier, {
-        "real": sum(not subject["synthetic"] for subject in train),
-        "synthetic": sum(bool(subject["synthetic"]) for subject in train),
-        "balanced_accuracy": score["balanced_accuracy"],
-        "auc": score["auc"],
-        "validation": classifier.score(validation),
-        "loading": loading,
-        "fitting": fitted,
-        "waiting": classifier.waiting_,
-        "predictions": predictions.to_dict(),
-    }
-
-
 def run_arms(
     run: Run,
     where: dict[str, Any],
@@ -348,20 +313,6 @@ def run_arms(
     what = " ".join(str(value) for value in where.values())
     for cell in track(left, f"Fits, {what}", console=run.console):
         run.cell(cell, functools.partial(fit, ARMS[cell["arm"]], cell["seed"], shared))
-
-
-def runs_of(
-    run: Run, where: dict[str, Any], arm: str, seeds: int
-) -> tuple[list[Predictions], float]:
-    """Predictions of a finished arm, one a seed, and its mean score on validation subjects."""
-    records = [_finished(run, {**where, "arm": arm, "seed": seed}) for seed in range(seeds)]
-    predictions = [Predictions.from_dict(record["predictions"]) for record in records]
-    return predictions, float(np.mean([record["validation"] for record in records]))
-
-
-def samplers_of(run: Run) -> list[dict[str, Any]]:
-    """The records of the samplers that were trained in a run."""
-    return [record for record in run.records() if "sampler" in record["cell"]]
 
 
 def keep_pictures(run: Run, name: str, material: Material) -> None:
@@ -397,27 +348,6 @@ def name_of(arm: Arm) -> str:
 def sex_or_dementia(target: str, **options: Any) -> VolumeClassifier:
     """A fresh classifier of the target."""
     return {"sex": SexClassifier, "dementia": DementiaClassifier}[target](**options)
-
-
-def check_disjoint(parts: Sequence[Cohort], tests: Sequence[Cohort], *, voxels: bool) -> None:
-    """Raise ``LeakageError`` if a test subject is among those that train or choose anything.
-
-    Args:
-        parts: Everyone that trains a model or chooses a checkpoint.
-        tests: Cohorts that judge.
-        voxels: Compare images as well, which finds a person under another name.
-    """
-    hashes = [h for part in parts for h in leakage.voxel_hashes(part)] if voxels else []
-    record = leakage.provenance(parts, hashes)
-    for test in tests:
-        leakage.check_disjoint(record, test, voxels=voxels)
-
-
-def _finished(run: Run, key: dict[str, Any]) -> dict[str, Any]:
-    def refuse() -> dict[str, Any]:
-        raise InputError(f"the cell {key} of {run.folder} is not done; run the experiment again")
-
-    return run.cell(key, refuse)
 
 
 def _volumes(subjects: Sequence[tio.Subject]) -> np.ndarray:

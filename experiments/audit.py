@@ -38,8 +38,8 @@ from neuromix.experiments.audit_completer import CompleterAudit
 from neuromix.experiments.audit_md import MDAudit
 from neuromix.experiments.audit_origin import Audit
 from neuromix.experiments.audit_runs import RunsAudit
-from neuromix.experiments.data import contents
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.cohorts import contents
+from neuromix.experiments.frame.run import Run
 
 __all__ = ["Audit", "run"]
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment.pds.config import MODALITIES
-from neuromix.augment.report import Picture, report_page
 from neuromix.experiments.audit_report import (
     CARE,
     FAULT,
@@ -22,6 +21,7 @@ from neuromix.experiments.audit_report import (
     origin,
     sided,
 )
+from neuromix.experiments.frame.pages import Picture, report_page
 
 DRAWS = 2000
 """Of the bootstrap over people."""

@@ -19,12 +19,13 @@ from neuromix.augment.metrics.privacy import closest, membership
 from neuromix.augment.tiled.config import FAINTEST, LARGEST
 from neuromix.augment.tiled.latents import common_grid
 from neuromix.experiments import audit_report
-from neuromix.experiments.arms import judge, runs_of, sex_or_dementia
+from neuromix.experiments.arms import sex_or_dementia
 from neuromix.experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
 from neuromix.experiments.audit_report import Finding
-from neuromix.experiments.data import first_scans, names_of
 from neuromix.experiments.fidelity_judges import TARGETS, Bench, targets
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.arms import judge, runs_of
+from neuromix.experiments.frame.cohorts import first_scans, names_of
+from neuromix.experiments.frame.run import Run
 
 SHUFFLES = 20
 """Random deals of the labels among the samples."""

@@ -17,8 +17,8 @@ from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.metrics import anatomy
 from neuromix.augment.metrics import features as clouds
 from neuromix.classifiers.evaluate import Predictions, compare, summarise
-from neuromix.experiments.data import load_cohort
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.cohorts import load_cohort
+from neuromix.experiments.frame.run import Run
 
 FEWEST = 24
 """People or samples of each set: half of the held-out ones must do for a comparison of sets."""

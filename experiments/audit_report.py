@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from neuromix.augment.figures import Point, bars
-from neuromix.augment.report import Picture, report_page, rich_table, slices
+from neuromix.experiments.frame.figures import Point, bars
+from neuromix.experiments.frame.pages import Picture, report_page, rich_table, slices
 
 FINE, CARE, FAULT = "fine", "care", "fault"
 VERDICTS = {FINE: "Fit for use", CARE: "Use with care", FAULT: "Do not use"}

@@ -31,10 +31,10 @@ from neuromix.augment.metrics.summaries import Subjects
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs
 from neuromix.classifiers.base import LEAST, VolumeClassifier
 from neuromix.experiments import audit_runs_report
-from neuromix.experiments.arms import judge, runs_of
 from neuromix.experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
 from neuromix.experiments.audit_report import Finding
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.arms import judge, runs_of
+from neuromix.experiments.frame.run import Run
 
 SPLITS = 50
 """Halves of the held-out people."""

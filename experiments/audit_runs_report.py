@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuromix.augment.report import Picture, report_page, slices
 from neuromix.experiments.audit_report import (
     CARE,
     FAULT,
@@ -25,6 +24,7 @@ from neuromix.experiments.audit_report import (
     used,
     utility,
 )
+from neuromix.experiments.frame.pages import Picture, report_page, slices
 from neuromix.experiments.neuro_report import glass_brains, overview
 
 if TYPE_CHECKING:

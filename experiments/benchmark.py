@@ -19,8 +19,8 @@ from rich.console import Console
 from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.report import rich_table
 from neuromix.augment.software import commit, versions
+from neuromix.experiments.frame.pages import rich_table
 
 
 def foundation(subjects: int, indexed: int, out: Path | None) -> list[dict[str, Any]]:

@@ -28,12 +28,12 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
 from neuromix.augment.pds.pairs import read
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.report import rich_table
 from neuromix.experiments.benchmark import keep, machine
 from neuromix.experiments.completion import without
 from neuromix.experiments.completion_baselines import baselines
 from neuromix.experiments.fmri_samplers import Workshop
 from neuromix.experiments.fmri_unet import unet_beside
+from neuromix.experiments.frame.pages import rich_table
 
 PEOPLE = 6
 BRIEF: dict[str, Any] = {

@@ -11,12 +11,12 @@ import pandas as pd
 from rich.console import Console
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.report import rich_table
 from neuromix.experiments.benchmark import foundation, keep, machine
 from neuromix.experiments.benchmark_4d import completing, runs
 from neuromix.experiments.benchmark_md import sampling
 from neuromix.experiments.benchmark_training import training
 from neuromix.experiments.benchmark_transforms import transforms
+from neuromix.experiments.frame.pages import rich_table
 
 
 class Figure(NamedTuple):

@@ -31,12 +31,12 @@ from neuromix.augment.data.conditions import CATEGORIES, LabelSpace
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.errors import InputError
-from neuromix.augment.report import rich_table
 from neuromix.augment.tiled.codec import DeformableTemplate
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.mosaic import Tiling
 from neuromix.augment.tiled.sampler import CHUNK, TiledMDSampler, build_network, token_side
 from neuromix.experiments.benchmark import keep, machine
+from neuromix.experiments.frame.pages import rich_table
 
 if TYPE_CHECKING:
     from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet

@@ -27,11 +27,12 @@ from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.loop import sample_generators, train
 from neuromix.augment.diffusion.objectives import FlowMatching
 from neuromix.augment.errors import InputError
-from neuromix.augment.report import rich_table
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.latents import LatentSet
 from neuromix.experiments.benchmark import keep, machine
 from neuromix.experiments.benchmark_md import LABELS, SPACE, now, ours_alone, parameters, unet
+from neuromix.experiments.frame.pace import own_memory
+from neuromix.experiments.frame.pages import rich_table
 
 STEPS = 6
 """Of a training whose memory is measured; it has stopped growing by then."""
@@ -201,9 +202,3 @@ def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> d
         "own, MB": max(own),
         "peak, MB": own_memory("VmHWM"),
     }
-
-
-def own_memory(name: str) -> float:
-    """A figure of this process from Linux, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(name))

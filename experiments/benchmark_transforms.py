@@ -34,9 +34,9 @@ from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
 from neuromix.augment.mixing import mix
-from neuromix.augment.report import rich_table
 from neuromix.augment.transforms import RandomSynthetic
 from neuromix.experiments.benchmark import keep, machine
+from neuromix.experiments.frame.pages import rich_table
 
 BATCH = 4
 SEED = 0

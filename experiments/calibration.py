@@ -24,9 +24,9 @@ from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.report import report_page, rich_table, to_png
 from neuromix.classifiers.base import VolumeClassifier
-from neuromix.experiments.provenance import Provenance, claim
+from neuromix.experiments.frame.pages import report_page, rich_table, to_png
+from neuromix.experiments.frame.provenance import Provenance, claim
 
 TARGETS = ("sex", "dementia", "diagnosis")
 SECONDS_PER_STEP = 0.1

@@ -91,8 +91,8 @@ def cohort(
     """
     from rich.console import Console
 
-    from neuromix.augment.report import rich_table
-    from neuromix.experiments.data import gaps, load_cohort, parse_codings
+    from neuromix.experiments.frame.cohorts import gaps, load_cohort, parse_codings
+    from neuromix.experiments.frame.pages import rich_table
 
     console = Console()
     subjects = load_cohort(data, images, columns, parse_codings(codings), dataset)

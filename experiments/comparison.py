@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from neuromix.experiments.arms import samplers_of
-from neuromix.experiments.costs import spent
-from neuromix.experiments.data import contents
 from neuromix.experiments.diagnosis import diagnose
-from neuromix.experiments.evidence import Endpoint, Group, origin_of, weigh
-from neuromix.experiments.history import committed
-from neuromix.experiments.run import Run, show_plan
+from neuromix.experiments.frame.arms import samplers_of
+from neuromix.experiments.frame.cohorts import contents
+from neuromix.experiments.frame.history import committed
+from neuromix.experiments.frame.pace import spent
+from neuromix.experiments.frame.run import Run, show_plan
+from neuromix.experiments.frame.verdict import Endpoint, Group, origin_of, weigh
 
 
 class Comparison(Protocol):

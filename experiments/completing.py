@@ -15,7 +15,7 @@ from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import PRESETS, ablated, shortened
-from neuromix.experiments.data import load_cohort
+from neuromix.experiments.frame.cohorts import load_cohort
 
 
 def train_pds(

@@ -41,11 +41,11 @@ from neuromix.augment.pds.config import (
 )
 from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.report import slices
 from neuromix.experiments.completion_baselines import TRAINED, baselines
 from neuromix.experiments.completion_report import page, summarise
-from neuromix.experiments.data import contents, first_scans, load_cohort
-from neuromix.experiments.run import Run, show_plan
+from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
+from neuromix.experiments.frame.pages import slices
+from neuromix.experiments.frame.run import Run, show_plan
 
 RANGE = 1.6
 """Data range of PSNR and SSIM: of the phantom, and of segments in their usual units."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.sex import SexClassifier
 from neuromix.experiments.arms import Sampling
-from neuromix.experiments.data import load_cohort
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.cohorts import load_cohort
 
 SECONDS_PER_SUBJECT = 0.12
 """Of a phantom at 4 mm, on two cores of a small server."""
@@ -66,25 +65,3 @@ def pace(data: Path | None, spacing: float, sampling: Sampling, seed: int) -> Pa
     a_pass = training / config.training.steps / config.training.batch_size / 3
     passes = sampling.steps * (1 if sampling.guidance == 1 else 2)
     return Pace(SECONDS_PER_SUBJECT * (4 / spacing) ** 3, training, passes * a_pass, step, judged)
-
-
-def spent(run: Run) -> dict[str, Any]:
-    """What the finished cells took, and the share of it that went into loading data.
-
-    Loading is the time in which images were read before a fit, and in which a fit waited for a
-    batch. A cell that was interrupted counts from its last start.
-    """
-    parts: dict[str, float] = {}
-    loading = 0.0
-    for record in run.records():
-        cell = record["cell"]
-        named = next((name for name in ("sampler", "bank", "check") if name in cell), None)
-        part = f"{named}s" if named else f"fits, {cell['setting']}"
-        parts[part] = parts.get(part, 0.0) + record["seconds"]
-        loading += record.get("loading", 0.0) + record.get("waiting", 0.0)
-    total = sum(parts.values())
-    return {
-        "seconds": total,
-        "loading share": loading / total if total else 0.0,
-        "seconds by part": parts,
-    }

@@ -32,18 +32,18 @@ from neuromix.augment.fmri.config import PRESETS as SAMPLERS
 from neuromix.augment.fmri.responses import ResponseSampler, responses
 from neuromix.augment.fmri.runs import Runs
 from neuromix.augment.fmri.sampler import TaskFMRISampler
-from neuromix.augment.report import Picture, slices
 from neuromix.classifiers.base import VolumeClassifier
-from neuromix.experiments.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.comparison import carry_out
-from neuromix.experiments.data import names_of
 from neuromix.experiments.decoders import BANKS, RUNS, MeanRuns, copies, placed
 from neuromix.experiments.decoding_config import UNITS, Decoding
 from neuromix.experiments.decoding_costs import plan
 from neuromix.experiments.decoding_people import divide, runs_asked_for
-from neuromix.experiments.evidence import CEILING, Group, Roles
 from neuromix.experiments.evidence_report import page, seeds_warning
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
+from neuromix.experiments.frame.cohorts import names_of
+from neuromix.experiments.frame.pages import Picture, slices
+from neuromix.experiments.frame.run import Run
+from neuromix.experiments.frame.verdict import CEILING, Group, Roles
 
 NAME = "decoding"
 ROLES = Roles(

@@ -35,11 +35,11 @@ from neuromix.augment.pds import config as modality_config
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import shortened
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.report import Picture, report_page, slices
 from neuromix.augment.tiled import config as tiled_md_config
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments import audit
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.pages import Picture, report_page, slices
+from neuromix.experiments.frame.run import Run
 
 NAME = "demo"
 TASK = "motor"

@@ -14,7 +14,7 @@ from typing import Any
 
 from neuromix.experiments.arms import GAUSSIAN, RATIOS, SYNTHETIC
 from neuromix.experiments.decoders import MEAN
-from neuromix.experiments.evidence import METRIC, SCRATCH, title_of
+from neuromix.experiments.frame.verdict import METRIC, SCRATCH, title_of
 
 NEAR = 0.03
 """Balanced accuracy that samples alone may be below real subjects and still be called faithful."""
@@ -26,7 +26,7 @@ def diagnose(
     """What explains the scores.
 
     Args:
-        groups: Those of :func:`neuromix.experiments.evidence.weigh`.
+        groups: Those of :func:`neuromix.experiments.frame.verdict.weigh`.
         samplers: Records of samplers: their name, ``scans`` and ``best_step``.
 
     Returns:

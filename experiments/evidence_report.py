@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuromix.augment.figures import Point, Scores, bars, confusion, curves, reliability, roc
-from neuromix.augment.report import Picture, Viewer, report_page, slices, viewer
 from neuromix.classifiers.evaluate import Predictions, metrics
 from neuromix.experiments.arms import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
-from neuromix.experiments.evidence import METRIC, SCRATCH, Group, title_of
+from neuromix.experiments.frame.figures import (
+    Point,
+    Scores,
+    bars,
+    confusion,
+    curves,
+    reliability,
+    roc,
+)
+from neuromix.experiments.frame.pages import Picture, Viewer, report_page, slices, viewer
+from neuromix.experiments.frame.verdict import METRIC, SCRATCH, Group, title_of
 
 WHITE = 2.5
 """Diffusivity that pictures show as white, in 1e-3 mm²/s."""
@@ -44,7 +52,8 @@ def page(
 
     Args:
         title: Of the page.
-        results: Of :func:`neuromix.experiments.evidence.weigh`, with ``diagnosis`` and ``time``.
+        results: Of :func:`neuromix.experiments.frame.verdict.weigh`, with ``diagnosis`` and
+            ``time``.
         groups: What it was made of.
         pictures: Files of :func:`neuromix.experiments.arms.keep_pictures`; the last one is looked
             through.

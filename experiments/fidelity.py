@@ -29,7 +29,6 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.report import rich_table
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments import fidelity_report
@@ -41,9 +40,10 @@ from neuromix.experiments.baselines import (
     PCAGaussian,
     inside_space,
 )
-from neuromix.experiments.data import contents, first_scans, load_cohort
 from neuromix.experiments.fidelity_judges import Bench
-from neuromix.experiments.provenance import Provenance, claim
+from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
+from neuromix.experiments.frame.pages import rich_table
+from neuromix.experiments.frame.provenance import Provenance, claim
 from neuromix.experiments.voxel_unet import MonaiUNet, steps_done, training_cost
 
 SAMPLER = "tiled DiT"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuromix.augment.report import Picture, report_page, slices, to_png
+from neuromix.experiments.frame.pages import Picture, report_page, slices, to_png
 
 LIMITS = {
     "MMD² / p95": 1.0,

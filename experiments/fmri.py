@@ -34,15 +34,15 @@ from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.report import rich_table
 from neuromix.experiments import fmri_report, neuro_report
-from neuromix.experiments.data import contents, load_cohort
 from neuromix.experiments.fmri_baselines import GENERATORS, Request
 from neuromix.experiments.fmri_probes import any_length, unseen_timing
 from neuromix.experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET
 from neuromix.experiments.fmri_samplers import SamplerRuns, Workshop
 from neuromix.experiments.fmri_unet import unet_beside
-from neuromix.experiments.run import Run, show_plan
+from neuromix.experiments.frame.cohorts import contents, load_cohort
+from neuromix.experiments.frame.pages import rich_table
+from neuromix.experiments.frame.run import Run, show_plan
 
 NAME = "fmri"
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -157,7 +157,7 @@ def divide(cohort: Cohort, config: FMRI) -> dict[str, Cohort]:
 
 
 class _Bench:
-    """Fits and judges, each row once; see :class:`neuromix.experiments.run.Run`."""
+    """Fits and judges, each row once; see :class:`neuromix.experiments.frame.run.Run`."""
 
     def __init__(self, config: FMRI, folder: Run, parts: dict[str, Cohort]) -> None:
         self.config, self.folder = config, folder

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuromix.augment.figures import Point, curves
 from neuromix.augment.metrics import response_maps
 from neuromix.augment.metrics.neuro import failed
-from neuromix.augment.report import Picture, report_page, to_png
+from neuromix.experiments.frame.figures import Point, curves
+from neuromix.experiments.frame.pages import Picture, report_page, to_png
 from neuromix.experiments.neuro_report import glass_brains, matrices, overview
 
 if TYPE_CHECKING:

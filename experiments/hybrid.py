@@ -31,18 +31,18 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.report import Picture, slices
 from neuromix.classifiers.evaluate import metrics, predict
 from neuromix.classifiers.stage import StageClassifier
-from neuromix.experiments.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.comparison import carry_out
-from neuromix.experiments.data import load_cohort
-from neuromix.experiments.evidence import Group, Roles
 from neuromix.experiments.fillings import FILLINGS, Filler, Ways, told_by, training_sets
+from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
+from neuromix.experiments.frame.cohorts import load_cohort
+from neuromix.experiments.frame.pages import Picture, slices
+from neuromix.experiments.frame.run import Run
+from neuromix.experiments.frame.verdict import Group, Roles
 from neuromix.experiments.hybrid_config import Hybrid
 from neuromix.experiments.hybrid_costs import plan
 from neuromix.experiments.hybrid_report import report
-from neuromix.experiments.run import Run
 from neuromix.experiments.sites import Parts, Wanted, labelled, part, require_classes
 
 NAME = "hybrid"

@@ -15,7 +15,7 @@ from neuromix.augment.pds.pairs import paired
 from neuromix.augment.phantom import make_phantom
 from neuromix.classifiers.stage import StageClassifier
 from neuromix.experiments.completion import SECONDS_PER_SUBJECT
-from neuromix.experiments.data import load_cohort
+from neuromix.experiments.frame.cohorts import load_cohort
 from neuromix.experiments.hybrid_config import Hybrid
 
 FEW = 8

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from neuromix.augment.report import Picture
-from neuromix.experiments.evidence import Group, title_of
 from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.frame.pages import Picture
+from neuromix.experiments.frame.verdict import Group, title_of
 from neuromix.experiments.sites import Parts
 
 FAR = 0.1

@@ -23,11 +23,11 @@ from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs, subjects_of
-from neuromix.augment.report import rich_table
 from neuromix.experiments import neuro_report
-from neuromix.experiments.data import load_cohort
 from neuromix.experiments.fmri_baselines import GENERATORS, Request
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.cohorts import load_cohort
+from neuromix.experiments.frame.pages import rich_table
+from neuromix.experiments.frame.run import Run
 
 UNITS = ("subject", "run")
 HEADLINE = ("group_map", "rsa", "group_top1", "subject_top1", "roi_course")

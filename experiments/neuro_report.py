@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment.metrics import response_maps
-from neuromix.augment.report import Picture, report_page, to_png
+from neuromix.experiments.frame.pages import Picture, report_page, to_png
 
 if TYPE_CHECKING:
     from neuromix.augment.metrics.neuro import NeuroJudge

@@ -13,7 +13,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
 from neuromix.experiments.arms import Labels, labels_like
-from neuromix.experiments.data import names_of
+from neuromix.experiments.frame.cohorts import names_of
 from neuromix.experiments.sites import require_classes, subsets, targets
 
 ODDS = 9.0

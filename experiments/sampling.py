@@ -20,10 +20,10 @@ from neuromix.augment.fmri import config as task_fmri_config
 from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.opening import open_source
 from neuromix.augment.prepare.bold import read_events
-from neuromix.augment.report import rich_table
 from neuromix.augment.tiled import config as tiled_md_config
 from neuromix.augment.tiled.sampler import TiledMDSampler
-from neuromix.experiments.data import load_cohort
+from neuromix.experiments.frame.cohorts import load_cohort
+from neuromix.experiments.frame.pages import rich_table
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "md": (TiledMDSampler, tiled_md_config.PRESETS),

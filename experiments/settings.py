@@ -31,19 +31,18 @@ from neuromix.experiments.arms import (
     Samples,
     Sampling,
     check_arms,
-    check_disjoint,
-    judge,
     keep_pictures,
     needs,
     pictures_of,
     run_arms,
-    runs_of,
     sex_or_dementia,
 )
 from neuromix.experiments.comparison import carry_out
 from neuromix.experiments.costs import pace
-from neuromix.experiments.evidence import CEILING, Group
 from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
+from neuromix.experiments.frame.run import Run
+from neuromix.experiments.frame.verdict import CEILING, Group
 from neuromix.experiments.questions import (
     Question,
     confounded,
@@ -53,7 +52,6 @@ from neuromix.experiments.questions import (
     new_site,
     training_labels,
 )
-from neuromix.experiments.run import Run
 from neuromix.experiments.sites import Parts, Wanted, load_site, require_classes
 
 NAME = "settings"

@@ -21,7 +21,7 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.latents import common_grid
 from neuromix.classifiers.evaluate import nested_subsets
-from neuromix.experiments.data import load_cohort, names_of
+from neuromix.experiments.frame.cohorts import load_cohort, names_of
 
 FEWEST = 2
 """Subjects that a class needs to train on, and to be judged by."""

@@ -34,21 +34,19 @@ from neuromix.experiments.arms import (
     Samples,
     Sampling,
     check_arms,
-    check_disjoint,
-    judge,
     keep_pictures,
     labels_like,
     name_of,
     needs,
     pictures_of,
     run_arms,
-    runs_of,
 )
 from neuromix.experiments.comparison import carry_out
 from neuromix.experiments.costs import pace
-from neuromix.experiments.evidence import CEILING, SCRATCH, Group
 from neuromix.experiments.evidence_report import page, seeds_warning
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
+from neuromix.experiments.frame.run import Run
+from neuromix.experiments.frame.verdict import CEILING, SCRATCH, Group
 from neuromix.experiments.sites import Parts, Wanted, load_site, subsets
 
 NAME = "transfer"

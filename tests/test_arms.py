@@ -14,16 +14,14 @@ from neuromix.experiments.arms import (
     Material,
     Sampling,
     check_arms,
-    check_disjoint,
     gaussian_samples,
-    judge,
     keep_pictures,
     labels_like,
     needs,
     run_arms,
-    runs_of,
 )
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
+from neuromix.experiments.frame.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
 import pytest
 
 from neuromix.experiments.arms import Sampling
-from neuromix.experiments.costs import pace, spent
-from neuromix.experiments.run import Run
+from neuromix.experiments.costs import pace
+from neuromix.experiments.frame.pace import spent
+from neuromix.experiments.frame.run import Run
 
 
 def test_time_is_added_up_by_part_with_the_share_of_loading(tmp_path):

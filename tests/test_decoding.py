@@ -16,7 +16,7 @@ from neuromix.experiments.decoders import BANKS, copies, placed
 from neuromix.experiments.decoding import run
 from neuromix.experiments.decoding_config import PRESETS, Decoding
 from neuromix.experiments.decoding_people import divide
-from neuromix.experiments.evidence import Endpoint
+from neuromix.experiments.frame.verdict import Endpoint
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 from verdicts import group
 
 from neuromix.experiments.diagnosis import diagnose
-from neuromix.experiments.evidence import weigh
+from neuromix.experiments.frame.verdict import weigh
 
 
 def findings(accuracies):

@@ -4,8 +4,8 @@ from chromium import browse, needs_chromium
 from verdicts import group
 
 from neuromix.experiments.diagnosis import diagnose
-from neuromix.experiments.evidence import weigh
 from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.frame.verdict import weigh
 
 ARMS = {
     "real": 0.6, "classical": 0.7, "synthetic-0.5": 0.65, "synthetic-2": 0.8, "gaussian": 0.62,

@@ -13,9 +13,10 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
 from neuromix.augment.pds.config import ModalityConfig
 from neuromix.classifiers.stage import StageClassifier
-from neuromix.experiments import evidence, fillings, hybrid
+from neuromix.experiments import fillings, hybrid
 from neuromix.experiments.cli import main
 from neuromix.experiments.fillings import FILLINGS
+from neuromix.experiments.frame import verdict
 from neuromix.experiments.hybrid import lacking, run
 from neuromix.experiments.hybrid_config import Hybrid
 
@@ -55,7 +56,7 @@ def done(cohort, tmp_path_factory):
     command += ["--missing", "0", "50", "--completer", "demo", "--samples", "2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(COMPLETERS, "demo", CONFIG)
-        patch.setattr(evidence, "DRAWS", 200)
+        patch.setattr(verdict, "DRAWS", 200)
         assert main(command) == 0
     return folder / "runs" / "0001-hybrid", command
 
@@ -80,7 +81,7 @@ def test_every_arm_is_judged_at_every_share(done):
 def test_it_goes_on_where_it_stopped(done, monkeypatch):
     folder, command = done
     monkeypatch.setitem(COMPLETERS, "demo", CONFIG)
-    monkeypatch.setattr(evidence, "DRAWS", 200)
+    monkeypatch.setattr(verdict, "DRAWS", 200)
     before = json.loads((folder / "results.json").read_text())
     (folder / "cells" / "setting-hybrid_missing-50_arm-pds_seed-1.json").unlink()
     monkeypatch.setattr(ModalityCompleter, "fit", stop)

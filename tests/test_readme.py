@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuromix.experiments.cli import main
-from neuromix.experiments.evidence import Endpoint
+from neuromix.experiments.frame.verdict import Endpoint
 from neuromix.experiments.transfer import NAME, Transfer
 
 ROOT = Path(__file__).parents[1]

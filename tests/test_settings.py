@@ -10,8 +10,8 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.experiments import settings
 from neuromix.experiments.cli import main
-from neuromix.experiments.evidence import Endpoint
-from neuromix.experiments.run import Run
+from neuromix.experiments.frame.run import Run
+from neuromix.experiments.frame.verdict import Endpoint
 from neuromix.experiments.settings import PRESETS, run
 
 

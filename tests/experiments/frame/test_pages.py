@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from chromium import browse, contrast, needs_chromium
 
-from neuromix.augment.report import report_page, slices, viewer
+from neuromix.experiments.frame.pages import report_page, slices, viewer
 
 
 class Page(HTMLParser):

@@ -8,8 +8,8 @@ from neuromix.augment import software
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
-from neuromix.augment.report import report_page
-from neuromix.experiments.run import Run, new_run, show_plan
+from neuromix.experiments.frame.pages import report_page
+from neuromix.experiments.frame.run import Run, new_run, show_plan
 
 CONFIG = {"sizes": (4, 8), "seed": 0}
 
@@ -182,7 +182,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from neuromix.experiments.run import Run\n"
+        "import sys; from pathlib import Path; from neuromix.experiments.frame.run import Run\n"
         "Run.open(Path(sys.argv[1]), 'toy', {'seed': 0})"
     )
     with Run.open(tmp_path, "toy", {"seed": 0}):

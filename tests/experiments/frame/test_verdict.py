@@ -4,7 +4,7 @@ import pytest
 from verdicts import group
 
 from neuromix.augment.errors import InputError
-from neuromix.experiments.evidence import Endpoint, weigh
+from neuromix.experiments.frame.verdict import Endpoint, weigh
 
 HELPS = {"real": 0.6, "gaussian": 0.62, "synthetic-1": 0.8, "synthetic-2": 0.9, "ceiling": 0.95}
 ENDPOINT = {

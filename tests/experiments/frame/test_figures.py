@@ -3,7 +3,15 @@ import struct
 import numpy as np
 import pytest
 
-from neuromix.augment.figures import Point, Scores, bars, confusion, curves, reliability, roc
+from neuromix.experiments.frame.figures import (
+    Point,
+    Scores,
+    bars,
+    confusion,
+    curves,
+    reliability,
+    roc,
+)
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.random(400) < 0.5

@@ -34,8 +34,8 @@ from neuromix.augment import files
 from neuromix.augment.data import bids
 from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
-from neuromix.augment.report import rich_table
-from neuromix.experiments.provenance import FILE, Provenance, claim, lock
+from neuromix.experiments.frame.pages import rich_table
+from neuromix.experiments.frame.provenance import FILE, Provenance, claim, lock
 
 BEGUN = {"config.json", FILE, "log.txt", ".lock"}
 """What a run folder holds before anything is done."""

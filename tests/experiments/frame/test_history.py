@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from verdicts import group
 
-from neuromix.experiments import evidence, history
 from neuromix.experiments.comparison import carry_out
 from neuromix.experiments.evidence_report import page
-from neuromix.experiments.history import committed
+from neuromix.experiments.frame import history, verdict
+from neuromix.experiments.frame.history import committed
 
 ENDPOINT = {
     "experiment": "transfer", "setting": "dementia-b", "metric": "balanced_accuracy",
@@ -50,7 +50,7 @@ def endpoint(tmp_path, monkeypatch):
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    monkeypatch.setattr(evidence, "DRAWS", 200)
+    monkeypatch.setattr(verdict, "DRAWS", 200)
     path = tmp_path / "study" / "endpoint.json"
     path.parent.mkdir()
     path.write_text(json.dumps(ENDPOINT))

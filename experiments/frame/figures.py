@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuromix.augment.report import Picture, to_png
+from neuromix.experiments.frame.pages import Picture, to_png
 
 STYLES = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.", "*:")
 """Markers and lines tell curves apart without colour."""

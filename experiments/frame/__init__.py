@@ -1,0 +1,1 @@
+"""What experiments share: run folders, cells, statistics, endpoints, pages and figures."""
