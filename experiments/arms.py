@@ -39,8 +39,8 @@ from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.dementia import DementiaClassifier
 from neuromix.classifiers.sex import SexClassifier
-from neuromix.experiments.baselines import PCAGaussian, inside_space
 from neuromix.experiments.frame.run import Run
+from neuromix.experiments.quality.baselines import PCAGaussian, inside_space
 
 SYNTHETIC, GAUSSIAN = "synthetic", "gaussian"
 SHIFT = 2
@@ -254,7 +254,7 @@ class Samples:
 def gaussian_samples(
     cohort: Cohort, wanted: Sequence[Labels], affine: np.ndarray, seed: int
 ) -> list[tio.Subject]:
-    """Samples of the cheap generator, :class:`~neuromix.experiments.baselines.PCAGaussian`."""
+    """Samples of the cheap generator, :class:`~neuromix.experiments.quality.baselines.PCAGaussian`."""
     volumes = np.stack([subject["md"].data[0].float().numpy() for subject in cohort.subjects()])
     fitted = PCAGaussian().fit(volumes, label_rows(cohort))
     made_by = origin.remember(leakage.provenance([cohort]))

@@ -28,11 +28,11 @@ from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.experiments import audit_completer_report
 from neuromix.experiments.audit_origin import Audit, Origin, left_right
 from neuromix.experiments.audit_report import Finding
-from neuromix.experiments.completion import HALF, RANGE, exchanged, typical, without
-from neuromix.experiments.completion_baselines import VoxelwiseRegression
 from neuromix.experiments.frame.cohorts import first_scans
 from neuromix.experiments.frame.pages import Picture, slices
 from neuromix.experiments.frame.run import Run
+from neuromix.experiments.quality.completion import HALF, RANGE, exchanged, typical, without
+from neuromix.experiments.quality.completion_baselines import VoxelwiseRegression
 
 FEWEST = 8
 """People of each set: an interval is over them."""

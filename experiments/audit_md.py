@@ -22,10 +22,10 @@ from neuromix.experiments import audit_report
 from neuromix.experiments.arms import sex_or_dementia
 from neuromix.experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
 from neuromix.experiments.audit_report import Finding
-from neuromix.experiments.fidelity_judges import TARGETS, Bench, targets
 from neuromix.experiments.frame.arms import judge, runs_of
 from neuromix.experiments.frame.cohorts import first_scans, names_of
 from neuromix.experiments.frame.run import Run
+from neuromix.experiments.quality.fidelity_judges import TARGETS, Bench, targets
 
 SHUFFLES = 20
 """Random deals of the labels among the samples."""

@@ -25,7 +25,7 @@ from neuromix.experiments.audit_report import (
     utility,
 )
 from neuromix.experiments.frame.pages import Picture, report_page, slices
-from neuromix.experiments.neuro_report import glass_brains, overview
+from neuromix.experiments.quality.neuro_report import glass_brains, overview
 
 if TYPE_CHECKING:
     from neuromix.augment.metrics.neuro import NeuroJudge

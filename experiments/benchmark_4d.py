@@ -29,11 +29,11 @@ from neuromix.augment.pds.config import PRESETS as COMPLETERS
 from neuromix.augment.pds.pairs import read
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.benchmark import keep, machine
-from neuromix.experiments.completion import without
-from neuromix.experiments.completion_baselines import baselines
-from neuromix.experiments.fmri_samplers import Workshop
-from neuromix.experiments.fmri_unet import unet_beside
 from neuromix.experiments.frame.pages import rich_table
+from neuromix.experiments.quality.completion import without
+from neuromix.experiments.quality.completion_baselines import baselines
+from neuromix.experiments.quality.runs_samplers import Workshop
+from neuromix.experiments.quality.runs_unet import unet_beside
 
 PEOPLE = 6
 BRIEF: dict[str, Any] = {

@@ -38,7 +38,7 @@ def calibration(
         steps: Optimiser steps of each fit.
         dry_run: Say what would be done and how long it would take, and stop.
     """
-    from neuromix.experiments.calibration import Calibration, run
+    from neuromix.experiments.quality.calibration import Calibration, run
 
     run(Calibration(out, targets, sizes, seeds, subjects, steps), dry_run=dry_run)
 
@@ -90,7 +90,7 @@ def fidelity(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from neuromix.experiments.fidelity import Fidelity, run
+    from neuromix.experiments.quality.fidelity import Fidelity, run
 
     config = Fidelity(out=out, preset=preset, **given_options(given))
     run(config, dry_run=dry_run)
@@ -119,7 +119,7 @@ def neuro(
         splits: Into halves.
         seed: Decides the splits, and who is held out.
     """
-    from neuromix.experiments.neuro import Neuro, run
+    from neuromix.experiments.quality.neuro import Neuro, run
 
     run(Neuro(data, by, noise_model, smoothing, splits, seed), out)
 
@@ -182,7 +182,7 @@ def fmri(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from neuromix.experiments.fmri import FMRI, run
+    from neuromix.experiments.quality.runs import FMRI, run
 
     run(FMRI(**given_options(given | {"preset": None}), preset=preset), out, dry_run=dry_run)
 
@@ -230,7 +230,7 @@ def completion(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from neuromix.experiments.completion import Completion, run
+    from neuromix.experiments.quality.completion import Completion, run
 
     run(Completion(preset=preset, **given_options(given)), out, dry_run=dry_run)
 

@@ -33,7 +33,7 @@ from neuromix.augment.fmri.runs import Runs
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
 from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
-from neuromix.experiments.fmri_baselines import MeanResponse, Request
+from neuromix.experiments.quality.runs_baselines import MeanResponse, Request
 
 RUNS, MEAN = "runs", "mean-response"
 """Banks: of the sampler, and of the cheap generator."""

@@ -32,7 +32,11 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.pairs import read
-from neuromix.experiments.completion_baselines import Baseline, MeanVolume, VoxelwiseRegression
+from neuromix.experiments.quality.completion_baselines import (
+    Baseline,
+    MeanVolume,
+    VoxelwiseRegression,
+)
 
 FILLINGS = {
     "drop": "dropped",

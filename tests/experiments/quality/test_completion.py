@@ -9,10 +9,10 @@ from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES, PRESETS, ModalityConfig
-from neuromix.experiments import completion
 from neuromix.experiments.cli import main
-from neuromix.experiments.completion import Completion, _subjects, run
-from neuromix.experiments.completion_report import summarise
+from neuromix.experiments.quality import completion
+from neuromix.experiments.quality.completion import Completion, _subjects, run
+from neuromix.experiments.quality.completion_report import summarise
 
 SHORT = TrainConfig(
     steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1

@@ -6,7 +6,7 @@ completer and every baseline predict the held-out subjects' real images, by the 
 processor time for both directions together as the completer's fit took. Beside them stand the
 completer with the source of another subject, its samples in fewer and more steps, and, on a
 phantom, the PSNR of its ideal regression. What is asked of a completer is a list of goals, each met
-or missed, in :mod:`neuromix.experiments.completion_report`.
+or missed, in :mod:`neuromix.experiments.quality.completion_report`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from neuromix.augment.pds.config import (
 )
 from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments.completion_baselines import TRAINED, baselines
-from neuromix.experiments.completion_report import page, summarise
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
 from neuromix.experiments.frame.pages import slices
 from neuromix.experiments.frame.run import Run, show_plan
+from neuromix.experiments.quality.completion_baselines import TRAINED, baselines
+from neuromix.experiments.quality.completion_report import page, summarise
 
 RANGE = 1.6
 """Data range of PSNR and SSIM: of the phantom, and of segments in their usual units."""

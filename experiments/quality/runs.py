@@ -11,7 +11,7 @@ figures,
 - *steps* of the sampler.
 
 And a run of 300 frames, and events that no training run has
-(:mod:`neuromix.experiments.fmri_probes`).
+(:mod:`neuromix.experiments.quality.runs_probes`).
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments import fmri_report, neuro_report
-from neuromix.experiments.fmri_baselines import GENERATORS, Request
-from neuromix.experiments.fmri_probes import any_length, unseen_timing
-from neuromix.experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET
-from neuromix.experiments.fmri_samplers import SamplerRuns, Workshop
-from neuromix.experiments.fmri_unet import unet_beside
 from neuromix.experiments.frame.cohorts import contents, load_cohort
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.frame.run import Run, show_plan
+from neuromix.experiments.quality import neuro_report, runs_report
+from neuromix.experiments.quality.runs_baselines import GENERATORS, Request
+from neuromix.experiments.quality.runs_probes import any_length, unseen_timing
+from neuromix.experiments.quality.runs_report import CLOSED, HYBRID, MIXED, UNET
+from neuromix.experiments.quality.runs_samplers import SamplerRuns, Workshop
+from neuromix.experiments.quality.runs_unet import unet_beside
 
 NAME = "fmri"
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -128,8 +128,8 @@ def run(config: FMRI, out: Path, *, dry_run: bool = False, console: Console | No
         bench.variants()
         about = f"phantom task, seed {config.seed}" if config.data is None else config.data.name
         about += f" ({names['train']} training and {names['heldout']} held-out subjects)"
-        results = fmri_report.summarise(bench.rows, bench.extra, about=about) | folder.about
-        page = fmri_report.page(results, bench.shown(), bench.judge)
+        results = runs_report.summarise(bench.rows, bench.extra, about=about) | folder.about
+        page = runs_report.page(results, bench.shown(), bench.judge)
         folder.finish(results, page)
         main = {name: bench.rows["main"][name] for name in (*GENERATORS, CLOSED)}
         folder.console.print(rich_table(neuro_report.overview(main)))

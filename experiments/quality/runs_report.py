@@ -1,4 +1,4 @@
-"""What came out of :mod:`neuromix.experiments.fmri`: criteria, tables, maps and courses on a page."""
+"""What came out of :mod:`neuromix.experiments.quality.runs`: criteria, tables, maps and courses on a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuromix.augment.metrics import response_maps
 from neuromix.augment.metrics.neuro import failed
 from neuromix.experiments.frame.figures import Point, curves
 from neuromix.experiments.frame.pages import Picture, report_page, to_png
-from neuromix.experiments.neuro_report import glass_brains, matrices, overview
+from neuromix.experiments.quality.neuro_report import glass_brains, matrices, overview
 
 if TYPE_CHECKING:
     from neuromix.augment.metrics.neuro import NeuroJudge

@@ -12,10 +12,10 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.config import PRESETS
 from neuromix.experiments.cli import main
-from neuromix.experiments.fmri import FMRI, divide, plan
-from neuromix.experiments.fmri_baselines import GENERATORS
-from neuromix.experiments.fmri_probes import TRIAL, unseen_events
-from neuromix.experiments.fmri_report import CLOSED, HYBRID, MIXED, UNET, summarise
+from neuromix.experiments.quality.runs import FMRI, divide, plan
+from neuromix.experiments.quality.runs_baselines import GENERATORS
+from neuromix.experiments.quality.runs_probes import TRIAL, unseen_events
+from neuromix.experiments.quality.runs_report import CLOSED, HYBRID, MIXED, UNET, summarise
 
 SMALL = ["--preset", "demo", "--tasks", "motor", "--directions", "LR", "--train", "2",
          "--validation", "1", "--heldout", "4", "--drawn", "4", "--seconds", "0.1",
@@ -71,8 +71,8 @@ def test_everything_is_judged_once_and_shown(data, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("a finished row was judged again")
 
-    monkeypatch.setattr("neuromix.experiments.fmri.NeuroJudge.table", refuse)
-    monkeypatch.setattr("neuromix.experiments.fmri.fmri_report.page", lambda *_: "")
+    monkeypatch.setattr("neuromix.experiments.quality.runs.NeuroJudge.table", refuse)
+    monkeypatch.setattr("neuromix.experiments.quality.runs.runs_report.page", lambda *_: "")
     assert main(command) == 0
 
 

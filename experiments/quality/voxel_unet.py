@@ -1,7 +1,7 @@
 """MONAI's 3D diffusion U-Net as a baseline: voxels instead of latents, convolutions for a DiT.
 
 It is trained by flow matching like the sampler, in the one training loop, for a given time; it has
-the shape of :class:`neuromix.experiments.baselines.Generator`.
+the shape of :class:`neuromix.experiments.quality.baselines.Generator`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.label_embedding import LabelEmbedder
 from neuromix.augment.diffusion.loop import TrainConfig, Trained, checkpoints, train
 from neuromix.augment.diffusion.objectives import FlowMatching
-from neuromix.experiments.baselines import CONDITIONS, Labels, as_volumes, inside_space
+from neuromix.experiments.quality.baselines import CONDITIONS, Labels, as_volumes, inside_space
 
 CHUNK = 4
 """Volumes that are made at once; the last chunk is padded, so that none depends on its fellows."""
@@ -63,7 +63,7 @@ class MonaiUNet:
         self.validation, self.steps = validation, steps
 
     def fit(self, volumes: np.ndarray, labels: Labels) -> MonaiUNet:
-        """See :class:`neuromix.experiments.baselines.Generator`."""
+        """See :class:`neuromix.experiments.quality.baselines.Generator`."""
         self.mask_ = np.asarray((volumes > 0).any(axis=0))
         inside = volumes[:, self.mask_]
         self.scale_ = float(inside.mean()), float(inside.std())
@@ -86,7 +86,7 @@ class MonaiUNet:
 
     @torch.no_grad()
     def draw(self, labels: Labels, seeds: Sequence[int]) -> np.ndarray:
-        """See :class:`neuromix.experiments.baselines.Generator`."""
+        """See :class:`neuromix.experiments.quality.baselines.Generator`."""
         network: Any = self.network_
         device = next(network.parameters()).device
         space = network.label_space

@@ -10,11 +10,11 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS
 from neuromix.augment.tiled.sampler import TiledMDSampler
-from neuromix.experiments import fidelity, fidelity_report
-from neuromix.experiments.baselines import MeanNoise
 from neuromix.experiments.cli import main
-from neuromix.experiments.fidelity import Fidelity, divide, run
-from neuromix.experiments.fidelity_judges import Bench
+from neuromix.experiments.quality import fidelity, fidelity_report
+from neuromix.experiments.quality.baselines import MeanNoise
+from neuromix.experiments.quality.fidelity import Fidelity, divide, run
+from neuromix.experiments.quality.fidelity_judges import Bench
 
 CONFIG = {
     "preset": "demo", "train": 16, "validation": 4, "heldout": 16, "judges": 16, "synthetic": 12,

@@ -4,9 +4,9 @@ import torch
 
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.loop import TrainConfig
-from neuromix.experiments import voxel_unet
-from neuromix.experiments.baselines import Copies, LabelMeans, MeanNoise, PCAGaussian
-from neuromix.experiments.voxel_unet import MonaiUNet, VoxelUNet, unet_width
+from neuromix.experiments.quality import voxel_unet
+from neuromix.experiments.quality.baselines import Copies, LabelMeans, MeanNoise, PCAGaussian
+from neuromix.experiments.quality.voxel_unet import MonaiUNet, VoxelUNet, unet_width
 
 SHAPE = (8, 9, 7)
 TRAINING = TrainConfig(batch_size=2, warmup=1, learning_rate=1e-3, ema_decay=0.5, log_every=1)

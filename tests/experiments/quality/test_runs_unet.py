@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from neuromix.augment.data.conditions import LabelSpace
-from neuromix.experiments.fmri_unet import WindowUNet
+from neuromix.experiments.quality.runs_unet import WindowUNet
 
 SPACE = LabelSpace({"task": ("motor", "wm")})
 WINDOW = (4, 2, 5, 6, 7)

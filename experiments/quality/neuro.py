@@ -1,10 +1,10 @@
 """The evaluation of task fMRI on real runs alone: do halves agree, and are trivial generators told?
 
 The subjects of a cohort (or the runs, each taken as a subject) are parted at random in two: the
-generators of :mod:`neuromix.experiments.fmri_baselines` are fitted to one part and judged by the
-other, beside halves of the other against each other. An evaluation that works finds the real halves
-alike and sees through each generator; how well it can, on this cohort, is what this experiment
-shows before any sampler is judged on it.
+generators of :mod:`neuromix.experiments.quality.runs_baselines` are fitted to one part and judged
+by the other, beside halves of the other against each other. An evaluation that works finds the real
+halves alike and sees through each generator; how well it can, on this cohort, is what this
+experiment shows before any sampler is judged on it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs, subjects_of
-from neuromix.experiments import neuro_report
-from neuromix.experiments.fmri_baselines import GENERATORS, Request
 from neuromix.experiments.frame.cohorts import load_cohort
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.frame.run import Run
+from neuromix.experiments.quality import neuro_report
+from neuromix.experiments.quality.runs_baselines import GENERATORS, Request
 
 UNITS = ("subject", "run")
 HEADLINE = ("group_map", "rsa", "group_top1", "subject_top1", "roi_course")

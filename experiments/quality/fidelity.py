@@ -31,8 +31,11 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.sampler import TiledMDSampler
-from neuromix.experiments import fidelity_report
-from neuromix.experiments.baselines import (
+from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
+from neuromix.experiments.frame.pages import rich_table
+from neuromix.experiments.frame.provenance import Provenance, claim
+from neuromix.experiments.quality import fidelity_report
+from neuromix.experiments.quality.baselines import (
     Copies,
     Generator,
     Labels,
@@ -40,11 +43,8 @@ from neuromix.experiments.baselines import (
     PCAGaussian,
     inside_space,
 )
-from neuromix.experiments.fidelity_judges import Bench
-from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
-from neuromix.experiments.frame.pages import rich_table
-from neuromix.experiments.frame.provenance import Provenance, claim
-from neuromix.experiments.voxel_unet import MonaiUNet, steps_done, training_cost
+from neuromix.experiments.quality.fidelity_judges import Bench
+from neuromix.experiments.quality.voxel_unet import MonaiUNet, steps_done, training_cost
 
 SAMPLER = "tiled DiT"
 SIMPLE: dict[str, Callable[[], Generator]] = {

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from neuromix.experiments.completion_baselines import baselines
+from neuromix.experiments.quality.completion_baselines import baselines
 
 SHAPE = (2, 8, 8, 8)
 

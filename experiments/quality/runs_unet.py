@@ -17,7 +17,7 @@ from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.label_embedding import LabelEmbedder
 from neuromix.augment.fmri.network import LABEL_SCALE, HybridDiT
 from neuromix.augment.fmri.parts import Parts
-from neuromix.experiments.voxel_unet import unet_width
+from neuromix.experiments.quality.voxel_unet import unet_width
 
 LEVELS = 3
 

@@ -10,8 +10,8 @@ from neuromix.augment import files
 from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.experiments.cli import main
-from neuromix.experiments.fmri_baselines import GENERATORS
-from neuromix.experiments.neuro import Neuro, as_units, divide, summarise
+from neuromix.experiments.quality.neuro import Neuro, as_units, divide, summarise
+from neuromix.experiments.quality.runs_baselines import GENERATORS
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_real_halves_agree_and_generators_are_told(data, tmp_path, monkeypatch, 
     def refuse(*_):
         raise AssertionError("a finished generator was judged again")
 
-    monkeypatch.setattr("neuromix.experiments.neuro.NeuroJudge.table", refuse)
+    monkeypatch.setattr("neuromix.experiments.quality.neuro.NeuroJudge.table", refuse)
     assert run(data, tmp_path, "--splits", 20) == 0
     assert [each.name for each in tmp_path.iterdir()] == [folder.name]
 

@@ -11,7 +11,7 @@ from neuromix.augment.metrics.neuro import NeuroJudge, failed
 from neuromix.augment.metrics.task_runs import read_runs, subjects_of
 from neuromix.augment.metrics.time_series import autocorrelation
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments.fmri_baselines import (
+from neuromix.experiments.quality.runs_baselines import (
     GENERATORS,
     MeanResponse,
     PhaseRandomised,

@@ -23,8 +23,8 @@ import pandas as pd
 from neuromix.augment.data.cohort import Split
 from neuromix.augment.metrics.completion import source_use
 from neuromix.augment.pds.config import MODALITIES
-from neuromix.experiments.completion_baselines import REGRESSIONS
 from neuromix.experiments.frame.pages import Picture, report_page
+from neuromix.experiments.quality.completion_baselines import REGRESSIONS
 
 NEAR = 0.5
 """Decibels."""

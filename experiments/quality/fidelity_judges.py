@@ -1,4 +1,4 @@
-"""What judges volumes in :mod:`neuromix.experiments.fidelity`: parts of a cohort, classifiers, features."""
+"""What judges volumes in :mod:`neuromix.experiments.quality.fidelity`: parts of a cohort, classifiers, features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from neuromix.augment.metrics.anatomy import tissue_masks
 from neuromix.augment.metrics.fidelity import Judge, fidelity_table
 from neuromix.augment.tiled.latents import common_grid, volumes
 from neuromix.classifiers.base import VolumeClassifier
-from neuromix.experiments.baselines import Labels
+from neuromix.experiments.quality.baselines import Labels
 
 TARGETS = ("sex", "dementia")
 QUICK: dict[str, Any] = {"pairs": 50, "splits": 20, "permutations": 200}

@@ -23,9 +23,9 @@ from neuromix.augment.metrics import glm, time_series
 from neuromix.augment.metrics import response_maps as maps
 from neuromix.augment.metrics.neuro import NeuroJudge
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
-from neuromix.experiments.fmri_baselines import Request
-from neuromix.experiments.fmri_samplers import SamplerRuns
 from neuromix.experiments.frame.pace import own_memory
+from neuromix.experiments.quality.runs_baselines import Request
+from neuromix.experiments.quality.runs_samplers import SamplerRuns
 
 SHORT, LONG = 40, 300
 """Frames."""

@@ -1,10 +1,12 @@
 import json
 
-from neuromix.experiments.calibration import Calibration, run, summarise
+from neuromix.experiments.quality.calibration import Calibration, run, summarise
 
 
 def test_it_resumes_and_reports(md_phantom, tmp_path, monkeypatch):
-    monkeypatch.setattr("neuromix.experiments.calibration.make_phantom", lambda *a, **k: md_phantom)
+    monkeypatch.setattr(
+        "neuromix.experiments.quality.calibration.make_phantom", lambda *a, **k: md_phantom
+    )
     config = Calibration(tmp_path, ("sex",), (4, 8), 2, 14, 2)
     rows = run(config)
     assert [(row["used"], row["seed"]) for row in rows] == [(4, 0), (4, 1), (8, 0), (8, 1)]
@@ -15,10 +17,12 @@ def test_it_resumes_and_reports(md_phantom, tmp_path, monkeypatch):
     def refuse(*args):
         raise AssertionError("a finished cell was run again")
 
-    monkeypatch.setattr("neuromix.experiments.calibration.VolumeClassifier.fit", refuse)
+    monkeypatch.setattr("neuromix.experiments.quality.calibration.VolumeClassifier.fit", refuse)
     assert run(config) == rows
     monkeypatch.undo()
-    monkeypatch.setattr("neuromix.experiments.calibration.make_phantom", lambda *a, **k: md_phantom)
+    monkeypatch.setattr(
+        "neuromix.experiments.quality.calibration.make_phantom", lambda *a, **k: md_phantom
+    )
     run(Calibration(tmp_path, ("sex",), (4,), 1, 14, 3))
     assert run(config) == rows  # other settings took nothing away
 

@@ -1,4 +1,4 @@
-"""What came out of :mod:`neuromix.experiments.neuro`: a table, maps and matrices on a page."""
+"""What came out of :mod:`neuromix.experiments.quality.neuro`: a table, maps and matrices on a page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: Neu
     """The report.
 
     Args:
-        results: Of :func:`neuromix.experiments.neuro.summarise`, with its ``config``.
+        results: Of :func:`neuromix.experiments.quality.neuro.summarise`, with its ``config``.
         shown: Name to mean maps (C, V), drawn one below the other.
         judge: Who judged.
     """

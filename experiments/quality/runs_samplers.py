@@ -30,8 +30,8 @@ from neuromix.augment.fmri.published.windows import FrameSet, write_latents
 from neuromix.augment.fmri.runs import Runs, Survey
 from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics.task_runs import TaskRun
-from neuromix.experiments.fmri_baselines import Request
-from neuromix.experiments.voxel_unet import CHECKS, steps_done, training_cost
+from neuromix.experiments.quality.runs_baselines import Request
+from neuromix.experiments.quality.voxel_unet import CHECKS, steps_done, training_cost
 
 Build = Callable[[Parts], Any]
 """Makes another network for the same windows."""
@@ -139,7 +139,7 @@ class Workshop:
 
 
 class SamplerRuns:
-    """A sampler in the shape of :class:`neuromix.experiments.fmri_baselines.Generator`.
+    """A sampler in the shape of :class:`neuromix.experiments.quality.runs_baselines.Generator`.
 
     All runs that are asked for one subject are one person's.
 

@@ -1,0 +1,1 @@
+"""How good are samples, beside trivial generators and MONAI's networks?"""
