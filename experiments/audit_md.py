@@ -19,9 +19,9 @@ from neuromix.augment.metrics.privacy import closest, membership
 from neuromix.augment.tiled.config import FAINTEST, LARGEST
 from neuromix.augment.tiled.latents import common_grid
 from neuromix.experiments import audit_report
-from neuromix.experiments.arms import sex_or_dementia
 from neuromix.experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
 from neuromix.experiments.audit_report import Finding
+from neuromix.experiments.evidence.arms import sex_or_dementia
 from neuromix.experiments.frame.arms import judge, runs_of
 from neuromix.experiments.frame.cohorts import first_scans, names_of
 from neuromix.experiments.frame.run import Run

@@ -63,7 +63,7 @@ def transfer(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from neuromix.experiments.transfer import PRESETS, run
+    from neuromix.experiments.evidence.transfer import PRESETS, run
 
     run(replace(PRESETS[preset], **given_options(given)), out, dry_run=dry_run)
 
@@ -124,7 +124,7 @@ def settings(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from neuromix.experiments.settings import PRESETS, run
+    from neuromix.experiments.evidence.settings import PRESETS, run
 
     run(replace(PRESETS[preset], **given_options(given)), out, dry_run=dry_run)
 
@@ -186,8 +186,8 @@ def decoding(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from neuromix.experiments.decoding import run
-    from neuromix.experiments.decoding_config import PRESETS
+    from neuromix.experiments.evidence.decoding import run
+    from neuromix.experiments.evidence.decoding_config import PRESETS
 
     run(replace(PRESETS[preset], **given_options(given)), out, dry_run=dry_run)
 
@@ -239,7 +239,7 @@ def hybrid(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from neuromix.experiments.hybrid import run
-    from neuromix.experiments.hybrid_config import PRESETS
+    from neuromix.experiments.evidence.hybrid import run
+    from neuromix.experiments.evidence.hybrid_config import PRESETS
 
     run(replace(PRESETS[preset], **given_options(given)), out, dry_run=dry_run)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from neuromix.experiments.cli import main
+from neuromix.experiments.evidence.transfer import NAME, Transfer
 from neuromix.experiments.frame.verdict import Endpoint
-from neuromix.experiments.transfer import NAME, Transfer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -3,6 +3,7 @@
 import numpy as np
 
 from neuromix.classifiers.evaluate import Predictions
+from neuromix.experiments.evidence.arms import AUGMENTATION
 from neuromix.experiments.frame.verdict import Group
 
 SUBJECTS = 200
@@ -31,4 +32,5 @@ def group(accuracies, validation=None, size=40, setting="dementia-b"):
         "dementia",
         runs,
         {**accuracies, **(validation or {})},
+        AUGMENTATION,
     )

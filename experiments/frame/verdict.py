@@ -24,25 +24,20 @@ from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.classifiers.evaluate import Predictions, compare, gap_closed, holm, summarise
 from neuromix.classifiers.scores import SCORES
-from neuromix.experiments.arms import ARMS, BASELINES, SYNTHETIC
-from neuromix.experiments.decoders import DECODERS
-from neuromix.experiments.fillings import FILLINGS
 
 METRIC = "balanced_accuracy"
 REPORTED = (METRIC, "auc", "f1", "ece")
 DRAWS = 10_000
 """Of the bootstrap: enough for p-values that survive a correction for a hundred comparisons."""
 CEILING, SCRATCH = "ceiling", "scratch"
-"""Arms beside those of :data:`~neuromix.experiments.arms.ARMS`: many real subjects, and no pretraining."""
+"""Arms of any experiment: many real subjects, and no pretraining."""
 
 
 TITLES = {
-    **{name: arm.title for name, arm in ARMS.items()},
     CEILING: "ceiling: many real subjects",
     SCRATCH: "no pretraining",
-    **FILLINGS,
-    **DECODERS,
 }
+"""What reports call arms; whoever defines some adds them."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +61,6 @@ class Roles:
     also: tuple[tuple[str, str], ...] = ()
 
 
-SYNTHETICS = tuple(name for name, arm in ARMS.items() if arm.source == SYNTHETIC)
-AUGMENTATION = Roles(
-    "real", BASELINES, SYNTHETICS, tuple(n for n in SYNTHETICS if ARMS[n].real), CEILING
-)
-"""Of the arms that add samples to real subjects."""
-
-
 @dataclass(frozen=True)
 class Group:
     """The runs that answer one question.
@@ -93,7 +81,7 @@ class Group:
     target: str
     runs: dict[str, list[Predictions]]
     validation: dict[str, float]
-    roles: Roles = AUGMENTATION
+    roles: Roles
 
     @property
     def baseline(self) -> str:
@@ -162,7 +150,7 @@ class Endpoint:
                 f"{path} has the metric {found.metric!r}; allowed are {', '.join(SCORES)}"
             )
         for arm in (found.arm, found.baseline):
-            allowed = DECODERS if experiment == "decoding" else ARMS
+            allowed = [name for name in TITLES if name not in (CEILING, SCRATCH)]
             if arm not in allowed:
                 raise InputError(f"{path} has the arm {arm!r}; allowed are {', '.join(allowed)}")
         return found

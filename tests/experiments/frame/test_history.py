@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from verdicts import group
 
-from neuromix.experiments.comparison import carry_out
-from neuromix.experiments.evidence_report import page
+from neuromix.experiments.evidence.comparison import carry_out
+from neuromix.experiments.evidence.report import page
 from neuromix.experiments.frame import history, verdict
 from neuromix.experiments.frame.history import committed
 

@@ -5,9 +5,9 @@
                     └► sampler ──► synthetic runs ──► bank of responses ──► decoder ──► other people
 
 A decoder tells the condition, or the person's sex, from the response of a run to one condition
-(:mod:`neuromix.augment.fmri.responses`). The sampler is fitted to the people that the decoder
-is trained on, and to nobody else. The arms of :mod:`neuromix.experiments.decoders` differ in what
-takes the place of a training response. Scores are those of responses of held-out people; the
+(:mod:`neuromix.augment.fmri.responses`). The sampler is fitted to the people that the decoder is
+trained on, and to nobody else. The arms of :mod:`neuromix.experiments.evidence.decoders` differ in
+what takes the place of a training response. Scores are those of responses of held-out people; the
 bootstrap draws people.
 """
 
@@ -33,12 +33,12 @@ from neuromix.augment.fmri.responses import ResponseSampler, responses
 from neuromix.augment.fmri.runs import Runs
 from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.classifiers.base import VolumeClassifier
-from neuromix.experiments.comparison import carry_out
-from neuromix.experiments.decoders import BANKS, RUNS, MeanRuns, copies, placed
-from neuromix.experiments.decoding_config import UNITS, Decoding
-from neuromix.experiments.decoding_costs import plan
-from neuromix.experiments.decoding_people import divide, runs_asked_for
-from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.evidence.comparison import carry_out
+from neuromix.experiments.evidence.decoders import BANKS, RUNS, MeanRuns, copies, placed
+from neuromix.experiments.evidence.decoding_config import UNITS, Decoding
+from neuromix.experiments.evidence.decoding_costs import plan
+from neuromix.experiments.evidence.decoding_people import divide, runs_asked_for
+from neuromix.experiments.evidence.report import page, seeds_warning
 from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.frame.cohorts import names_of
 from neuromix.experiments.frame.pages import Picture, slices

@@ -8,7 +8,7 @@ from pathlib import Path
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import MODALITIES, ModalityConfig, shortened
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
-from neuromix.experiments.fillings import FILLINGS, check_fillings
+from neuromix.experiments.evidence.fillings import FILLINGS, check_fillings
 
 
 @dataclass(frozen=True)

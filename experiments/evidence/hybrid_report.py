@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.evidence.report import page, seeds_warning
+from neuromix.experiments.evidence.sites import Parts
 from neuromix.experiments.frame.pages import Picture
 from neuromix.experiments.frame.verdict import Group, title_of
-from neuromix.experiments.sites import Parts
 
 FAR = 0.1
 """Balanced accuracy that images may tell more of among themselves than of real ones."""

@@ -9,9 +9,9 @@ import numpy as np
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments.decoding_config import Decoding
+from neuromix.experiments.evidence.decoding_config import Decoding
+from neuromix.experiments.evidence.sites import FEWEST, require_classes
 from neuromix.experiments.frame.cohorts import load_cohort, names_of
-from neuromix.experiments.sites import FEWEST, require_classes
 
 
 def runs_asked_for(config: Decoding, folder: Path) -> Cohort:

@@ -1,4 +1,4 @@
-"""The page of an experiment with arms: tables, figures and slices of what :mod:`evidence` says."""
+"""The page of an experiment with arms: tables, figures and slices of what :mod:`verdict` says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neuromix.classifiers.evaluate import Predictions, metrics
-from neuromix.experiments.arms import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
+from neuromix.experiments.evidence.arms import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
 from neuromix.experiments.frame.figures import (
     Point,
     Scores,
@@ -55,8 +55,8 @@ def page(
         results: Of :func:`neuromix.experiments.frame.verdict.weigh`, with ``diagnosis`` and
             ``time``.
         groups: What it was made of.
-        pictures: Files of :func:`neuromix.experiments.arms.keep_pictures`; the last one is looked
-            through.
+        pictures: Files of :func:`neuromix.experiments.evidence.arms.keep_pictures`; the last one is
+            looked through.
         methods: What is special to the experiment.
         warnings: What a reader must know first.
         config: Settings.

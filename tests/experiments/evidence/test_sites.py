@@ -4,7 +4,7 @@ import pytest
 
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
-from neuromix.experiments.sites import (
+from neuromix.experiments.evidence.sites import (
     Wanted,
     labelled,
     load_site,

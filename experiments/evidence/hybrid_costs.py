@@ -14,8 +14,8 @@ from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.pairs import paired
 from neuromix.augment.phantom import make_phantom
 from neuromix.classifiers.stage import StageClassifier
+from neuromix.experiments.evidence.hybrid_config import Hybrid
 from neuromix.experiments.frame.cohorts import load_cohort
-from neuromix.experiments.hybrid_config import Hybrid
 from neuromix.experiments.quality.completion import SECONDS_PER_SUBJECT
 
 FEW = 8

@@ -32,6 +32,7 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.pairs import read
+from neuromix.experiments.frame.verdict import TITLES
 from neuromix.experiments.quality.completion_baselines import (
     Baseline,
     MeanVolume,
@@ -49,6 +50,7 @@ FILLINGS = {
     "complete": "complete data",
 }
 """Titles of the arms."""
+TITLES.update(FILLINGS)
 
 
 @dataclass

@@ -12,9 +12,9 @@ from neuromix.augment.bank import quotas
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
-from neuromix.experiments.arms import Labels, labels_like
+from neuromix.experiments.evidence.arms import Labels, labels_like
+from neuromix.experiments.evidence.sites import require_classes, subsets, targets
 from neuromix.experiments.frame.cohorts import names_of
-from neuromix.experiments.sites import require_classes, subsets, targets
 
 ODDS = 9.0
 """How much likelier a subject is taken into the confounded training set for each confounder that

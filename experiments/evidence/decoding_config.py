@@ -9,7 +9,7 @@ from typing import Any
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.config import PRESETS as SAMPLERS
 from neuromix.augment.fmri.responses import Window
-from neuromix.experiments.decoders import DECODERS, check_decoders
+from neuromix.experiments.evidence.decoders import DECODERS, check_decoders
 
 UNITS = {"condition": "percent", "sex": "signal"}
 """Targets, and the unit that they are looked at in: change of signal, or anatomy as well."""

@@ -6,7 +6,7 @@ from neuromix.augment.bank import quotas
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
-from neuromix.experiments.questions import (
+from neuromix.experiments.evidence.questions import (
     confounded,
     confounders,
     few_labels,

@@ -10,9 +10,9 @@ import torchio as tio
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.fmri.runs import Runs
 from neuromix.classifiers.base import VolumeClassifier
-from neuromix.experiments.decoders import BANKS
-from neuromix.experiments.decoding_config import Decoding
-from neuromix.experiments.decoding_people import runs_asked_for
+from neuromix.experiments.evidence.decoders import BANKS
+from neuromix.experiments.evidence.decoding_config import Decoding
+from neuromix.experiments.evidence.decoding_people import runs_asked_for
 
 SECONDS = {"subject": 1.3, "run read": 0.14, "frame": 0.003}
 """Of the phantom at 6 mm, on two cores of a small server; the dry run's estimate."""

@@ -1,7 +1,7 @@
 import pytest
 
-from neuromix.experiments.arms import Sampling
-from neuromix.experiments.costs import pace
+from neuromix.experiments.evidence.arms import Sampling
+from neuromix.experiments.evidence.costs import pace
 from neuromix.experiments.frame.pace import spent
 from neuromix.experiments.frame.run import Run
 

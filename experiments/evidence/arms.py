@@ -40,6 +40,7 @@ from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.dementia import DementiaClassifier
 from neuromix.classifiers.sex import SexClassifier
 from neuromix.experiments.frame.run import Run
+from neuromix.experiments.frame.verdict import CEILING, TITLES, Roles
 from neuromix.experiments.quality.baselines import PCAGaussian, inside_space
 
 SYNTHETIC, GAUSSIAN = "synthetic", "gaussian"
@@ -95,8 +96,14 @@ ARMS: dict[str, Arm] = {
     ),
     "gaussian": Arm("real + PCA-Gaussian", source=GAUSSIAN, ratio=1.0),
 }
+TITLES.update({name: arm.title for name, arm in ARMS.items()})
 BASELINES = ("real", "classical", "gaussian")
 """What synthetic data has to beat."""
+SYNTHETICS = tuple(name for name, arm in ARMS.items() if arm.source == SYNTHETIC)
+AUGMENTATION = Roles(
+    "real", BASELINES, SYNTHETICS, tuple(n for n in SYNTHETICS if ARMS[n].real), CEILING
+)
+"""Of the arms that add samples to real subjects."""
 
 
 def check_arms(names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Where synthetic data ought to help: the arms of :mod:`neuromix.experiments.arms` in four settings.
+"""Where synthetic data ought to help: the arms of :mod:`neuromix.experiments.evidence.arms` in four settings.
 
 - ``few-labels``: few subjects have a diagnosis, to train and to choose by; the sampler is trained
   on many, most of them without one.
@@ -23,8 +23,9 @@ import torchio as tio
 from neuromix.augment.bank import quotas
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
-from neuromix.experiments.arms import (
+from neuromix.experiments.evidence.arms import (
     ARMS,
+    AUGMENTATION,
     SYNTHETIC,
     Arm,
     Material,
@@ -37,13 +38,9 @@ from neuromix.experiments.arms import (
     run_arms,
     sex_or_dementia,
 )
-from neuromix.experiments.comparison import carry_out
-from neuromix.experiments.costs import pace
-from neuromix.experiments.evidence_report import page, seeds_warning
-from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
-from neuromix.experiments.frame.run import Run
-from neuromix.experiments.frame.verdict import CEILING, Group
-from neuromix.experiments.questions import (
+from neuromix.experiments.evidence.comparison import carry_out
+from neuromix.experiments.evidence.costs import pace
+from neuromix.experiments.evidence.questions import (
     Question,
     confounded,
     confounders,
@@ -52,7 +49,11 @@ from neuromix.experiments.questions import (
     new_site,
     training_labels,
 )
-from neuromix.experiments.sites import Parts, Wanted, load_site, require_classes
+from neuromix.experiments.evidence.report import page, seeds_warning
+from neuromix.experiments.evidence.sites import Parts, Wanted, load_site, require_classes
+from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
+from neuromix.experiments.frame.run import Run
+from neuromix.experiments.frame.verdict import CEILING, Group
 
 NAME = "settings"
 SETTINGS = {
@@ -225,7 +226,7 @@ class _Settings:
             )
             runs = {arm: predictions for arm, (predictions, _) in found.items()}
             validation = {arm: score for arm, (_, score) in found.items()}
-            result.append(Group(key, title, self.b.name, target, runs, validation))
+            result.append(Group(key, title, self.b.name, target, runs, validation, AUGMENTATION))
         return result
 
     def page(self, results: dict[str, Any], groups: Sequence[Group]) -> str:

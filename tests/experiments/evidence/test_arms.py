@@ -9,7 +9,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.classifiers.sex import SexClassifier
-from neuromix.experiments.arms import (
+from neuromix.experiments.evidence.arms import (
     ARMS,
     Material,
     Sampling,

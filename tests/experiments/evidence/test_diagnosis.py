@@ -1,6 +1,6 @@
 from verdicts import group
 
-from neuromix.experiments.diagnosis import diagnose
+from neuromix.experiments.evidence.diagnosis import diagnose
 from neuromix.experiments.frame.verdict import weigh
 
 

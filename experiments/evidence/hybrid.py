@@ -1,8 +1,8 @@
 """``neuromix experiment hybrid``: is a classifier better off with images that were made up?
 
     NC, MCI or AD from fMRI and dMRI, of which a share of the training subjects lacks one
-       │ the arms of :mod:`neuromix.experiments.fillings`: drop them, or fill in what they lack
-       ▼
+       │ the arms of :mod:`neuromix.experiments.evidence.fillings`: drop them, or fill in what they
+       lack ▼
     held-out subjects with both
 
 For each share, a completer is trained on those training subjects who lack nothing; validation
@@ -33,17 +33,17 @@ from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
 from neuromix.classifiers.evaluate import metrics, predict
 from neuromix.classifiers.stage import StageClassifier
-from neuromix.experiments.comparison import carry_out
-from neuromix.experiments.fillings import FILLINGS, Filler, Ways, told_by, training_sets
+from neuromix.experiments.evidence.comparison import carry_out
+from neuromix.experiments.evidence.fillings import FILLINGS, Filler, Ways, told_by, training_sets
+from neuromix.experiments.evidence.hybrid_config import Hybrid
+from neuromix.experiments.evidence.hybrid_costs import plan
+from neuromix.experiments.evidence.hybrid_report import report
+from neuromix.experiments.evidence.sites import Parts, Wanted, labelled, part, require_classes
 from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.frame.cohorts import load_cohort
 from neuromix.experiments.frame.pages import Picture, slices
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import Group, Roles
-from neuromix.experiments.hybrid_config import Hybrid
-from neuromix.experiments.hybrid_costs import plan
-from neuromix.experiments.hybrid_report import report
-from neuromix.experiments.sites import Parts, Wanted, labelled, part, require_classes
 
 NAME = "hybrid"
 TRAINING, TEST, COMPLETE = "hybrid", "test subjects lack it", "complete data"

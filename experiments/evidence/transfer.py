@@ -5,8 +5,8 @@
                          ▼
     site B: few real subjects with a diagnosis                      ──►  dementia, on held-out ones
 
-The arms of :mod:`neuromix.experiments.arms` differ in how sex is learnt on site A. Every network is
-then fine-tuned on the same subjects of site B, for the same number of steps and without
+The arms of :mod:`neuromix.experiments.evidence.arms` differ in how sex is learnt on site A. Every
+network is then fine-tuned on the same subjects of site B, for the same number of steps and without
 augmentation, so that what differs there was learnt at A. Two more stand beside them: a network that
 was not pretrained, and the ceiling, pretrained on many fresh phantom subjects.
 """
@@ -26,8 +26,9 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.classifiers.dementia import DementiaClassifier
 from neuromix.classifiers.sex import SexClassifier
-from neuromix.experiments.arms import (
+from neuromix.experiments.evidence.arms import (
     ARMS,
+    AUGMENTATION,
     SYNTHETIC,
     Arm,
     Material,
@@ -41,13 +42,13 @@ from neuromix.experiments.arms import (
     pictures_of,
     run_arms,
 )
-from neuromix.experiments.comparison import carry_out
-from neuromix.experiments.costs import pace
-from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.evidence.comparison import carry_out
+from neuromix.experiments.evidence.costs import pace
+from neuromix.experiments.evidence.report import page, seeds_warning
+from neuromix.experiments.evidence.sites import Parts, Wanted, load_site, subsets
 from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import CEILING, SCRATCH, Group
-from neuromix.experiments.sites import Parts, Wanted, load_site, subsets
 
 NAME = "transfer"
 SEX, DEMENTIA = "sex-a", "dementia-b"
@@ -174,7 +175,7 @@ class _Transfer:
             )  # fmt: skip
             runs = {arm: predictions for arm, (predictions, _) in found.items()}
             validation = {arm: score for arm, (_, score) in found.items()}
-            result.append(Group(key, title, site.name, target, runs, validation))
+            result.append(Group(key, title, site.name, target, runs, validation, AUGMENTATION))
         return result
 
     def page(self, results: dict[str, Any], groups: Sequence[Group]) -> str:

@@ -13,7 +13,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.sex import SexClassifier
-from neuromix.experiments.arms import Sampling
+from neuromix.experiments.evidence.arms import Sampling
 from neuromix.experiments.frame.cohorts import load_cohort
 
 SECONDS_PER_SUBJECT = 0.12

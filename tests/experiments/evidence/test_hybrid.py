@@ -13,12 +13,12 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
 from neuromix.augment.pds.config import ModalityConfig
 from neuromix.classifiers.stage import StageClassifier
-from neuromix.experiments import fillings, hybrid
 from neuromix.experiments.cli import main
-from neuromix.experiments.fillings import FILLINGS
+from neuromix.experiments.evidence import fillings, hybrid
+from neuromix.experiments.evidence.fillings import FILLINGS
+from neuromix.experiments.evidence.hybrid import lacking, run
+from neuromix.experiments.evidence.hybrid_config import Hybrid
 from neuromix.experiments.frame import verdict
-from neuromix.experiments.hybrid import lacking, run
-from neuromix.experiments.hybrid_config import Hybrid
 
 SHORT = TrainConfig(
     steps=1, batch_size=2, warmup=0, validate_every=1, checkpoint_every=1, log_every=1
@@ -157,7 +157,7 @@ def test_a_test_subject_that_trained_under_another_name_is_found(cohort, tmp_pat
 
 
 def test_a_label_that_images_carry_is_told():
-    from neuromix.experiments.hybrid_report import _watermarks
+    from neuromix.experiments.evidence.hybrid_report import _watermarks
 
     rows = [
         {"way": "pds-by-label", "missing": 50, "told in folds": 0.9, "told on real": 0.4},

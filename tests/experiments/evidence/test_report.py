@@ -3,8 +3,8 @@ import pytest
 from chromium import browse, needs_chromium
 from verdicts import group
 
-from neuromix.experiments.diagnosis import diagnose
-from neuromix.experiments.evidence_report import page, seeds_warning
+from neuromix.experiments.evidence.diagnosis import diagnose
+from neuromix.experiments.evidence.report import page, seeds_warning
 from neuromix.experiments.frame.verdict import weigh
 
 ARMS = {

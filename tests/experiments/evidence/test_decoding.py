@@ -10,12 +10,12 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.sampler import TaskFMRISampler
-from neuromix.experiments import decoding
 from neuromix.experiments.cli import main
-from neuromix.experiments.decoders import BANKS, copies, placed
-from neuromix.experiments.decoding import run
-from neuromix.experiments.decoding_config import PRESETS, Decoding
-from neuromix.experiments.decoding_people import divide
+from neuromix.experiments.evidence import decoding
+from neuromix.experiments.evidence.decoders import BANKS, copies, placed
+from neuromix.experiments.evidence.decoding import run
+from neuromix.experiments.evidence.decoding_config import PRESETS, Decoding
+from neuromix.experiments.evidence.decoding_people import divide
 from neuromix.experiments.frame.verdict import Endpoint
 
 

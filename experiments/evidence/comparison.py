@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from neuromix.experiments.diagnosis import diagnose
+from neuromix.experiments.evidence.diagnosis import diagnose
 from neuromix.experiments.frame.arms import samplers_of
 from neuromix.experiments.frame.cohorts import contents
 from neuromix.experiments.frame.history import committed

@@ -33,6 +33,7 @@ from neuromix.augment.fmri.runs import Runs
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
 from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
+from neuromix.experiments.frame.verdict import TITLES
 from neuromix.experiments.quality.runs_baselines import MeanResponse, Request
 
 RUNS, MEAN = "runs", "mean-response"
@@ -47,6 +48,7 @@ DECODERS = {
     "mean-response": "real + mean response and noise",
 }
 """Titles of the arms."""
+TITLES.update(DECODERS)
 BANKS = {"runs": RUNS, "runs-classical": RUNS, "runs-only": RUNS, "mean-response": MEAN}
 """What an arm draws from."""
 SHARE = 0.5

@@ -1,0 +1,1 @@
+"""Do samples help? Transfer, settings, decoding, hybrid."""
