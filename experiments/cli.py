@@ -305,7 +305,7 @@ def audit(
         most: Scans or samples of each set that are looked at, at random.
         seed: Decides halves, choices and draws.
     """
-    from neuromix.experiments.audit import Audit, run
+    from neuromix.experiments.audit.audit import Audit, run
 
     run(Audit(bank, train, heldout, seeds, steps, judge_steps, most, seed), out)
 

@@ -37,7 +37,7 @@ from neuromix.augment.pds.config import shortened
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled import config as tiled_md_config
 from neuromix.augment.tiled.sampler import TiledMDSampler
-from neuromix.experiments import audit
+from neuromix.experiments.audit import audit
 from neuromix.experiments.frame.pages import Picture, report_page, slices
 from neuromix.experiments.frame.run import Run
 

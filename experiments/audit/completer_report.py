@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment.pds.config import MODALITIES
-from neuromix.experiments.audit_report import (
+from neuromix.experiments.audit.report import (
     CARE,
     FAULT,
     FINE,
@@ -37,7 +37,7 @@ def findings(results: Mapping[str, Any]) -> Iterator[Finding]:
     """All of a completer.
 
     Args:
-        results: Parts of :class:`neuromix.experiments.audit_completer.CompleterAudit`.
+        results: Parts of :class:`neuromix.experiments.audit.completer.CompleterAudit`.
     """
     yield from origin(results)
     for want in MODALITIES:
@@ -49,7 +49,7 @@ def page(results: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
     """The data card.
 
     Args:
-        results: Of :func:`neuromix.experiments.audit_report.weigh`, with the parts that it was made
+        results: Of :func:`neuromix.experiments.audit.report.weigh`, with the parts that it was made
             from.
         pictures: Completions beside real images.
     """

@@ -12,9 +12,9 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import provenance
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments import audit, audit_md, audit_report
-from neuromix.experiments.audit import Audit, run
-from neuromix.experiments.audit_md import MDAudit
+from neuromix.experiments.audit import audit, maps, report
+from neuromix.experiments.audit.audit import Audit, run
+from neuromix.experiments.audit.maps import MDAudit
 from neuromix.experiments.cli import main
 
 
@@ -83,15 +83,15 @@ def audited(parts, tmp_path_factory):
 
 
 def faults(found):
-    return {what for what, finding in found.items() if finding["level"] == audit_report.FAULT}
+    return {what for what, finding in found.items() if finding["level"] == report.FAULT}
 
 
 def test_fresh_subjects_in_place_of_samples_have_no_fault(audited):
     results, found = audited("fresh", steps=30, judge=60)
     assert not faults(found)
-    cares = {what for what, finding in found.items() if finding["level"] == audit_report.CARE}
+    cares = {what for what, finding in found.items() if finding["level"] == report.CARE}
     assert cares <= {"label sex", "label dementia", "units"}  # few subjects, so wide intervals
-    page = audit_report.page(results, [(np.ones((6, 6, 6)), "real")], [(np.ones((6, 6, 6)), "x")])
+    page = report.page(results, [(np.ones((6, 6, 6)), "real")], [(np.ones((6, 6, 6)), "x")])
     assert results["verdict"] in page
     assert page.count("<img") == 3  # pairs, nearest, utility
     assert set(results["utility"]) == {"sex", "dementia"}
@@ -172,7 +172,7 @@ class Counting:
         return {}
 
     def findings(self, parts):
-        return [audit_report.Finding("look", audit_report.FINE, "it looked")]
+        return [report.Finding("look", report.FINE, "it looked")]
 
     def page(self, results):
         return ""
@@ -240,6 +240,6 @@ def test_people_are_compared_and_not_their_scans(parts, audited, tmp_path, monke
     assert len(heldout) == len(heldout.subject_keys)
     assert len(train) == 2 * len(train.subject_keys)
     given = []
-    monkeypatch.setattr(audit_md, "membership", lambda *_, people, **__: given.extend(people))
+    monkeypatch.setattr(maps, "membership", lambda *_, people, **__: given.extend(people))
     audit.privacy()
     assert [len(set(each)) for each in given] == [len(train.subject_keys), len(heldout)]

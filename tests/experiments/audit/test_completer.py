@@ -10,8 +10,8 @@ from neuromix.augment.pds.completer import ModalityCompleter, Posterior
 from neuromix.augment.pds.config import ModalityConfig
 from neuromix.augment.pds.pairs import read
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments import audit_completer
-from neuromix.experiments.audit import Audit, run
+from neuromix.experiments.audit import completer
+from neuromix.experiments.audit.audit import Audit, run
 from neuromix.experiments.cli import main
 
 SHORT = TrainConfig(
@@ -74,7 +74,7 @@ def test_a_completer_is_fit_for_use_and_the_page_says_why(parts, tmp_path, monke
     def refuse(*args, **options):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(audit_completer, "completion_table", refuse)
+    monkeypatch.setattr(completer, "completion_table", refuse)
     assert main(command) == 0  # finished parts are only read
 
 

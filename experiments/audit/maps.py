@@ -1,4 +1,4 @@
-"""The audit of a bank of mean diffusivity maps, see :mod:`neuromix.experiments.audit`."""
+"""The audit of a bank of mean diffusivity maps, see :mod:`neuromix.experiments.audit.audit`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from neuromix.augment.metrics.fidelity import label_faithfulness
 from neuromix.augment.metrics.privacy import closest, membership
 from neuromix.augment.tiled.config import FAINTEST, LARGEST
 from neuromix.augment.tiled.latents import common_grid
-from neuromix.experiments import audit_report
-from neuromix.experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
-from neuromix.experiments.audit_report import Finding
+from neuromix.experiments.audit import report
+from neuromix.experiments.audit.origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
+from neuromix.experiments.audit.report import Finding
 from neuromix.experiments.evidence.arms import sex_or_dementia
 from neuromix.experiments.frame.arms import judge, runs_of
 from neuromix.experiments.frame.cohorts import first_scans, names_of
@@ -84,11 +84,11 @@ class MDAudit(BankOrigin):
 
     def findings(self, parts: Mapping[str, Any]) -> Iterator[Finding]:
         """What that says."""
-        return audit_report.findings(parts)
+        return report.findings(parts)
 
     def page(self, results: Mapping[str, Any]) -> str:
         """The data card."""
-        return audit_report.page(results, *self.pictures(results["privacy"]))
+        return report.page(results, *self.pictures(results["privacy"]))
 
     def fidelity(self) -> dict[str, Any]:
         """Every metric of fidelity, beside held-out subjects."""

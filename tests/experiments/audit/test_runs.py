@@ -12,9 +12,10 @@ from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import provenance
-from neuromix.experiments import audit_report, audit_runs
-from neuromix.experiments.audit import Audit, run
-from neuromix.experiments.audit_runs import RunsAudit
+from neuromix.experiments.audit import report
+from neuromix.experiments.audit import runs as audit_runs
+from neuromix.experiments.audit.audit import Audit, run
+from neuromix.experiments.audit.runs import RunsAudit
 from neuromix.experiments.cli import main
 
 FRAMES = 60
@@ -92,7 +93,7 @@ def audited(parts, tmp_path_factory):
     return look
 
 
-def levels(found, level=audit_report.FAULT):
+def levels(found, level=report.FAULT):
     return {what for what, finding in found.items() if finding["level"] == level}
 
 
@@ -100,7 +101,7 @@ def test_fresh_people_in_place_of_samples_have_no_fault(audited):
     results, found, out = audited("fresh", steps=40)
     assert not levels(found)
     # Fourteen people judge, so that intervals are wide.
-    assert levels(found, audit_report.CARE) <= {"use for condition"}
+    assert levels(found, report.CARE) <= {"use for condition"}
     page = (out / "report.html").read_text()
     assert results["verdict"].split(":")[0] in page
     assert page.count("<img") == 3  # responses, nearest, utility

@@ -1,4 +1,4 @@
-"""The audit of a bank of task fMRI runs, see :mod:`neuromix.experiments.audit`.
+"""The audit of a bank of task fMRI runs, see :mod:`neuromix.experiments.audit.audit`.
 
 Samples are put on the ceilings of held-out runs
 (:class:`neuromix.augment.metrics.neuro.NeuroJudge`): their responses, noise, memory and networks,
@@ -30,9 +30,9 @@ from neuromix.augment.metrics.privacy import closest, membership
 from neuromix.augment.metrics.summaries import Subjects
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs
 from neuromix.classifiers.base import LEAST, VolumeClassifier
-from neuromix.experiments import audit_runs_report
-from neuromix.experiments.audit_origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
-from neuromix.experiments.audit_report import Finding
+from neuromix.experiments.audit import runs_report
+from neuromix.experiments.audit.origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
+from neuromix.experiments.audit.report import Finding
 from neuromix.experiments.frame.arms import judge, runs_of
 from neuromix.experiments.frame.run import Run
 
@@ -99,7 +99,7 @@ class RunsAudit(BankOrigin):
 
     def findings(self, parts: Mapping[str, Any]) -> Iterator[Finding]:
         """What that says."""
-        return audit_runs_report.findings(parts)
+        return runs_report.findings(parts)
 
     def page(self, results: Mapping[str, Any]) -> str:
         """The data card."""
@@ -108,7 +108,7 @@ class RunsAudit(BankOrigin):
             near += [(self._volume("samples", sample), f"sample, {apart:.3f} off")]
             near += [(self._volume("train", person), "training run")]
         shown = {"held-out": self.judge.real.group(), "samples": self.made.group()}
-        return audit_runs_report.page(results, self.judge, shown, near)
+        return runs_report.page(results, self.judge, shown, near)
 
     def neuro(self) -> dict[str, Any]:
         """Every metric beside held-out halves."""

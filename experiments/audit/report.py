@@ -163,7 +163,7 @@ def findings(results: Mapping[str, Any]) -> Iterator[Finding]:
     """All of a bank of mean diffusivity.
 
     Args:
-        results: Parts of :class:`neuromix.experiments.audit_md.MDAudit`.
+        results: Parts of :class:`neuromix.experiments.audit.maps.MDAudit`.
     """
     yield from origin(results)
     yield from _looks(results["fidelity"]["metrics"], results["fidelity"])

@@ -1,4 +1,4 @@
-"""The audit of a completer, see :mod:`neuromix.experiments.audit`: can its images stand in for scans?
+"""The audit of a completer, see :mod:`neuromix.experiments.audit.audit`: can its images stand in for scans?
 
 It completes held-out people who have both modalities, without a label, and what it makes is
 compared with what they have. Beside it stand two that anybody could fit to the same training
@@ -25,9 +25,9 @@ from neuromix.augment.metrics.features import squared_distances
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.pairs import common_frame, paired, read
-from neuromix.experiments import audit_completer_report
-from neuromix.experiments.audit_origin import Audit, Origin, left_right
-from neuromix.experiments.audit_report import Finding
+from neuromix.experiments.audit import completer_report
+from neuromix.experiments.audit.origin import Audit, Origin, left_right
+from neuromix.experiments.audit.report import Finding
 from neuromix.experiments.frame.cohorts import first_scans
 from neuromix.experiments.frame.pages import Picture, slices
 from neuromix.experiments.frame.run import Run
@@ -89,12 +89,12 @@ class CompleterAudit(Origin):
 
     def findings(self, parts: Mapping[str, Any]) -> Iterator[Finding]:
         """What that says."""
-        return audit_completer_report.findings(parts)
+        return completer_report.findings(parts)
 
     def page(self, results: Mapping[str, Any]) -> str:
         """The data card."""
         pictures = [self._picture(want) for want in MODALITIES if want in results]
-        return audit_completer_report.page(results, pictures)
+        return completer_report.page(results, pictures)
 
     def _judge(self, want: str) -> dict[str, Any]:
         """Everything about the images of one modality, in one reading of the held-out people."""

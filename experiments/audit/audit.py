@@ -10,9 +10,9 @@ Held-out subjects had no part in the bank: that is the first thing that is check
 train the classifier that judges labels and the features, the other half are compared with and
 tested on, so that no subject judges what it has shaped. Utility is measured there, too: a
 classifier trained on real subjects, on samples, and on both. What is looked at depends on the
-images: :mod:`neuromix.experiments.audit_md` for mean diffusivity,
-:mod:`neuromix.experiments.audit_runs` for task fMRI. A completer is audited itself, by what it
-makes of held-out subjects (:mod:`neuromix.experiments.audit_completer`).
+images: :mod:`neuromix.experiments.audit.maps` for mean diffusivity,
+:mod:`neuromix.experiments.audit.runs` for task fMRI. A completer is audited itself, by what it
+makes of held-out subjects (:mod:`neuromix.experiments.audit.completer`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
-from neuromix.experiments import audit_report
-from neuromix.experiments.audit_completer import CompleterAudit
-from neuromix.experiments.audit_md import MDAudit
-from neuromix.experiments.audit_origin import Audit
-from neuromix.experiments.audit_runs import RunsAudit
+from neuromix.experiments.audit import report
+from neuromix.experiments.audit.completer import CompleterAudit
+from neuromix.experiments.audit.maps import MDAudit
+from neuromix.experiments.audit.origin import Audit
+from neuromix.experiments.audit.runs import RunsAudit
 from neuromix.experiments.frame.cohorts import contents
 from neuromix.experiments.frame.run import Run
 
@@ -67,9 +67,9 @@ def run(config: Audit, out: Path) -> dict[str, Any]:
         warnings.filterwarnings("ignore", message=".* have no label .* and are left out")
         work = kind(config, made, frame)
         parts = work.parts()
-        results = audit_report.weigh(work.findings(parts)) | parts | frame.about
+        results = report.weigh(work.findings(parts)) | parts | frame.about
         frame.finish(results, work.page(results))
-    console.print(audit_report.overview(results))
+    console.print(report.overview(results))
     return results
 
 

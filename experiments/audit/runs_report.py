@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuromix.experiments.audit_report import (
+from neuromix.experiments.audit.report import (
     CARE,
     FAULT,
     FINE,
@@ -54,7 +54,7 @@ def findings(results: Mapping[str, Any]) -> Iterator[Finding]:
     """All of a bank of runs.
 
     Args:
-        results: Parts of :class:`neuromix.experiments.audit_runs.RunsAudit`.
+        results: Parts of :class:`neuromix.experiments.audit.runs.RunsAudit`.
     """
     yield from origin(results)
     metrics = results["neuro"]["metrics"]
@@ -81,7 +81,7 @@ def page(
     """The data card.
 
     Args:
-        results: Of :func:`neuromix.experiments.audit_report.weigh`, with the parts that it was made
+        results: Of :func:`neuromix.experiments.audit.report.weigh`, with the parts that it was made
             from.
         judge: Who judged.
         shown: Name to mean maps (C, V).

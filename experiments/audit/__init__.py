@@ -1,0 +1,1 @@
+"""Is a bank or a completer fit for use?"""
