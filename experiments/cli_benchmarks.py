@@ -15,7 +15,7 @@ def foundation(subjects: int = 80, indexed: int = 100_000, out: Path | None = No
         indexed: Subjects of the empty BIDS tree to index.
         out: JSON file for the figures. Default: only print them.
     """
-    from neuromix.experiments.benchmark import foundation as run
+    from neuromix.experiments.bench.foundation import foundation as run
 
     run(subjects, indexed, out)
 
@@ -38,7 +38,7 @@ def sampling(
         measured: Steps that are run of the slow ones; the time of all steps follows from them.
         out: JSON file for the figures. Default: only print them.
     """
-    from neuromix.experiments.benchmark_md import sampling as run
+    from neuromix.experiments.bench.maps import sampling as run
 
     run(preset, spacing, repeats, measured, out)
 
@@ -61,7 +61,7 @@ def training(
         cohorts: Training subjects for the memory, a process each (Linux only).
         out: JSON file for the figures. Default: only print them.
     """
-    from neuromix.experiments.benchmark_training import training as run
+    from neuromix.experiments.bench.training import training as run
 
     run(preset, spacing, pairs, cohorts, out)
 
@@ -88,7 +88,7 @@ def transforms(
         kills: Fills that are killed at random moments and taken up again.
         out: JSON file for the figures. Default: only print them.
     """
-    from neuromix.experiments.benchmark_transforms import transforms as run
+    from neuromix.experiments.bench.transforms import transforms as run
 
     run(spacing, samples, rounds, workers, draws, kills, out)
 
@@ -109,7 +109,7 @@ def completing(
         rounds: In which each completes one; medians are shown.
         out: JSON file for the figures. Default: only print them.
     """
-    from neuromix.experiments.benchmark_4d import completing as run
+    from neuromix.experiments.bench.images_4d import completing as run
 
     run(preset, spacing, samples, rounds, out)
 
@@ -130,7 +130,7 @@ def runs(
         rounds: In which each makes one; medians are shown.
         out: JSON file for the figures. Default: only print them.
     """
-    from neuromix.experiments.benchmark_4d import runs as run
+    from neuromix.experiments.bench.images_4d import runs as run
 
     run(preset, spacing, frames, rounds, out)
 
@@ -145,7 +145,7 @@ def everything(quick: bool = False, out: Path | None = None, against: Path | Non
         out: JSON file for the figures. Default: only print them.
         against: JSON file of an earlier run, to compare with.
     """
-    from neuromix.experiments.benchmark_all import everything as run
+    from neuromix.experiments.bench.everything import everything as run
 
     run(quick, out, against)
 

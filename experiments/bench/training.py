@@ -29,8 +29,8 @@ from neuromix.augment.diffusion.objectives import FlowMatching
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.latents import LatentSet
-from neuromix.experiments.benchmark import keep, machine
-from neuromix.experiments.benchmark_md import LABELS, SPACE, now, ours_alone, parameters, unet
+from neuromix.experiments.bench.foundation import keep, machine
+from neuromix.experiments.bench.maps import LABELS, SPACE, now, ours_alone, parameters, unet
 from neuromix.experiments.frame.pace import own_memory
 from neuromix.experiments.frame.pages import rich_table
 

@@ -35,7 +35,7 @@ from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
 from neuromix.augment.mixing import mix
 from neuromix.augment.transforms import RandomSynthetic
-from neuromix.experiments.benchmark import keep, machine
+from neuromix.experiments.bench.foundation import keep, machine
 from neuromix.experiments.frame.pages import rich_table
 
 BATCH = 4

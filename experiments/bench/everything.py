@@ -11,11 +11,11 @@ import pandas as pd
 from rich.console import Console
 
 from neuromix.augment.errors import InputError
-from neuromix.experiments.benchmark import foundation, keep, machine
-from neuromix.experiments.benchmark_4d import completing, runs
-from neuromix.experiments.benchmark_md import sampling
-from neuromix.experiments.benchmark_training import training
-from neuromix.experiments.benchmark_transforms import transforms
+from neuromix.experiments.bench.foundation import foundation, keep, machine
+from neuromix.experiments.bench.images_4d import completing, runs
+from neuromix.experiments.bench.maps import sampling
+from neuromix.experiments.bench.training import training
+from neuromix.experiments.bench.transforms import transforms
 from neuromix.experiments.frame.pages import rich_table
 
 

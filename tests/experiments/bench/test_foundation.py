@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from neuromix.augment.tiled.config import PRESETS
-from neuromix.experiments import benchmark
-from neuromix.experiments.benchmark_md import autoencoder, dit, parameters, unet
+from neuromix.experiments.bench import foundation
+from neuromix.experiments.bench.maps import autoencoder, dit, parameters, unet
 from neuromix.experiments.cli import main
 
 
@@ -27,9 +27,9 @@ def run(what, out, *options):
 def test_figures_are_named_kept_and_positive(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
-        benchmark, "make_phantom", lambda out, kind, *, subjects: made.append((kind, subjects))
+        foundation, "make_phantom", lambda out, kind, *, subjects: made.append((kind, subjects))
     )
-    rows = benchmark.foundation(20, 5, tmp_path / "figures.json")
+    rows = foundation.foundation(20, 5, tmp_path / "figures.json")
     kept = json.loads((tmp_path / "figures.json").read_text())
     assert kept["rows"] == rows
     assert "cores" in kept["machine"]
@@ -133,15 +133,15 @@ class TestAll:
     @pytest.fixture
     def figures(self, monkeypatch):
         """The parts, which have tests of their own, made up."""
-        from neuromix.experiments import benchmark_all
+        from neuromix.experiments.bench import everything
 
         def part(name):
             def measure(quick):
-                yield benchmark_all.Figure(name, "a step", 2.0, "s", "a bare step", 1.5)
+                yield everything.Figure(name, "a step", 2.0, "s", "a bare step", 1.5)
 
             return measure
 
-        monkeypatch.setattr(benchmark_all, "PARTS", {name: part(name) for name in "ab"})
+        monkeypatch.setattr(everything, "PARTS", {name: part(name) for name in "ab"})
 
     def test_one_table_kept_and_compared(self, figures, tmp_path, capsys):
         old, new = tmp_path / "old.json", tmp_path / "new.json"

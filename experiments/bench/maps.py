@@ -35,7 +35,7 @@ from neuromix.augment.tiled.codec import DeformableTemplate
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.mosaic import Tiling
 from neuromix.augment.tiled.sampler import CHUNK, TiledMDSampler, build_network, token_side
-from neuromix.experiments.benchmark import keep, machine
+from neuromix.experiments.bench.foundation import keep, machine
 from neuromix.experiments.frame.pages import rich_table
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
 from neuromix.augment.pds.pairs import read
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments.benchmark import keep, machine
+from neuromix.experiments.bench.foundation import keep, machine
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.quality.completion import without
 from neuromix.experiments.quality.completion_baselines import baselines

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neuromix.augment.data.grid import Grid
-from neuromix.experiments.benchmark_transforms import FreeSampler, _is_partial
+from neuromix.experiments.bench.transforms import FreeSampler, _is_partial
 from neuromix.experiments.cli import main
 
 TINY = ["--spacing", "16", "--samples", "4", "--rounds", "2", "--draws", "40", "--kills", "2"]
