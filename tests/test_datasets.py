@@ -11,7 +11,7 @@ import pytest
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.errors import InputError
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 GRID = Grid.mni(8)

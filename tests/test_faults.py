@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuromix.augment.bank.bank import SampleBank
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 
 @pytest.fixture(scope="module")

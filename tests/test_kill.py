@@ -16,7 +16,7 @@ import pytest
 from safetensors import safe_open
 
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 CHILD = """
 import os, signal, sys
@@ -30,7 +30,7 @@ def replace(self, target):
     return move(self, target)
 
 Path.replace = replace
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 sys.exit(main(sys.argv[2:]))
 """
 PDS = ["--preset", "demo", "--steps", "1", "--refining-steps", "1", "--batch-size", "2",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence.transfer import NAME, Transfer
 from neuromix.experiments.frame.verdict import Endpoint
 

@@ -49,7 +49,7 @@ def foundation(subjects: int, indexed: int, out: Path | None) -> list[dict[str, 
         rows.append(_row(f"Cohort.from_bids, {indexed} subjects", _seconds(Cohort.from_bids, tree)))
     for label, code in (
         ("import neuromix.augment", "import neuromix.augment"),
-        ("neuromix --help", "from neuromix.experiments.cli import main; main(['--help'])"),
+        ("neuromix --help", "from neuromix.experiments.cli.main import main; main(['--help'])"),
     ):
         command = [sys.executable, "-c", code]
         times = [

@@ -14,7 +14,7 @@ from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import PRESETS, ModalityConfig
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 
 class Posterior:

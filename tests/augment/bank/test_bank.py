@@ -19,7 +19,7 @@ from neuromix.augment.bank.filling import CLAIM
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError, LeakageError
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from neuromix.augment.bank import quotas
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
-from neuromix.experiments import cli, sampling
+from neuromix.experiments.cli import main, sampling
 
 NAMES = ("sex", "diagnosis", "site", "age")
 STAGES = {"NC": 0, "MCI": 1, "AD": 2}
@@ -302,7 +302,7 @@ class TestCommand:
         monkeypatch.setattr(sampling, "open_source", lambda folder: sampler)
 
         def run(*args):
-            code = cli.main(["generate", "sampler", str(tmp_path / "bank"), *map(str, args)])
+            code = main.main(["generate", "sampler", str(tmp_path / "bank"), *map(str, args)])
             said = capfd.readouterr()
             if code:
                 assert not (tmp_path / "bank").exists()

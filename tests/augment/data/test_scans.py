@@ -9,7 +9,7 @@ import torchio as tio
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.scans import WholeImage, require_whole
 from neuromix.augment.errors import InputError
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 VOLUME = np.random.default_rng(0).random((9, 8, 7)).astype(np.float32)
 

@@ -9,7 +9,7 @@ from neuromix.augment import SampleBank
 from neuromix.augment.data.leakage import record_of, voxel_hash
 from neuromix.augment.data.withdrawal import parts_of
 from neuromix.augment.errors import InputError
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 VOLUME = np.random.default_rng(0).random((8, 8, 8)).astype("f4")
 

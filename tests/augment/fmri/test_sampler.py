@@ -26,7 +26,7 @@ from neuromix.augment.phantom.task import TASKS
 from neuromix.augment.prepare.bold import read_events
 from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
 from neuromix.classifiers.base import VolumeClassifier
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 TRAINING = TrainConfig(
     steps=2, batch_size=2, warmup=1, validate_every=2, checkpoint_every=1, log_every=1

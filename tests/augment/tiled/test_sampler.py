@@ -25,7 +25,7 @@ from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.latents import LatentSet, write_latents
 from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 from neuromix.augment.tiled.sampler import TiledMDSampler
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 CONFIG = TiledMDConfig(
     layers=2, heads=2, head_dim=16,

@@ -15,7 +15,7 @@ from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.audit import audit, maps, report
 from neuromix.experiments.audit.audit import Audit, run
 from neuromix.experiments.audit.maps import MDAudit
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 
 class Given:

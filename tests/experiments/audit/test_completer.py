@@ -12,7 +12,7 @@ from neuromix.augment.pds.pairs import read
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.audit import completer
 from neuromix.experiments.audit.audit import Audit, run
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 SHORT = TrainConfig(
     steps=1, batch_size=4, warmup=1, validate_every=1, checkpoint_every=1, log_every=1

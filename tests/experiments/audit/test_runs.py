@@ -16,7 +16,7 @@ from neuromix.experiments.audit import report
 from neuromix.experiments.audit import runs as audit_runs
 from neuromix.experiments.audit.audit import Audit, run
 from neuromix.experiments.audit.runs import RunsAudit
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 FRAMES = 60
 

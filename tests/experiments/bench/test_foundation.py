@@ -7,7 +7,7 @@ import torch
 from neuromix.augment.tiled.config import PRESETS
 from neuromix.experiments.bench import foundation
 from neuromix.experiments.bench.maps import autoencoder, dit, parameters, unet
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 
 from neuromix.augment.data.grid import Grid
 from neuromix.experiments.bench.transforms import FreeSampler, _is_partial
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 
 TINY = ["--spacing", "16", "--samples", "4", "--rounds", "2", "--draws", "40", "--kills", "2"]
 

@@ -10,7 +10,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.sampler import TaskFMRISampler
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import decoding
 from neuromix.experiments.evidence.decoders import BANKS, copies, placed
 from neuromix.experiments.evidence.decoding import run

@@ -13,7 +13,7 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
 from neuromix.augment.pds.config import ModalityConfig
 from neuromix.classifiers.stage import StageClassifier
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import fillings, hybrid
 from neuromix.experiments.evidence.fillings import FILLINGS
 from neuromix.experiments.evidence.hybrid import lacking, run

@@ -8,7 +8,7 @@ import pytest
 from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import settings
 from neuromix.experiments.evidence.settings import PRESETS, run
 from neuromix.experiments.frame.run import Run

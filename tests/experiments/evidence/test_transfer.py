@@ -9,7 +9,7 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.evaluate import Predictions
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import transfer
 from neuromix.experiments.evidence.transfer import PRESETS, Transfer, run
 

@@ -9,7 +9,7 @@ from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES, PRESETS, ModalityConfig
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 from neuromix.experiments.quality import completion
 from neuromix.experiments.quality.completion import Completion, _subjects, run
 from neuromix.experiments.quality.completion_report import summarise

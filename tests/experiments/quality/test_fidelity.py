@@ -10,7 +10,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS
 from neuromix.augment.tiled.sampler import TiledMDSampler
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 from neuromix.experiments.quality import fidelity, fidelity_report
 from neuromix.experiments.quality.baselines import MeanNoise
 from neuromix.experiments.quality.fidelity import Fidelity, divide, run

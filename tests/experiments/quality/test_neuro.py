@@ -9,7 +9,7 @@ from bold_runs import AFFINE, PEOPLE
 from neuromix.augment import files
 from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
-from neuromix.experiments.cli import main
+from neuromix.experiments.cli.main import main
 from neuromix.experiments.quality.neuro import Neuro, as_units, divide, summarise
 from neuromix.experiments.quality.runs_baselines import GENERATORS
 

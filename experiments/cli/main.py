@@ -13,7 +13,8 @@ from typing import Any, Literal
 import tyro
 
 from neuromix.augment.errors import InputError, TrainingError
-from neuromix.experiments import cli_benchmarks, cli_experiments, cli_train
+from neuromix.experiments.cli import benchmarks, quality
+from neuromix.experiments.cli import train as cli_train
 
 
 def demo(out: Path = Path("runs"), quick: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
@@ -209,7 +210,7 @@ def complete(
         by_label: Fill the completer's own training subjects after their diagnosis: an experiment.
         seed: Decides all samples.
     """
-    from neuromix.experiments.completing import complete as run
+    from neuromix.experiments.cli.completing import complete as run
 
     run(data, sampler, out, samples, held_out, by_label, seed)
 
@@ -250,7 +251,7 @@ def generate(
         events: BIDS events.tsv that all runs follow. Default: timings like those of training runs.
         frames: Frames of a run, any number from a window on. Default: as many as training runs.
     """
-    from neuromix.experiments.sampling import generate as run
+    from neuromix.experiments.cli.sampling import generate as run
 
     run(
         sampler, out, count, labels or {}, quota, like, target, by, seed, steps, guidance, events,
@@ -323,8 +324,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 GROUPS: dict[str, dict[str, Callable[..., Any]]] = {
     "train": cli_train.SAMPLERS,
-    "experiment": cli_experiments.EXPERIMENTS,
-    "benchmark": cli_benchmarks.BENCHMARKS,
+    "experiment": quality.EXPERIMENTS,
+    "benchmark": benchmarks.BENCHMARKS,
 }
 
 

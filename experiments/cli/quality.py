@@ -1,6 +1,6 @@
 """``neuromix experiment``: a function for each; imports wait until they are needed.
 
-Here are those that ask how good phantoms and samplers are; ``cli_evidence`` has the others.
+Here are those that ask how good phantoms and samplers are; ``evidence`` has the others.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import tyro
 
-from neuromix.experiments import cli_evidence
-from neuromix.experiments.cli_options import Preset, given_options
+from neuromix.experiments.cli import evidence
+from neuromix.experiments.cli.options import Preset, given_options
 
 
 def calibration(
@@ -238,11 +238,11 @@ def completion(
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "calibration": calibration,
     "fidelity": fidelity,
-    "transfer": cli_evidence.transfer,
-    "settings": cli_evidence.settings,
+    "transfer": evidence.transfer,
+    "settings": evidence.settings,
     "neuro": neuro,
     "fmri": fmri,
     "completion": completion,
-    "hybrid": cli_evidence.hybrid,
-    "decoding": cli_evidence.decoding,
+    "hybrid": evidence.hybrid,
+    "decoding": evidence.decoding,
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuromix.augment import files
-from neuromix.experiments.cli import GROUPS, main
+from neuromix.experiments.cli.main import GROUPS, main
 
 MD = "space-MNI152NLin2009aSym_param-md_dwimap"
 
@@ -35,7 +35,7 @@ def test_groups_name_their_members(capsys):
 
 def test_nothing_heavy_is_imported_for_help():
     code = (
-        "import sys; from neuromix.experiments.cli import main\n"
+        "import sys; from neuromix.experiments.cli.main import main\n"
         "import neuromix.augment; neuromix.augment.InputError\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"

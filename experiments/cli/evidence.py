@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from neuromix.experiments.cli_options import Preset, given_options
+from neuromix.experiments.cli.options import Preset, given_options
 
 
 def transfer(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from neuromix.experiments.cli_options import Preset
+from neuromix.experiments.cli.options import Preset
 
 
 def md(
@@ -46,7 +46,7 @@ def md(
         seed: Decides the first weights, the order and the noise.
         dry_run: Say what would be done and how long it would take, and stop.
     """
-    from neuromix.experiments.sampling import train
+    from neuromix.experiments.cli.sampling import train
 
     training = {"steps": steps, "batch_size": batch_size, "seed": seed}
     model = {
@@ -98,7 +98,7 @@ def fmri(
         seed: Decides the first weights, the order and the noise.
         dry_run: Say what would be done and how long it would take, and stop.
     """
-    from neuromix.experiments.sampling import train
+    from neuromix.experiments.cli.sampling import train
 
     training = {"steps": steps, "batch_size": batch_size, "seed": seed}
     model = {
@@ -143,7 +143,7 @@ def pds(
         seed: Decides the first weights, the order and the noise.
         dry_run: Say what would be done and how long it would take, and stop.
     """
-    from neuromix.experiments.completing import train_pds as run
+    from neuromix.experiments.cli.completing import train_pds as run
 
     training = {"steps": steps, "batch_size": batch_size, "seed": seed}
     model = {"directions": directions, "source_blind": source_blind}

@@ -1,0 +1,1 @@
+"""The command ``neuromix``: a thin file a group."""
