@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.classifiers import inputs, training
 from neuromix.classifiers.networks import NETWORKS
 
-if TYPE_CHECKING:
-    from neuromix.classifiers.base import VolumeClassifier
 
-
-def check_settings(classifier: VolumeClassifier, subjects: Any, validation: Any) -> None:
+def check_settings(classifier: Any, subjects: Any, validation: Any) -> None:
     """Refuse settings of a classifier that can't be meant, and warn of those that do nothing."""
     if isinstance(subjects, Cohort) or isinstance(validation, Cohort):
         raise InputError("a cohort came; a classifier takes subjects: pass cohort.subjects()")

@@ -76,7 +76,7 @@ class VolumeNet(NeuralNet):
 
 
 class Clocked:
-    """Batches of :class:`neuromix.classifiers.inputs.Batches`, of which the network gets inputs and classes.
+    """Batches of :class:`Batches`, of which the network gets inputs and classes.
 
     The seconds that each is waited for are added to ``net.waiting``, and where its synthetic
     subjects are from to ``net.origins``.

@@ -63,7 +63,7 @@ class TrainingSet:
             )
 
     def record(self) -> dict[str, Any]:
-        """Who had a part in what is trained on them, as :func:`neuromix.augment.data.leakage.provenance`."""
+        """Who had a part in what is trained on them, as :func:`provenance`."""
         own = leakage.record_of(self.people, self.voxels)
         return leakage.merge([own, *origin.records(self.origins)])
 

@@ -47,7 +47,7 @@ PLACES: dict[str, tuple[str, str, dict[str, str]]] = {
     "t1w": ("anat", "T1w", {"desc": "synthetic"}),
     "dwi": ("dwi", "dwi", {"desc": "synthetic"}),
 }
-"""Datatype, suffix and entities of an image's name, by which :mod:`neuromix.augment.data.bids` knows it."""
+"""Datatype, suffix and entities of an image's name, by which :mod:`bids` knows it."""
 
 UNITS = {
     "md": "1e-3 mm^2/s",

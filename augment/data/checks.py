@@ -1,4 +1,4 @@
-"""Every problem of a cohort at once: its rows, and each of its files (:mod:`neuromix.augment.data.examine`)."""
+"""Every problem of a cohort at once: its rows, and each of its files (:mod:`examine`)."""
 
 from __future__ import annotations
 

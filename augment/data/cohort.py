@@ -241,7 +241,7 @@ class Cohort:
         ).reset_index()
 
     def validate(self, *, progress: bool = False) -> list[Problem]:
-        """Look into every image and report every problem at once; see :mod:`neuromix.augment.data.checks`."""
+        """Look into every image and report every problem at once; see :mod:`checks`."""
         from neuromix.augment.data.checks import validate
 
         return validate(self.table, self.images, progress=progress)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,30 @@ class Saved:
     """Name of the image that it makes."""
     config: Any  # of the pipeline
     components: dict[str, Any]  # of the pipeline
+
+    @classmethod
+    def load_config(cls, *args: Any, **options: Any) -> Any:
+        """What diffusers reads; parts that stood in other modules once are looked up by class.
+
+        ``model_index.json`` names the module of each part. A part that is no more is refused.
+        """
+        loaded = super().load_config(*args, **options)  # type: ignore[misc]  # of the pipeline
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, part in config.items():
+            if not (isinstance(part, list | tuple) and len(part) == 2 and part[0]):
+                continue
+            module, kind = part
+            if module.split(".")[0] not in ("augment", "classifiers", "experiments", "neuromix"):
+                continue
+            here = getattr(sys.modules[cls.__module__], kind, None)
+            if here is not None:
+                config[name] = [here.__module__, kind]
+            elif not module.startswith("neuromix."):
+                raise InputError(
+                    f"{args[0]} has a {name} of the class {module}.{kind}, which this release does "
+                    "not have; fit the sampler again, or open it with the release that saved it"
+                )
+        return loaded
 
     @property
     def uri(self) -> str:

@@ -73,7 +73,7 @@ class Fingerprint:
 
 
 class Reader:
-    """Reads runs in one way; see :class:`neuromix.augment.metrics.neuro.NeuroJudge` for the arguments."""
+    """Reads runs in one way; see :class:`NeuroJudge` for the arguments."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The audit of a completer, see :mod:`neuromix.experiments.audit.audit`: can its images stand in for scans?
+"""The audit of a completer, see :mod:`audit`: can its images stand in for scans?
 
 It completes held-out people who have both modalities, without a label, and what it makes is
 compared with what they have. Beside it stand two that anybody could fit to the same training

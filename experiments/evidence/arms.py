@@ -261,7 +261,7 @@ class Samples:
 def gaussian_samples(
     cohort: Cohort, wanted: Sequence[Labels], affine: np.ndarray, seed: int
 ) -> list[tio.Subject]:
-    """Samples of the cheap generator, :class:`~neuromix.experiments.quality.baselines.PCAGaussian`."""
+    """Samples of the cheap generator, :class:`PCAGaussian`."""
     volumes = np.stack([subject["md"].data[0].float().numpy() for subject in cohort.subjects()])
     fitted = PCAGaussian().fit(volumes, label_rows(cohort))
     made_by = origin.remember(leakage.provenance([cohort]))

@@ -1,4 +1,4 @@
-"""Where synthetic data ought to help: the arms of :mod:`neuromix.experiments.evidence.arms` in four settings.
+"""Where synthetic data ought to help: the arms of :mod:`arms` in four settings.
 
 - ``few-labels``: few subjects have a diagnosis, to train and to choose by; the sampler is trained
   on many, most of them without one.

@@ -184,7 +184,7 @@ class Endpoint:
 
 
 def origin_of(path: Path, commit: Mapping[str, str] | None) -> str:
-    """When an endpoint was stated, as far as :func:`neuromix.experiments.frame.history.committed` knows."""
+    """When an endpoint was stated, as far as :func:`committed` knows."""
     if commit is None:
         return f"stated in {path}, not known to be committed before"
     return f"committed before the run, in {path}: {commit['commit']} of {commit['time']}"

@@ -1,4 +1,4 @@
-"""What judges volumes in :mod:`neuromix.experiments.quality.fidelity`: parts of a cohort, classifiers, features."""
+"""What judges volumes in :mod:`fidelity`: parts of a cohort, classifiers, features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came out of :mod:`neuromix.experiments.quality.fidelity`: figures, criteria, a verdict, and a page.
+"""What came out of :mod:`fidelity`: figures, criteria, a verdict, and a page.
 
 Figures are the headline numbers of a table of fidelity, each relative to real volumes:
 

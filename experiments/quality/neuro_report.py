@@ -1,4 +1,4 @@
-"""What came out of :mod:`neuromix.experiments.quality.neuro`: a table, maps and matrices on a page."""
+"""What came out of :mod:`neuro`: a table, maps and matrices on a page."""
 
 from __future__ import annotations
 

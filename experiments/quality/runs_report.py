@@ -1,4 +1,4 @@
-"""What came out of :mod:`neuromix.experiments.quality.runs`: criteria, tables, maps and courses on a page."""
+"""What came out of :mod:`runs`: criteria, tables, maps and courses on a page."""
 
 from __future__ import annotations
 
