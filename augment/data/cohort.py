@@ -14,6 +14,7 @@ A value that is missing is ``""``, and NaN for age.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,8 @@ class Cohort:
                 os.path.normpath(path.parent / place) if place else "" for place in raw[column]
             ]
         given = table["dataset"] if "dataset" in table.columns else pd.Series("", table.index)
+        if dataset and (given != "").all():
+            warnings.warn(f"dataset={dataset!r} changes nothing: {path} tells it", stacklevel=2)
         name = dataset or bids.title_of(path.parent) or f"{splitting.UNNAMED}{path.name}"
         return cls(table.assign(dataset=given.where(given != "", name)))
 

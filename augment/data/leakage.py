@@ -162,7 +162,7 @@ def _refuse(
     how = f" ({len(renamed)} of them by their images, under other names)" if renamed else ""
     raise LeakageError(
         f"{len(shared)} of {len(people)} held-out subjects had a part in the making of "
-        f"the samples{how}: {named}{more}; hold out others, or fit without them",
+        f"what they would judge{how}: {named}{more}; hold out others, or fit without them",
         shared,
     )
 

@@ -115,6 +115,9 @@ def test_what_cannot_be_classified_is_refused(fitted):
 def test_a_cohort_is_not_a_list_of_subjects(md_phantom):
     with pytest.raises(InputError, match=r"cohort\.subjects\(\)"):
         VolumeClassifier().fit(Cohort.from_bids(md_phantom))
+    loader = tio.SubjectsLoader(Cohort.from_bids(md_phantom).dataset())
+    with pytest.raises(InputError, match=r"loader\.dataset"):
+        VolumeClassifier().fit(loader)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
