@@ -21,33 +21,37 @@ from neuromix.augment.errors import InputError
 Config = TypeVar("Config")
 Flat = Annotated[Config, tyro.conf.arg(name="")]
 """A config whose fields are options of the command itself."""
+DryRun = FlagCreatePairsOff[bool]
 
 
 @dataclass(frozen=True)
-class Experiment(Generic[Config]):
-    """An experiment in a run folder."""
+class Options(Generic[Config]):
+    """A config, and what stands beside it."""
 
     config: Flat[Config]
-    out: Positional[Path] = Path("runs")
-    """Folder of the run folders, or one run folder."""
 
     note: ClassVar[str] = "Run it again to go on where it stopped."
 
     def start(self, run: Callable[..., Any]) -> None:
         """Call what the command is for."""
-        run(self.config, self.out)
+        beside = {name: value for name, value in vars(self).items() if name in ("out", "dry_run")}
+        run(self.config, **beside)
+
+
+@dataclass(frozen=True)
+class Experiment(Options[Config]):
+    """An experiment in a run folder."""
+
+    out: Positional[Path] = Path("runs")
+    """Folder of the run folders, or one run folder."""
 
 
 @dataclass(frozen=True)
 class DryExperiment(Experiment[Config]):
     """One that can say how long it would take."""
 
-    dry_run: FlagCreatePairsOff[bool] = False
+    dry_run: DryRun = False
     """Say what would be done and how long it would take, and stop."""
-
-    def start(self, run: Callable[..., Any]) -> None:
-        """Call what the command is for."""
-        run(self.config, self.out, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True)
@@ -60,27 +64,18 @@ class WithPresets(DryExperiment[Config]):
 
 
 @dataclass(frozen=True)
-class FolderExperiment(Generic[Config]):
+class FolderExperiment(Options[Config]):
     """One whose config says where it is."""
 
-    config: Flat[Config]
-    dry_run: FlagCreatePairsOff[bool] = False
+    dry_run: DryRun = False
     """Say what would be done and how long it would take, and stop."""
-
-    note: ClassVar[str] = Experiment.note
-
-    def start(self, run: Callable[..., Any]) -> None:
-        """Call what the command is for."""
-        run(self.config, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True)
-class Benchmark(Generic[Config]):
+class Benchmark(Options[Config]):
     """A benchmark, whose function takes the fields of the config."""
 
-    config: Flat[Config]
-
-    note: ClassVar[str] = ""
+    note: ClassVar[str] = "Figures are those of this machine."
 
     def start(self, run: Callable[..., Any]) -> None:
         """Call what the command is for."""
@@ -88,25 +83,23 @@ class Benchmark(Generic[Config]):
 
 
 @dataclass(frozen=True)
-class Training(Generic[Config]):
+class Training(Options[Config]):
     """A fit of a sampler."""
 
     data: Positional[Path]
     """Training subjects only: train.tsv of a split, or a BIDS folder."""
     out: Positional[Path]
     """Folder for what is fitted."""
-    config: Flat[Config]
     preset: Literal["demo", "tiny", "base", "paper"] = "tiny"
     """demo (minutes on two cores), tiny (an hour at most), base (a GPU, hours), or paper, the
     published size. What else is given changes it."""
     validation: Path | None = None
     """Subjects that choose the best step: val.tsv of the same split."""
-    dry_run: FlagCreatePairsOff[bool] = False
+    dry_run: DryRun = False
     """Say how long it would take, and stop."""
 
     note: ClassVar[str] = (
-        "Run it again to go on where it stopped. --steps, --batch-size and --seed are those of "
-        "--training."
+        f"{Options.note} --steps, --batch-size and --seed are those of --training."
     )
 
     def settings(self) -> Any:

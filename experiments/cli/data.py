@@ -105,12 +105,12 @@ def cohort(
         counts = ", ".join(f"{name} {len(part)}" for name, part in parts._asdict().items())
         console.print(f"Rows by part: {counts}; written to {out}")
     if problems:
-        told = f"{len(problems)} problem(s) in {data}, listed above: mend or drop them"
+        line = f"{len(problems)} problem(s) in {data}, listed above: mend or drop them"
         if out is not None:
-            told += "; the split was written with them in it" if anyway else (
+            line += "; the split was written with them in it" if anyway else (
                 "; no split was written (--anyway writes one with them in it)"
             )  # fmt: skip
-        raise InputError(told)
+        raise InputError(line)
     console.print("Every image was read: no problem found.")
 
 

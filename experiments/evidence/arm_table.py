@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuromix.augment.errors import InputError
@@ -114,3 +115,30 @@ class Sampling:
                 training, steps=self.train_steps, validate_every=every, checkpoint_every=every
             )
         return replace(config, training=training, labels=self.labels)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What transfer and settings have in common."""
+
+    data_b: Path | None = None
+    """BIDS folder or table with md and diagnosis. Without it, a phantom of clinic B is made."""
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Ways to make a training set."""
+    seeds: int = 5
+    """Of the classifiers, in each arm."""
+    test: int = 300
+    """Phantom subjects that judge, of each site; of own data, all that are left do."""
+    sampler: str = "tiny"
+    """Preset of the sampler."""
+    sampler_steps: int | None = None
+    """Training steps of the sampler, if not those of its preset."""
+    guidance: float = 1.0
+    """Above 1, labels show more in samples than in nature."""
+    spacing: float = 4.0
+    """Voxel side of the phantoms in mm."""
+    seed: int = 0
+    """Decides the phantoms, the parts and the sampler."""
+    endpoint: Path | None = None
+    """JSON file of the one comparison that is stated, and committed, before the run: experiment,
+    setting, metric, arm, baseline, size and seeds (of the phantom)."""

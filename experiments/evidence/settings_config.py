@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neuromix.augment.errors import InputError
-from neuromix.experiments.evidence.arm_table import ARMS, Sampling, check_arms
+from neuromix.experiments.evidence.arm_table import Comparison, Sampling, check_arms
 
 SETTINGS = {
     "few-labels": "dementia",
@@ -21,19 +21,13 @@ CHOOSING = 0.25
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Comparison):
     """Does synthetic data help with few labels, imbalance, confounding, at a new site?"""
 
     data_a: Path | None = None
     """BIDS folder or table of the old site in new-site. Without it, a phantom is made."""
-    data_b: Path | None = None
-    """BIDS folder or table with md and diagnosis. Without it, a phantom is made."""
     settings: tuple[str, ...] = tuple(SETTINGS)
     """Which of them."""
-    arms: tuple[str, ...] = tuple(ARMS)
-    """Ways to make a training set."""
-    seeds: int = 5
-    """Of the classifiers, in each arm."""
     few: int = 40
     """Labelled subjects in few-labels, a quarter of which choose checkpoint and step, and train
     nothing."""
@@ -46,24 +40,10 @@ class Settings:
     """Subjects of the new site."""
     validation: int = 60
     """Subjects that choose checkpoints in the other settings."""
-    test: int = 300
-    """Phantom subjects that judge; of own data, all that are left do."""
     ceiling: int = 1000
     """Fresh phantom subjects that the ceiling is trained on; 0 leaves it out."""
     steps: int = 250
     """Optimiser steps, in every arm."""
-    sampler: str = "tiny"
-    """Preset of the sampler."""
-    sampler_steps: int | None = None
-    """Training steps of the sampler, if not those of its preset."""
-    guidance: float = 1.0
-    """Above 1, labels show more in samples than in nature."""
-    spacing: float = 4.0
-    """Voxel side of the phantoms in mm."""
-    seed: int = 0
-    """Decides the phantoms, the parts and the sampler."""
-    endpoint: Path | None = None
-    """JSON file of the one comparison that is stated, and committed, before the run."""
 
     def __post_init__(self) -> None:
         check_arms(self.arms)

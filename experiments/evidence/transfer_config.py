@@ -7,51 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from neuromix.augment.errors import InputError
-from neuromix.experiments.evidence.arm_table import ARMS, Sampling, check_arms
+from neuromix.experiments.evidence.arm_table import Comparison, Sampling, check_arms
 
 SEX, DEMENTIA = "sex-a", "dementia-b"
 """Settings of the groups: sex on site A, dementia on site B."""
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(Comparison):
     """Does synthetic data help to learn sex at site A, and from it to find dementia at site B?"""
 
     data_a: Path | None = None
     """BIDS folder or table with md and sex. Without it, a phantom of community A is made."""
-    data_b: Path | None = None
-    """BIDS folder or table with md and diagnosis. Without it, a phantom of clinic B is made."""
     sizes: tuple[int, ...] = (40, 160)
     """Real training subjects of site A."""
     sizes_b: tuple[int, ...] = (20, 80)
     """Real training subjects of site B."""
-    arms: tuple[str, ...] = tuple(ARMS)
-    """Ways to make a training set."""
-    seeds: int = 5
-    """Of the classifiers, in each arm."""
     validation: int = 60
     """Subjects of each site that choose checkpoints."""
-    test: int = 300
-    """Phantom subjects of each site that judge; of own data, all that are left do."""
     ceiling: int = 2000
     """Fresh phantom subjects that the ceiling is trained on; 0 leaves it out."""
     steps: int = 300
     """Optimiser steps at site A, in every arm."""
     steps_b: int = 100
     """Optimiser steps at site B."""
-    sampler: str = "tiny"
-    """Preset of the sampler."""
-    sampler_steps: int | None = None
-    """Training steps of the sampler, if not those of its preset."""
-    guidance: float = 1.0
-    """Above 1, labels show more in samples than in nature."""
-    spacing: float = 4.0
-    """Voxel side of the phantoms in mm."""
-    seed: int = 0
-    """Decides the phantoms, the parts and the sampler."""
-    endpoint: Path | None = None
-    """JSON file of the one comparison that is stated, and committed, before the run: experiment,
-    setting, metric, arm, baseline, size and seeds (of the phantom)."""
 
     def __post_init__(self) -> None:
         check_arms(self.arms)
