@@ -304,7 +304,7 @@ def _plan(settings: Completion) -> list[tuple[str, float]]:
     trained = sum(name in TRAINED for name in settings.baselines)
     seconds = fit / 2 if settings.seconds is None else settings.seconds
     drawn = settings.heldout * (settings.samples + FEW) * len(settings.arms)
-    drawn += round(LOOKED * FEW * sum(STEPS) / config.steps)
+    drawn += round(LOOKED * FEW * sum(STEPS) / config.sampling_steps)
     return [
         ("phantom subjects", phantom),
         (f"{len(settings.arms)} fits", len(settings.arms) * fit),
