@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from neuromix.experiments.cli.main import main
-from neuromix.experiments.evidence.transfer import NAME, Transfer
+from neuromix.experiments.evidence.transfer import NAME
+from neuromix.experiments.evidence.transfer_config import Transfer
 from neuromix.experiments.frame.verdict import Endpoint
 
 ROOT = Path(__file__).parents[1]

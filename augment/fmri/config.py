@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from neuromix.augment.diffusion.loop import TrainConfig
+from neuromix.augment.diffusion.config import TrainConfig
 from neuromix.augment.errors import InputError
 
 
 @dataclass(frozen=True)
 class TaskFMRIConfig:
-    """Everything that a fit is made with."""
+    """Fit the task fMRI sampler on training runs.
+
+    Each needs its events.tsv; all have one grid and one TR (`neuromix prepare --what bold`).
+    """
 
     labels: tuple[str, ...] = ("task", "dir", "sex", "diagnosis", "age")
     """Labels to condition on, beside the events; one that no subject has is left out."""
@@ -68,6 +71,27 @@ class TaskFMRIConfig:
             )
         if self.sampled < 1:
             raise InputError(f"{self.sampled} volumes of a run came; the autoencoder needs 1")
+
+
+@dataclass(frozen=True)
+class WindowShape:
+    """What is looked at of a response."""
+
+    frames: int = 4
+    step: float = 6.0
+    """Seconds of a frame."""
+    unit: Literal["percent", "signal"] = "percent"
+    shrink: int = 1
+    """Voxels along a side of the cubes that are averaged to one."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or not 0 < self.step < float("inf") or self.shrink < 1:
+            raise InputError(
+                f"{self.frames} frames of {self.step:g} s, shrunk by {self.shrink}, came; a "
+                "response needs 1 frame or more, a step above 0 s and cubes of 1 voxel or more"
+            )
+        if self.unit not in ("percent", "signal"):
+            raise InputError(f"unit {self.unit!r} came; allowed are percent, signal")
 
 
 PRESETS = {

@@ -20,7 +20,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from neuromix.augment.data import origin
 from neuromix.augment.data.cohort import COLUMNS
 from neuromix.augment.diffusion.pipeline import check_requests, recipe
 from neuromix.augment.errors import InputError
+from neuromix.augment.fmri.config import WindowShape
 from neuromix.augment.fmri.runs import Runs, brain_of
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
 from neuromix.augment.replacement import with_marks
@@ -48,24 +49,8 @@ ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(WindowShape):
     """What is looked at of a response."""
-
-    frames: int = 4
-    step: float = 6.0
-    """Seconds of a frame."""
-    unit: Literal["percent", "signal"] = "percent"
-    shrink: int = 1
-    """Voxels along a side of the cubes that are averaged to one."""
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or not 0 < self.step < float("inf") or self.shrink < 1:
-            raise InputError(
-                f"{self.frames} frames of {self.step:g} s, shrunk by {self.shrink}, came; a "
-                "response needs 1 frame or more, a step above 0 s and cubes of 1 voxel or more"
-            )
-        if self.unit not in ("percent", "signal"):
-            raise InputError(f"unit {self.unit!r} came; allowed are percent, signal")
 
     def of(
         self, run: np.ndarray, events: pd.DataFrame, tr: float

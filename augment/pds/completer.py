@@ -155,7 +155,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         fitting = Fitting(config, sets, grid, work, resume, progress)
 
         def draw(part: Part) -> Tensor:
-            sampler = cls(fitting.model, scheduler, list(config.directions), config.steps)
+            sampler = cls(fitting.model, scheduler, list(config.directions), config.sampling_steps)
             return torch.cat([
                 sampler._draw(source[None], support[None], part.direction, [number], {})
                 for source, support, number in zip(
@@ -169,7 +169,9 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         record["labelled"] = sorted(subject_hash(*key) for key in cohort.subject_keys)
         record |= made_from | {"config": asdict(config), "segments": segments}
         record["trained"] = {"best_step": result.best_step, "validation": result.validation}
-        completer = cls(fitting.model, scheduler, list(config.directions), config.steps, record)
+        completer = cls(
+            fitting.model, scheduler, list(config.directions), config.sampling_steps, record
+        )
         completer.save_pretrained(folder)
         completer.register_to_config(_name_or_path=str(Path(folder).resolve()))
         return completer, result
@@ -210,7 +212,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
             model(mean, torch.full((len(few),), 500.0), known, chosen, {
                 name: torch.zeros(len(few), dtype=torch.long) for name in model.label_space.names
             })  # fmt: skip
-            sample = config.steps * (time.perf_counter() - begun) / len(few)
+            sample = config.sampling_steps * (time.perf_counter() - begun) / len(few)
             nothing = np.zeros((len(few), len(config.directions), *fitting.sets[0].array.shape[2:]))
             data = DenoisingSet(fitting.sets[0], model, fitting.directions, nothing, nothing)
             scheduler = _scheduler(config)

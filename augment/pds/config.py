@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from neuromix.augment.diffusion.loop import TrainConfig
+from neuromix.augment.diffusion.config import TrainConfig
 from neuromix.augment.errors import InputError
 
 MODALITIES = ("fmri", "dmri")
@@ -15,7 +15,7 @@ MODALITIES = ("fmri", "dmri")
 
 @dataclass(frozen=True)
 class ModalityConfig:
-    """Everything that a fit is made with; what can be ablated is a field."""
+    """Fit the modality completer on subjects with fMRI and dMRI segments."""
 
     directions: tuple[str, ...] = MODALITIES
     """Modalities that can be filled in."""
@@ -43,7 +43,7 @@ class ModalityConfig:
     heads: int = 4
     refiner_width: int = 48
     refiner_blocks: int = 3
-    steps: int = 10
+    sampling_steps: int = 10
     """Evaluations of PDM for a sample."""
     box: int = 12
     """Voxels along a side of the boxes that TR is trained on."""
@@ -117,7 +117,7 @@ PRESETS = {
     "paper": ModalityConfig(
         start="noise", objective="noise", refine="sample",
         patch=1, widths=(64, 128, 256, 512), heads=8,
-        refiner_width=128, refiner_blocks=4, box=32, steps=50,
+        refiner_width=128, refiner_blocks=4, box=32, sampling_steps=50,
         refining=TrainConfig(
             steps=50_000, batch_size=16, learning_rate=1e-4, warmup=500, ema_decay=0.999,
             precision="bf16", validate_every=1000, checkpoint_every=1000,
@@ -151,10 +151,10 @@ def shortened(
         if count < 1:
             raise InputError(f"{count} {name} steps came; give 1 or more")
         part = getattr(config, name)
-        every = min(part.validate_every, count)
         changed = replace(
-            part, steps=count, warmup=min(part.warmup, count // 4), validate_every=every,
-            checkpoint_every=every,
+            part, steps=count, warmup=min(part.warmup, count // 4),
+            validate_every=min(part.validate_every, count),
+            checkpoint_every=min(part.checkpoint_every, count),
         )  # fmt: skip
         config = replace(config, **{name: changed})
     return config

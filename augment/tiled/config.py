@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from neuromix.augment.diffusion.loop import TrainConfig
+from neuromix.augment.diffusion.config import TrainConfig
 from neuromix.augment.errors import InputError
 
 LARGEST = 3.2
@@ -16,7 +16,7 @@ FAINTEST = 0.15
 
 @dataclass(frozen=True)
 class TiledMDConfig:
-    """Everything that a fit is made with."""
+    """Fit the tiled sampler of maps (md) on training subjects."""
 
     labels: tuple[str, ...] = ("sex", "diagnosis", "age")
     """Labels to condition on; one that no subject has is left out."""
@@ -34,6 +34,7 @@ class TiledMDConfig:
     patch: int = 3
     """Latent pixels along a side of a token, but for a pretrained network."""
     objective: Literal["flow", "noise"] = "flow"
+    """Velocity, from a Gaussian start, or noise, as published DiTs."""
     pretrained: str = ""
     """A DiT to start from, with its layers, heads and head_dim: a folder, or NAME or NAME@REVISION
     on the hub."""

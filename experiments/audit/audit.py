@@ -35,8 +35,8 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
 from neuromix.experiments.audit import report
 from neuromix.experiments.audit.completer import CompleterAudit
+from neuromix.experiments.audit.config import Audit
 from neuromix.experiments.audit.maps import MDAudit
-from neuromix.experiments.audit.origin import Audit
 from neuromix.experiments.audit.runs import RunsAudit
 from neuromix.experiments.frame.cohorts import contents
 from neuromix.experiments.frame.run import Run

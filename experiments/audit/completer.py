@@ -26,7 +26,8 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.experiments.audit import completer_report
-from neuromix.experiments.audit.origin import Audit, Origin, left_right
+from neuromix.experiments.audit.config import Audit
+from neuromix.experiments.audit.origin import Origin, left_right
 from neuromix.experiments.audit.report import Finding
 from neuromix.experiments.frame.cohorts import first_scans
 from neuromix.experiments.frame.pages import Picture, slices

@@ -19,7 +19,8 @@ from neuromix.augment.metrics.privacy import closest, membership
 from neuromix.augment.tiled.config import FAINTEST, LARGEST
 from neuromix.augment.tiled.latents import common_grid
 from neuromix.experiments.audit import report
-from neuromix.experiments.audit.origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
+from neuromix.experiments.audit.config import FEWEST, Audit
+from neuromix.experiments.audit.origin import ARMS, BankOrigin, left_right, worth
 from neuromix.experiments.audit.report import Finding
 from neuromix.experiments.evidence.arms import sex_or_dementia
 from neuromix.experiments.frame.arms import judge, runs_of

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,39 +11,16 @@ from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.data.split import require_apart
-from neuromix.augment.errors import InputError, LeakageError
+from neuromix.augment.errors import LeakageError
 from neuromix.augment.metrics import anatomy
 from neuromix.augment.metrics import features as clouds
 from neuromix.classifiers.evaluate import Predictions, compare, summarise
+from neuromix.experiments.audit.config import Audit
 from neuromix.experiments.frame.cohorts import load_cohort
 from neuromix.experiments.frame.run import Run
 
-FEWEST = 24
-"""People or samples of each set: half of the held-out ones must do for a comparison of sets."""
-
 ARMS = ("real", "synthetic", "both")
 """What the classifiers of utility are trained on."""
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What to audit. See ``neuromix audit --help``."""
-
-    bank: Path
-    train: Path
-    heldout: Path
-    seeds: int = 3
-    steps: int = 250
-    judge_steps: int = 500
-    most: int = 400
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.seeds, self.steps, self.judge_steps) < 1 or self.most < FEWEST:
-            raise InputError(
-                f"seeds {self.seeds}, steps {self.steps}, judge-steps {self.judge_steps} and most "
-                f"{self.most} came; allowed are 1 or more, and {FEWEST} or more for most"
-            )
 
 
 class Made(Protocol):

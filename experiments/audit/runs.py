@@ -31,7 +31,8 @@ from neuromix.augment.metrics.summaries import Subjects
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs
 from neuromix.classifiers.base import LEAST, VolumeClassifier
 from neuromix.experiments.audit import runs_report
-from neuromix.experiments.audit.origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
+from neuromix.experiments.audit.config import FEWEST, Audit
+from neuromix.experiments.audit.origin import ARMS, BankOrigin, left_right, worth
 from neuromix.experiments.audit.report import Finding
 from neuromix.experiments.frame.arms import judge, runs_of
 from neuromix.experiments.frame.run import Run

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,68 +34,21 @@ from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.split import natural
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
-from neuromix.augment.tiled.config import PRESETS
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.dementia import DementiaClassifier
 from neuromix.classifiers.sex import SexClassifier
+from neuromix.experiments.evidence.arm_table import ARMS, GAUSSIAN, SYNTHETIC, Arm, Sampling
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import CEILING, TITLES, Roles
 from neuromix.experiments.quality.baselines import PCAGaussian, inside_space
 
-SYNTHETIC, GAUSSIAN = "synthetic", "gaussian"
-SHIFT = 2
-"""Voxels that classical augmentation moves images by at most; it mirrors half of them, too."""
 SHOWN = 4
 """Subjects of each kind that are kept for the pictures."""
 
 Labels = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Arm:
-    """How a training set is made.
-
-    Args:
-        title: What reports call it.
-        real: Whether the real subjects are in it.
-        source: Where its samples come from, or ``""``.
-        ratio: Samples for each real subject.
-        classical: Whether images are mirrored and moved while it trains.
-    """
-
-    title: str
-    real: bool = True
-    source: str = ""
-    ratio: float = 0.0
-    classical: bool = False
-
-    def training_set(self, material: Material) -> list[tio.Subject]:
-        """The subjects that it trains on."""
-        count = round(self.ratio * len(material.train))
-        samples = material.samples[self.source][:count] if count else []
-        return [*(material.train if self.real else ()), *samples]
-
-    @property
-    def augmentation(self) -> dict[str, Any]:
-        """Settings of a classifier. Without augmentation not even the usual shift is left."""
-        return {"shift": SHIFT if self.classical else 0, "flip": self.classical}
-
-
-RATIOS = (0.5, 1.0, 2.0, 4.0)
-ARMS: dict[str, Arm] = {
-    "real": Arm("real only"),
-    "classical": Arm("real + classical augmentation", classical=True),
-    **{
-        f"synthetic-{r:g}": Arm(f"real + synthetic, ratio {r:g}", source=SYNTHETIC, ratio=r)
-        for r in RATIOS
-    },
-    "synthetic-only": Arm("synthetic only", real=False, source=SYNTHETIC, ratio=max(RATIOS)),
-    "synthetic-classical": Arm(
-        "real + synthetic + classical", source=SYNTHETIC, ratio=1.0, classical=True
-    ),
-    "gaussian": Arm("real + PCA-Gaussian", source=GAUSSIAN, ratio=1.0),
-}
 TITLES.update({name: arm.title for name, arm in ARMS.items()})
 BASELINES = ("real", "classical", "gaussian")
 """What synthetic data has to beat."""
@@ -104,54 +57,6 @@ AUGMENTATION = Roles(
     "real", BASELINES, SYNTHETICS, tuple(n for n in SYNTHETICS if ARMS[n].real), CEILING
 )
 """Of the arms that add samples to real subjects."""
-
-
-def check_arms(names: Sequence[str]) -> None:
-    """Refuse names that are not known, and sets without the arm that all are compared to."""
-    unknown = sorted(set(names) - set(ARMS))
-    if unknown:
-        raise InputError(f"arms {', '.join(unknown)} came; allowed are {', '.join(ARMS)}")
-    if "real" not in names or len(set(names)) != len(names):
-        raise InputError(
-            f"arms {', '.join(names)} came; each at most once, and real among them, which the "
-            "others are compared with"
-        )
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the sampler is fitted and asked.
-
-    Args:
-        preset: Of the sampler.
-        train_steps: Of its training, if not those of the preset.
-        steps: Of its solver.
-        guidance: Above 1, labels show more than in nature.
-        seed: Of its training and its noise.
-        labels: That it is conditioned on; those that no subject has are left out.
-    """
-
-    preset: str = "tiny"
-    train_steps: int | None = None
-    steps: int = 20
-    guidance: float = 1.0
-    seed: int = 0
-    labels: tuple[str, ...] = ("sex", "diagnosis", "age")
-
-    def config(self) -> Any:
-        """The sampler's configuration."""
-        if self.preset not in PRESETS:
-            raise InputError(f"preset {self.preset!r} came; allowed are {', '.join(PRESETS)}")
-        config = PRESETS[self.preset]
-        training = replace(config.training, seed=self.seed)
-        if self.train_steps is not None:
-            if self.train_steps < 1:
-                raise InputError(f"{self.train_steps} sampler steps came; give 1 or more")
-            every = min(training.validate_every, self.train_steps)
-            training = replace(
-                training, steps=self.train_steps, validate_every=every, checkpoint_every=every
-            )
-        return replace(config, training=training, labels=self.labels)
 
 
 @dataclass(frozen=True)

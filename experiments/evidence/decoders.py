@@ -28,43 +28,22 @@ import torchio as tio
 
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.data.cohort import COLUMNS, Cohort
-from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.runs import Runs
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
 from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
+from neuromix.experiments.evidence.decoding_config import DECODERS
 from neuromix.experiments.frame.verdict import TITLES
 from neuromix.experiments.quality.runs_baselines import MeanResponse, Request
 
 RUNS, MEAN = "runs", "mean-response"
 """Banks: of the sampler, and of the cheap generator."""
 
-DECODERS = {
-    "real": "real only",
-    "classical": "real + classical augmentation",
-    "runs": "real + synthetic runs",
-    "runs-classical": "real + synthetic runs + classical",
-    "runs-only": "synthetic runs only",
-    "mean-response": "real + mean response and noise",
-}
-"""Titles of the arms."""
 TITLES.update(DECODERS)
 BANKS = {"runs": RUNS, "runs-classical": RUNS, "runs-only": RUNS, "mean-response": MEAN}
 """What an arm draws from."""
 SHARE = 0.5
 """Of the training items that are synthetic where real ones are, too."""
-
-
-def check_decoders(arms: Sequence[str]) -> None:
-    """Refuse names that are not known, and sets without the arm that all are compared to."""
-    unknown = sorted(set(arms) - set(DECODERS))
-    if unknown:
-        raise InputError(f"arms {', '.join(unknown)} came; allowed are {', '.join(DECODERS)}")
-    if "real" not in arms or len(set(arms)) != len(arms):
-        raise InputError(
-            f"arms {', '.join(arms)} came; each at most once, and real among them, which the "
-            "others are compared with"
-        )
 
 
 def placed(arm: str, target: str, banks: Mapping[str, Path]) -> RandomSynthetic | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from neuromix.experiments.evidence.arms import GAUSSIAN, RATIOS, SYNTHETIC
+from neuromix.experiments.evidence.arm_table import GAUSSIAN, RATIOS, SYNTHETIC
 from neuromix.experiments.evidence.decoders import MEAN
 from neuromix.experiments.frame.verdict import METRIC, SCRATCH, title_of
 

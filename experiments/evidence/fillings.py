@@ -28,10 +28,10 @@ from rich.progress import track
 from neuromix.augment import files
 from neuromix.augment.completion import seed_of
 from neuromix.augment.data import leakage, origin
-from neuromix.augment.errors import InputError
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.pairs import read
+from neuromix.experiments.evidence.hybrid_config import FILLINGS
 from neuromix.experiments.frame.verdict import TITLES
 from neuromix.experiments.quality.completion_baselines import (
     Baseline,
@@ -39,17 +39,6 @@ from neuromix.experiments.quality.completion_baselines import (
     VoxelwiseRegression,
 )
 
-FILLINGS = {
-    "drop": "dropped",
-    "mask": "kept without the image",
-    "mean": "mean-fill",
-    "regression": "regression-fill",
-    "pds": "PDS-fill",
-    "pds-extra": "PDS-fill + extra",
-    "pds-by-label": "PDS-fill by label",
-    "complete": "complete data",
-}
-"""Titles of the arms."""
 TITLES.update(FILLINGS)
 
 
@@ -151,18 +140,6 @@ class Filler:
             "origin": made_by,
         }
         return tio.Subject({**subject, self.want: image, **marks})
-
-
-def check_fillings(names: Sequence[str]) -> None:
-    """Refuse names that are not known, and sets without the arm that all are compared with."""
-    unknown = sorted(set(names) - set(FILLINGS))
-    if unknown:
-        raise InputError(f"arms {', '.join(unknown)} came; allowed are {', '.join(FILLINGS)}")
-    if "drop" not in names or len(set(names)) != len(names):
-        raise InputError(
-            f"arms {', '.join(names)} came; each at most once, and drop among them, which the "
-            "others are compared with"
-        )
 
 
 Ways = Mapping[str, Callable[[], list[tio.Subject]]]

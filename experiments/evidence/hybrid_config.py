@@ -8,31 +8,59 @@ from pathlib import Path
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import MODALITIES, ModalityConfig, shortened
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
-from neuromix.experiments.evidence.fillings import FILLINGS, check_fillings
+from neuromix.experiments.evidence.arm_table import check_arms
+
+FILLINGS = {
+    "drop": "dropped",
+    "mask": "kept without the image",
+    "mean": "mean-fill",
+    "regression": "regression-fill",
+    "pds": "PDS-fill",
+    "pds-extra": "PDS-fill + extra",
+    "pds-by-label": "PDS-fill by label",
+    "complete": "complete data",
+}
+"""Titles of the arms."""
 
 
 @dataclass(frozen=True)
 class Hybrid:
-    """What to do. See ``neuromix experiment hybrid --help``."""
+    """NC, MCI or AD where training or test subjects lack a modality: drop them, or fill it in?"""
 
     data: Path | None = None
+    """BIDS folder or table with fmri, dmri and diagnosis. Without it, a phantom is made."""
     lacks: str = "dmri"
+    """The modality that subjects lack, fmri or dmri."""
     missing: tuple[int, ...] = (0, 30, 50, 70)
+    """Shares of the training subjects that lack it, in percent."""
     arms: tuple[str, ...] = tuple(FILLINGS)
+    """Ways to train; where mask and complete are among them, test subjects that lack it are judged,
+    too."""
     seeds: int = 5
+    """Of the classifiers, in each arm."""
     train: int = 160
+    """Training subjects."""
     validation: int = 40
+    """Subjects that choose the completer's best step, and checkpoints."""
     test: int = 200
+    """Phantom subjects that judge; of own data, all that are left do."""
     steps: int = 300
+    """Optimiser steps of the classifiers, in every arm."""
     completer: str = "tiny"
+    """Preset of the completer."""
     completer_steps: int | None = None
+    """Training steps of PDM, if not those of the preset."""
     refining_steps: int | None = None
+    """Training steps of TR, if not those of the preset."""
     samples: int = 4
+    """Of each test subject that lacks the modality."""
     spacing: float = 6.0
+    """Voxel side of the phantom in mm."""
     seed: int = 0
+    """Decides the phantom, the parts, who lacks what, and the completer."""
 
     def __post_init__(self) -> None:
-        check_fillings(self.arms)
+        check_arms(self.arms, FILLINGS, "drop")
         if self.lacks not in MODALITIES:
             raise InputError(
                 f"lacks {self.lacks!r} came; allowed are {', '.join(MODALITIES)}, one of which is "

@@ -13,14 +13,13 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
 from neuromix.experiments.evidence.arms import Labels, labels_like
+from neuromix.experiments.evidence.settings_config import training_labels
 from neuromix.experiments.evidence.sites import require_classes, subsets, targets
 from neuromix.experiments.frame.cohorts import names_of
 
 ODDS = 9.0
 """How much likelier a subject is taken into the confounded training set for each confounder that
 agrees with the diagnosis: nine in ten agree."""
-CHOOSING = 0.25
-"""Share of few labels that choose checkpoint and step, and train nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,6 @@ class Question:
     title: str
     about: str
     validation: Cohort | None = None
-
-
-def training_labels(few: int) -> int:
-    """Of so many labels, those that are left to train on."""
-    return few - round(CHOOSING * few)
 
 
 def few_labels(pool: Cohort, few: int, seed: int) -> Question:

@@ -13,7 +13,6 @@ The same subjects of site B judge in all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import torchio as tio
 
 from neuromix.augment.bank import quotas
 from neuromix.augment.data.cohort import Cohort
-from neuromix.augment.errors import InputError
 from neuromix.experiments.evidence.arms import (
     ARMS,
     AUGMENTATION,
@@ -30,8 +28,6 @@ from neuromix.experiments.evidence.arms import (
     Arm,
     Material,
     Samples,
-    Sampling,
-    check_arms,
     keep_pictures,
     needs,
     pictures_of,
@@ -47,115 +43,17 @@ from neuromix.experiments.evidence.questions import (
     few_labels,
     imbalance,
     new_site,
-    training_labels,
 )
 from neuromix.experiments.evidence.report import page, seeds_warning
+from neuromix.experiments.evidence.settings_config import SETTINGS, Settings
 from neuromix.experiments.evidence.sites import Parts, Wanted, load_site, require_classes
 from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import CEILING, Group
 
 NAME = "settings"
-SETTINGS = {
-    "few-labels": "dementia",
-    "imbalance": "dementia",
-    "confounded": "dementia",
-    "new-site": "sex",
-}
-"""Settings and what is told apart in each."""
 TANGLED = 0.2
 """Association of diagnosis and confounder above which a test set is no unconfounded one."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to do. See ``neuromix experiment settings --help``."""
-
-    data_a: Path | None = None
-    data_b: Path | None = None
-    settings: tuple[str, ...] = tuple(SETTINGS)
-    arms: tuple[str, ...] = tuple(ARMS)
-    seeds: int = 5
-    few: int = 40
-    many: int = 400
-    size: int = 80
-    new: int = 20
-    validation: int = 60
-    test: int = 300
-    ceiling: int = 1000
-    steps: int = 250
-    sampler: str = "tiny"
-    sampler_steps: int | None = None
-    guidance: float = 1.0
-    spacing: float = 4.0
-    seed: int = 0
-    endpoint: Path | None = None
-
-    def __post_init__(self) -> None:
-        check_arms(self.arms)
-        unknown = sorted(set(self.settings) - set(SETTINGS))
-        if unknown or not self.settings:
-            raise InputError(
-                f"settings {', '.join(unknown) or 'none'} came; allowed are {', '.join(SETTINGS)}"
-            )
-        is_small = self.few < 8 or self.new < 4
-        if is_small or self.many < 2 * max(self.few, self.new, self.size):
-            raise InputError(
-                f"few {self.few}, new {self.new}, size {self.size} and many {self.many} came; few "
-                "must be 8 or more, new 4 or more, and many at least twice few, new and size: it "
-                "is the pool that they are taken from"
-            )
-        if self.size < 20:
-            raise InputError(f"size {self.size} came; 20 or more leave two subjects in ten to one")
-        if min(self.seeds, self.steps, self.validation, self.test) < 1 or self.ceiling < 0:
-            raise InputError(
-                "seeds, steps, validation and test must each be 1 or more, ceiling 0 or more"
-            )
-        self.sampling.config()
-
-    @property
-    def sampling(self) -> Sampling:
-        """Of the samplers, which may be asked for a site, too."""
-        return Sampling(
-            self.sampler, self.sampler_steps, guidance=self.guidance, seed=self.seed,
-            labels=("sex", "diagnosis", "age", "site"),
-        )  # fmt: skip
-
-    @property
-    def fresh(self) -> int:
-        """Subjects of the ceiling, which only a phantom has."""
-        return self.ceiling if self.data_b is None else 0
-
-    @property
-    def real(self) -> dict[str, int]:
-        """Real training subjects of each setting."""
-        return {
-            "few-labels": training_labels(self.few),
-            "imbalance": self.size + self.size // 10,
-            "confounded": self.size,
-            "new-site": self.size + self.new,
-        }
-
-    @property
-    def labels(self) -> dict[str, int]:
-        """Labelled subjects of each setting, those that choose checkpoint and step among them."""
-        counts = {name: count + self.validation for name, count in self.real.items()}
-        return counts | {"few-labels": self.few}
-
-    @property
-    def keys(self) -> list[dict[str, Any]]:
-        """Of all groups; the verdict speaks of the first."""
-        return [{"setting": name, "size": self.real[name]} for name in self.settings]
-
-
-PRESETS = {
-    "demo": Settings(
-        arms=("real", "synthetic-1", "gaussian"), seeds=2, few=8, many=48, size=20, new=6,
-        validation=8, test=16, ceiling=16, steps=2, sampler="demo", sampler_steps=2, spacing=12.0,
-    ),
-    "tiny": Settings(),
-}  # fmt: skip
-"""The demo says nothing; it shows in seconds that everything works."""
 
 
 def run(config: Settings, out: Path, *, dry_run: bool = False) -> dict[str, Any]:

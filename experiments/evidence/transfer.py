@@ -14,7 +14,6 @@ was not pretrained, and the ceiling, pretrained on many fresh phantom subjects.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ import torchio as tio
 from rich.progress import track
 
 from neuromix.augment.data.cohort import Cohort
-from neuromix.augment.errors import InputError
 from neuromix.classifiers.dementia import DementiaClassifier
 from neuromix.classifiers.sex import SexClassifier
 from neuromix.experiments.evidence.arms import (
@@ -33,8 +31,6 @@ from neuromix.experiments.evidence.arms import (
     Arm,
     Material,
     Samples,
-    Sampling,
-    check_arms,
     keep_pictures,
     labels_like,
     name_of,
@@ -46,83 +42,12 @@ from neuromix.experiments.evidence.comparison import carry_out
 from neuromix.experiments.evidence.costs import pace
 from neuromix.experiments.evidence.report import page, seeds_warning
 from neuromix.experiments.evidence.sites import Parts, Wanted, load_site, subsets
+from neuromix.experiments.evidence.transfer_config import DEMENTIA, SEX, Transfer
 from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import CEILING, SCRATCH, Group
 
 NAME = "transfer"
-SEX, DEMENTIA = "sex-a", "dementia-b"
-"""Settings of the groups: sex on site A, dementia on site B."""
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """What to do. See ``neuromix experiment transfer --help``."""
-
-    data_a: Path | None = None
-    data_b: Path | None = None
-    sizes: tuple[int, ...] = (40, 160)
-    sizes_b: tuple[int, ...] = (20, 80)
-    arms: tuple[str, ...] = tuple(ARMS)
-    seeds: int = 5
-    validation: int = 60
-    test: int = 300
-    ceiling: int = 2000
-    steps: int = 300
-    steps_b: int = 100
-    sampler: str = "tiny"
-    sampler_steps: int | None = None
-    guidance: float = 1.0
-    spacing: float = 4.0
-    seed: int = 0
-    endpoint: Path | None = None
-
-    def __post_init__(self) -> None:
-        check_arms(self.arms)
-        for name in ("sizes", "sizes_b"):
-            given = getattr(self, name)
-            if not given or min(given) < 4 or len(set(given)) != len(given):
-                raise InputError(
-                    f"{name} {', '.join(map(str, given)) or 'none'} came; each must be 4 or more, "
-                    "and occur once"
-                )
-        counts = (self.seeds, self.steps, self.steps_b, self.validation, self.test)
-        if min(counts) < 1 or self.ceiling < 0:
-            raise InputError(
-                "seeds, steps, steps-b, validation and test must each be 1 or more, ceiling 0 or "
-                "more"
-            )
-        self.sampling.config()
-
-    @property
-    def sampling(self) -> Sampling:
-        """Of the sampler."""
-        return Sampling(self.sampler, self.sampler_steps, guidance=self.guidance, seed=self.seed)
-
-    @property
-    def fresh(self) -> int:
-        """Subjects of the ceiling, which only a phantom has."""
-        return self.ceiling if self.data_a is None else 0
-
-    @property
-    def keys(self) -> list[dict[str, Any]]:
-        """Of all groups; the verdict speaks of the first: fewest subjects of A, most of B."""
-        transferred = [
-            {"setting": DEMENTIA, "size": size, "size_b": size_b}
-            for size in sorted(self.sizes)
-            for size_b in sorted(self.sizes_b, reverse=True)
-        ]
-        return [*transferred, *({"setting": SEX, "size": size} for size in self.sizes)]
-
-
-PRESETS = {
-    "demo": Transfer(
-        sizes=(12,), sizes_b=(8,), arms=("real", "synthetic-1", "gaussian"), seeds=2, validation=8,
-        test=16, ceiling=24, steps=4, steps_b=2, sampler="demo", sampler_steps=2, spacing=12.0,
-    ),
-    "tiny": Transfer(),
-}  # fmt: skip
-"""The demo says nothing; it shows in seconds that everything works."""
 
 
 def run(config: Transfer, out: Path, *, dry_run: bool = False) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,37 +21,15 @@ from sklearn.metrics import balanced_accuracy_score
 
 from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
-from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.frame.pages import report_page, rich_table, to_png
 from neuromix.experiments.frame.provenance import Provenance, claim
+from neuromix.experiments.quality.config import Calibration
 
-TARGETS = ("sex", "dementia", "diagnosis")
 SECONDS_PER_STEP = 0.1
 """On two cores of a small server; the dry run's estimate."""
 SECONDS_PER_SUBJECT = 0.15
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What to fit. See ``neuromix experiment calibration --help``."""
-
-    out: Path
-    targets: tuple[str, ...]
-    sizes: tuple[int, ...]
-    seeds: int
-    subjects: int
-    steps: int
-
-    def __post_init__(self) -> None:
-        unknown = set(self.targets) - set(TARGETS)
-        if unknown or not self.targets:
-            raise InputError(f"targets {sorted(unknown)} came; allowed are {', '.join(TARGETS)}")
-        if not self.sizes or min(self.seeds, self.steps, *self.sizes) < 1:
-            raise InputError("sizes, seeds and steps must each be 1 or more")
-        if self.subjects < 14:
-            raise InputError(f"{self.subjects} subjects can't be split; ask for 14 or more")
 
 
 def run(config: Calibration, *, dry_run: bool = False) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,7 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.completion import completion_table
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import (
-    ABLATIONS,
     MODALITIES,
-    PRESETS,
-    ModalityConfig,
-    ablated,
-    shortened,
 )
 from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
@@ -46,14 +41,12 @@ from neuromix.experiments.frame.pages import slices
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality.completion_baselines import TRAINED, baselines
 from neuromix.experiments.quality.completion_report import page, summarise
+from neuromix.experiments.quality.config import FEW, Completion
 
 RANGE = 1.6
 """Data range of PSNR and SSIM: of the phantom, and of segments in their usual units."""
 HALF = 0.5
 """Where the template's brain begins."""
-FEW = 4
-"""Samples that suffice to compare an own source with a shuffled one, and one number of steps with
-another."""
 LOOKED = 6
 """Held-out subjects that numbers of steps are compared on."""
 STEPS = (2, 5, 10, 20)
@@ -61,65 +54,6 @@ MEASURED = 4
 """Subjects that a dry run looks at."""
 SECONDS_PER_SUBJECT = 1.0
 """Of a phantom at 4 mm, on a core of a small server; the dry run's estimate."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What decides the results."""
-
-    data: Path | None = None
-    """BIDS folder or table; by default a phantom is made."""
-    preset: str = "tiny"
-    train: int = 160
-    validation: int = 20
-    heldout: int = 40
-    samples: int = 16
-    spacing: float = 6.0
-    arms: tuple[str, ...] = ("full",)
-    """``full``, ``source-blind``, and parts to leave out: ``pattern``, ``refinement``,
-    ``microstructure``, ``diagnosis``."""
-    baselines: tuple[str, ...] = tuple(baselines(0))
-    seconds: float | None = None
-    """Processor time of each trained baseline; by default half of the first arm's fit, since a
-    baseline knows one direction."""
-    steps: int | None = None
-    """Of PDM's training, if not those of the preset."""
-    refining_steps: int | None = None
-    """Of TR's."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "arms": ("full", "source-blind", *ABLATIONS),
-            "baselines": tuple(baselines(0)),
-            "preset": tuple(PRESETS),
-        }
-        given = {"arms": self.arms, "baselines": self.baselines, "preset": (self.preset,)}
-        for field, names in given.items():
-            for name in names:
-                if name not in allowed[field]:
-                    raise InputError(
-                        f"{field} {name!r} is not known; allowed are {', '.join(allowed[field])}"
-                    )
-        if not self.arms:
-            raise InputError("no arm came; name at least one, such as full")
-        if self.samples < FEW or self.heldout < 2:
-            raise InputError(
-                f"{self.samples} samples of {self.heldout} held-out subjects came; intervals need "
-                f"{FEW} samples or more, and 2 subjects or more"
-            )
-        for arm in self.arms:
-            self.config(arm)
-
-    def config(self, arm: str) -> ModalityConfig:
-        """The settings of an arm's completer."""
-        config = shortened(PRESETS[self.preset], self.steps, self.refining_steps)
-        config = replace(config, training=replace(config.training, seed=self.seed))
-        if arm == "full":
-            return config
-        if arm == "source-blind":
-            return replace(config, source_blind=True)
-        return ablated(config, [arm])
 
 
 def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
@@ -370,7 +304,7 @@ def _plan(settings: Completion) -> list[tuple[str, float]]:
     trained = sum(name in TRAINED for name in settings.baselines)
     seconds = fit / 2 if settings.seconds is None else settings.seconds
     drawn = settings.heldout * (settings.samples + FEW) * len(settings.arms)
-    drawn += round(LOOKED * FEW * sum(STEPS) / config.steps)
+    drawn += round(LOOKED * FEW * sum(STEPS) / config.sampling_steps)
     return [
         ("phantom subjects", phantom),
         (f"{len(settings.arms)} fits", len(settings.arms) * fit),

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +43,29 @@ from neuromix.experiments.quality.baselines import (
     PCAGaussian,
     inside_space,
 )
+from neuromix.experiments.quality.config import (
+    COPIES,
+    FEWEST,
+    GAUSSIAN,
+    MEAN,
+    SOLID,
+    START,
+    UNET,
+    Fidelity,
+)
 from neuromix.experiments.quality.fidelity_judges import Bench
 from neuromix.experiments.quality.voxel_unet import MonaiUNet, steps_done, training_cost
 
 SAMPLER = "tiled DiT"
 SIMPLE: dict[str, Callable[[], Generator]] = {
-    "mean + noise": MeanNoise,
-    "training copies": Copies,
-    fidelity_report.GAUSSIAN: PCAGaussian,
+    MEAN: MeanNoise,
+    COPIES: Copies,
+    GAUSSIAN: PCAGaussian,
 }
-UNET = "MONAI U-Net"
-START = "Gaussian start alone"
-"""The sampler without the training of its network: what the transformer adds is the difference."""
-VARIANTS: dict[str, dict[str, Any]] = {START: {}, "true 3D": {"cell": (4, 4)}}
+VARIANTS: dict[str, dict[str, Any]] = {START: {}, SOLID: {"cell": (4, 4)}}
 """Other networks of the same code, by what differs in :class:`TiledMDConfig`; but for the first,
 each is trained as long as the sampler."""
-BASELINES = (*SIMPLE, UNET, *VARIANTS)
 
-FEWEST = 12
-"""Volumes that a set needs to be compared."""
 SWEPT = 100
 """Samples of each number of steps or guidance scale."""
 SHOWN = 6
@@ -74,53 +78,6 @@ SECONDS = {"subject": 0.15, "judge step": 0.12, "volume compared": 0.06, "U-Net 
 """On two cores of a small server; the dry run's estimate of what it does not measure."""
 
 Draw = Callable[[Labels, Sequence[int]], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """What to compare. See ``neuromix experiment fidelity --help``."""
-
-    out: Path
-    data: Path | None = None
-    preset: str = "tiny"
-    train: int = 400
-    validation: int = 60
-    judges: int = 800
-    heldout: int = 800
-    synthetic: int = 400
-    sampling_seeds: int = 3
-    steps: tuple[int, ...] = (5, 10, 20, 50, 250)
-    guidance: float = 1.0
-    guidances: tuple[float, ...] = ()
-    baselines: tuple[str, ...] = field(default_factory=lambda: BASELINES)
-    unet_samples: int = 100
-    unet_batch: int = 4
-    judge_steps: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = set(self.baselines) - set(BASELINES)
-        if unknown:
-            raise InputError(
-                f"baselines {sorted(unknown)} came; allowed are {', '.join(BASELINES)}"
-            )
-        if self.preset not in PRESETS:
-            raise InputError(f"preset {self.preset!r} came; allowed are {', '.join(PRESETS)}")
-        sizes = (self.train, self.heldout, self.synthetic, self.judges, self.unet_samples)
-        if min(sizes) < FEWEST or self.validation < 1:
-            raise InputError(
-                "train, heldout, synthetic, judges and unet_samples must each be "
-                f"{FEWEST} or more, and validation 1 or more: smaller sets can't be compared"
-            )
-        if min((self.sampling_seeds, self.judge_steps, self.unet_batch, *self.steps)) < 1:
-            raise InputError(
-                "sampling_seeds, steps, judge_steps and unet_batch must each be 1 or more"
-            )
-
-    @property
-    def people(self) -> int:
-        """Subjects of all parts."""
-        return self.train + self.validation + self.heldout + self.judges
 
 
 def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:

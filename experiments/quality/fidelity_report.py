@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from neuromix.experiments.frame.pages import Picture, report_page, slices, to_png
+from neuromix.experiments.quality.config import GAUSSIAN
 
 LIMITS = {
     "MMD² / p95": 1.0,
@@ -28,8 +29,6 @@ LABELS = 0.9
 """The least share of real subjects' label accuracy."""
 FEW, MANY = 20, 250
 """Numbers of steps that should do equally well."""
-GAUSSIAN = "PCA Gaussian"
-"""The baseline that the verdict names."""
 SWEEP = ("mmd2", "sharpness", "continuity_difference", "continuity_high_frequency")
 WHITE = 2.5
 """Diffusivity that pictures show as white."""

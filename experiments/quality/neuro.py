@@ -10,7 +10,7 @@ experiment shows before any sampler is judged on it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +21,17 @@ from rich.console import Console
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
+from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge, failed
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs, subjects_of
 from neuromix.experiments.frame.cohorts import load_cohort
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.quality import neuro_report
+from neuromix.experiments.quality.config import Neuro
 from neuromix.experiments.quality.runs_baselines import GENERATORS, Request
 
-UNITS = ("subject", "run")
 HEADLINE = ("group_map", "rsa", "group_top1", "subject_top1", "roi_course")
 """Metrics that the verdict names."""
-
-
-@dataclass(frozen=True)
-class Neuro:
-    """What to compare. See ``neuromix experiment neuro --help``."""
-
-    data: Path
-    by: str = "subject"
-    noise_model: str = "ols"
-    smoothing: float = SMOOTHING
-    splits: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.by not in UNITS:
-            raise InputError(f"by {self.by!r} came; allowed are {', '.join(UNITS)}")
-        if self.splits < 1:
-            raise InputError(f"{self.splits} splits can't be; give 1 or more")
 
 
 def run(config: Neuro, out: Path, *, console: Console | None = None) -> dict[str, Any]:

@@ -17,10 +17,10 @@ And a run of 300 frames, and events that no training run has
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -31,13 +31,14 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.config import PRESETS
 from neuromix.augment.fmri.sampler import TaskFMRISampler
-from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge
+from neuromix.augment.metrics.neuro import NeuroJudge
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.frame.cohorts import contents, load_cohort
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality import neuro_report, runs_report
+from neuromix.experiments.quality.config import ABLATIONS, FMRI
 from neuromix.experiments.quality.runs_baselines import GENERATORS, Request
 from neuromix.experiments.quality.runs_probes import any_length, unseen_timing
 from neuromix.experiments.quality.runs_report import CLOSED, HYBRID, MIXED, UNET
@@ -45,70 +46,11 @@ from neuromix.experiments.quality.runs_samplers import SamplerRuns, Workshop
 from neuromix.experiments.quality.runs_unet import unet_beside
 
 NAME = "fmri"
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "factorised time": {"time": "factorised"},
-    "stacked frames": {"time": "stack"},
-    "all CNN": {"stages": ("cnn", "cnn")},
-    "all transformer": {"stages": ("transformer", "transformer")},
-    "AdaLN only": {"cross_attention": False},
-}
-"""Changes to the network that starts from noise."""
 PROBED = (CLOSED, MIXED)
 """Samplers that are asked for unseen timings and a long run."""
 PEOPLE = ("sex", "diagnosis", "age")
 SECONDS = {"subject": 1.3, "run read": 0.14, "frame, closed": 0.003, "frame, network": 0.04}
 """On two cores of a small server; the dry run's estimate."""
-
-
-@dataclass(frozen=True)
-class FMRI:
-    """What to compare. See ``neuromix experiment fmri --help``."""
-
-    data: Path | None = None
-    preset: str = "tiny"
-    tasks: tuple[str, ...] = ("motor", "language", "wm")
-    directions: tuple[str, ...] = ()
-    train: int = 40
-    validation: int = 8
-    heldout: int = 100
-    drawn: int = 12
-    seconds: float = 480.0
-    codec_seconds: float = 240.0
-    cell_seconds: float = 90.0
-    start: float = 0.5
-    time: Literal["factorised", "stack"] = "factorised"
-    people: tuple[int, ...] = (5, 10, 20, 40)
-    widths: tuple[int, ...] = (16, 32, 48, 64)
-    ablations: tuple[str, ...] = tuple(ABLATIONS)
-    steps: tuple[int, ...] = (5, 10, 20, 50)
-    usual: int = 10
-    splits: int = 100
-    spacing: float = 6.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise InputError(f"preset {self.preset!r} came; allowed are {', '.join(PRESETS)}")
-        unknown = sorted(set(self.ablations) - set(ABLATIONS))
-        if unknown:
-            raise InputError(f"ablation {unknown[0]!r} came; allowed are {', '.join(ABLATIONS)}")
-        if not FEWEST <= self.drawn <= self.heldout:
-            raise InputError(
-                f"drawn {self.drawn} came with heldout {self.heldout}; needed are {FEWEST} or more "
-                "of each, and no more drawn than held out"
-            )
-        if self.train < 2 or self.validation < 1 or min(self.people, default=2) < 2:
-            raise InputError(
-                f"train {self.train}, validation {self.validation} and people {self.people} came; "
-                "needed are 2, 1 and 2 or more"
-            )
-        if max(self.people, default=0) > self.train:
-            raise InputError(f"people {max(self.people)} came, of {self.train} to train on")
-        odd = [width for width in self.widths if width < 16 or width % 16]
-        if odd:
-            raise InputError(f"width {odd[0]} came; give multiples of 16")
-        if min((self.usual, self.splits, *self.steps)) < 1:
-            raise InputError("usual, splits and steps must each be 1 or more")
 
 
 def run(config: FMRI, out: Path, *, dry_run: bool = False, console: Console | None = None) -> Any:

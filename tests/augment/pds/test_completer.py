@@ -25,7 +25,7 @@ SHORT = TrainConfig(
     steps=3, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
 )
 CONFIG = ModalityConfig(
-    widths=(8, 16), heads=2, refiner_width=8, refiner_blocks=1, box=6, steps=3,
+    widths=(8, 16), heads=2, refiner_width=8, refiner_blocks=1, box=6, sampling_steps=3,
     training=SHORT, refining=SHORT,
 )  # fmt: skip
 

@@ -9,11 +9,9 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.classifiers.sex import SexClassifier
+from neuromix.experiments.evidence.arm_table import ARMS, Sampling, check_arms
 from neuromix.experiments.evidence.arms import (
-    ARMS,
     Material,
-    Sampling,
-    check_arms,
     gaussian_samples,
     keep_pictures,
     labels_like,

@@ -10,7 +10,8 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import settings
-from neuromix.experiments.evidence.settings import PRESETS, run
+from neuromix.experiments.evidence.settings import run
+from neuromix.experiments.evidence.settings_config import PRESETS
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import Endpoint
 

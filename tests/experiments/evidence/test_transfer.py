@@ -11,7 +11,8 @@ from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.evaluate import Predictions
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import transfer
-from neuromix.experiments.evidence.transfer import PRESETS, Transfer, run
+from neuromix.experiments.evidence.transfer import run
+from neuromix.experiments.evidence.transfer_config import PRESETS, Transfer
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 import json
 
-from neuromix.experiments.quality.calibration import Calibration, run, summarise
+from neuromix.experiments.quality.calibration import run, summarise
+from neuromix.experiments.quality.config import Calibration
 
 
 def test_it_resumes_and_reports(md_phantom, tmp_path, monkeypatch):

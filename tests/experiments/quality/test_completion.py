@@ -11,14 +11,16 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES, PRESETS, ModalityConfig
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.quality import completion
-from neuromix.experiments.quality.completion import Completion, _subjects, run
+from neuromix.experiments.quality.completion import _subjects, run
+from neuromix.experiments.quality.completion_baselines import baselines
 from neuromix.experiments.quality.completion_report import summarise
+from neuromix.experiments.quality.config import PREDICTORS, Completion
 
 SHORT = TrainConfig(
     steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
 )
 CONFIG = ModalityConfig(
-    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, steps=2,
+    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, sampling_steps=2,
     training=SHORT, refining=SHORT,
 )  # fmt: skip
 ARMS = ["full", "source-blind"]
@@ -120,3 +122,7 @@ def test_arms_differ_from_the_full_system_in_what_they_are_named_for(tiny_pairs,
 def test_names_that_are_not_known_are_told_before_anything_is_made(changes, message):
     with pytest.raises(InputError, match=message):
         Completion(**changes)
+
+
+def test_the_baselines_have_the_names_that_are_asked_for():
+    assert tuple(baselines(0)) == PREDICTORS

@@ -11,9 +11,11 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.cli.main import main
+from neuromix.experiments.quality import config as settings
 from neuromix.experiments.quality import fidelity, fidelity_report
 from neuromix.experiments.quality.baselines import MeanNoise
-from neuromix.experiments.quality.fidelity import Fidelity, divide, run
+from neuromix.experiments.quality.config import Fidelity
+from neuromix.experiments.quality.fidelity import divide, run
 from neuromix.experiments.quality.fidelity_judges import Bench
 
 CONFIG = {
@@ -45,7 +47,7 @@ def patched():
         patch.setitem(PRESETS, "demo", small)
         patch.setattr(fidelity, "SIMPLE", {"mean": MeanNoise, "planted": Noise})
         patch.setattr(fidelity, "VARIANTS", {"narrow": {"head_dim": 8}})
-        patch.setattr(fidelity, "BASELINES", ("mean", "planted", "MONAI U-Net", "narrow"))
+        patch.setattr(settings, "BASELINES", ("mean", "planted", "MONAI U-Net", "narrow"))
         patch.setattr(fidelity, "USUAL", 2)
         patch.setattr(fidelity_report, "FEW", 2)
         patch.setattr(fidelity_report, "MANY", 4)

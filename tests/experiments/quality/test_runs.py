@@ -12,7 +12,8 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.config import PRESETS
 from neuromix.experiments.cli.main import main
-from neuromix.experiments.quality.runs import FMRI, divide, plan
+from neuromix.experiments.quality.config import FMRI
+from neuromix.experiments.quality.runs import divide, plan
 from neuromix.experiments.quality.runs_baselines import GENERATORS
 from neuromix.experiments.quality.runs_probes import TRIAL, unseen_events
 from neuromix.experiments.quality.runs_report import CLOSED, HYBRID, MIXED, UNET, summarise
