@@ -30,12 +30,7 @@ class FlowStep(NamedTuple):
 
 
 class FlowMultistepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' order
-    """Solves dx/dt = v from noise to data.
-
-    Args:
-        first: Time of the first evaluation, just below 1.
-        last: Time of the last evaluation.
-    """
+    """Solves dx/dt = v from noise to data, from just below t = 1 (``first``) to ``last``."""
 
     @register_to_config
     def __init__(self, first: float = 0.999, last: float = 0.01) -> None:
@@ -51,13 +46,7 @@ class FlowMultistepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._before: Tensor | None = None
 
     def step(self, velocity: Tensor, time: Any, sample: Tensor) -> FlowStep:
-        """From one time to the next.
-
-        Args:
-            velocity: Of the network, (B, ...).
-            time: It is known; here as in other schedulers.
-            sample: x_t, (B, ...).
-        """
+        """One step of the sample x_t (B, ...) by a velocity (B, ...); the scheduler knows the time."""
         t, u = self.times[self._done : self._done + 2]
         found = sample - t * velocity
         estimate = found

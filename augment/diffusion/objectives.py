@@ -104,13 +104,8 @@ class FlowMatching(_Denoising):
 class NoisePrediction(_Denoising):
     """The noise itself, under a diffusers DDPM-like schedule, weighted by min-SNR.
 
-    Args:
-        network: As above.
-        alphas: Cumulative products of the schedule, (T,), such as
-            ``DDPMScheduler(...).alphas_cumprod``.
-        label_dropout: As above.
-        mask: As above.
-        most: Signal-to-noise ratio at which the weight begins to fall.
+    ``alphas`` are the cumulative products of the schedule, (T,); ``most`` is the signal-to-noise
+    ratio at which the weight begins to fall.
     """
 
     def __init__(

@@ -70,13 +70,7 @@ class Window:
     def of(
         self, run: np.ndarray, events: pd.DataFrame, tr: float
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Each trial type of a run that has a whole response, and the response.
-
-        Args:
-            run: (T, X, Y, Z).
-            events: ``onset``, ``duration`` and ``trial_type``.
-            tr: Seconds between frames.
-        """
+        """Each trial type of a run (T, X, Y, Z) that has a whole response, and the response."""
         mean = run.mean(axis=0)
         if mean.max() <= 0:
             raise InputError("a run has no signal; drop it")
@@ -125,14 +119,8 @@ class Window:
 def responses(cohort: Cohort, window: Window, *, progress: bool = False) -> list[tio.Subject]:
     """The responses of real runs, a subject for each run and condition.
 
-    Args:
-        cohort: With ``bold`` and its events, all on one grid.
-        window: What is looked at.
-        progress: Show a progress bar.
-
-    Returns:
-        Subjects with the keys of the cohort's and ``condition``, such as ``motor/lefthand``; their
-        ``bold`` has the response's frames.
+    Subjects have the keys of the cohort's and ``condition``, such as ``motor/lefthand``; their
+    ``bold`` has the response's frames.
     """
     from rich.progress import track
 

@@ -89,11 +89,9 @@ class Runs:
 
     @classmethod
     def of(cls, cohort: Cohort, window: int) -> Runs:
-        """Look at every run's header and events; whatever does not fit is told.
+        """Look at the header and events of every ``bold``; whatever does not fit is told.
 
-        Args:
-            cohort: With the image ``bold``.
-            window: Frames that each run must have at least.
+        Each run must have ``window`` frames at least.
         """
         if "bold" not in cohort.images:
             raise InputError(
@@ -193,11 +191,8 @@ class Survey:
     def of(cls, runs: Runs, folder: Path, sampled: int, progress: bool = False) -> Survey:
         """Read all runs once, or what an earlier call has found and kept in ``folder``.
 
-        Args:
-            runs: The runs.
-            folder: For the survey and ``frames.npy``, scaled volumes (N, 1, X, Y, Z) as float16.
-            sampled: Volumes of each run, evenly apart, that are written to it.
-            progress: Show a progress bar.
+        ``frames.npy`` there holds ``sampled`` volumes of each run, evenly apart and scaled, (N, 1,
+        X, Y, Z) as float16.
         """
         from rich.progress import track
 
@@ -249,15 +244,7 @@ def scaled(runs: Runs, survey: Survey) -> Iterator[tuple[Run, np.ndarray]]:
 def design_of(
     events: pd.DataFrame, task: str, conditions: Sequence[str], frames: int, tr: float
 ) -> np.ndarray:
-    """The design (T, BASIS * conditions) of a run, zero for conditions that it does not have.
-
-    Args:
-        events: Onset, duration and trial type.
-        task: The run's.
-        conditions: All that a sampler knows, as ``task/trial_type``.
-        frames: Frames T.
-        tr: Seconds between them.
-    """
+    """The design (T, BASIS * conditions) of a run, zero for conditions that it does not have."""
     from nilearn.glm.first_level import compute_regressor
 
     times = tr * np.arange(frames)

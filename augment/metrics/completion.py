@@ -124,12 +124,7 @@ def subject_scores(
 
 
 def crps(samples: np.ndarray, truth: np.ndarray) -> float:
-    """Continuous ranked probability score, a mean over values.
-
-    Args:
-        samples: (K, ...).
-        truth: (...).
-    """
+    """Continuous ranked probability score of samples (K, ...) of a truth (...), averaged."""
     count = len(samples)
     distance = float(np.abs(samples - truth).mean())
     if count == 1:
@@ -170,10 +165,9 @@ def spectrum(volumes: np.ndarray) -> np.ndarray:
 def source_use(errors: dict[str, float]) -> float:
     """What a shuffled source costs, as a share of what the ideal regression gains over the mean.
 
-    Args:
-        errors: Mean squared errors of the completion with the right source (``own``), with that of
-            another subject (``shuffled``), of the mean volume (``mean``) and of the ideal
-            regression (``ideal``). The outline of the brain should be the subject's own in all.
+    By mean squared errors of the completion with the right source (``own``), with that of another
+    subject (``shuffled``), of the mean volume (``mean``) and of the ideal regression (``ideal``),
+    the outline of the brain being the subject's own in all.
     """
     gained = errors["mean"] - errors["ideal"]
     return float((errors["shuffled"] - errors["own"]) / gained)

@@ -22,13 +22,7 @@ Features = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class PCAFeatures:
-    """Whitened principal components of volumes in the brain; made by :func:`pca_features`.
-
-    Args:
-        mask: (X, Y, Z).
-        mean: Of the fitted volumes in the mask, (V,).
-        weights: Components over their standard deviation, (V, F).
-    """
+    """Whitened principal components of volumes in the brain; made by :func:`pca_features`."""
 
     mask: np.ndarray
     mean: np.ndarray
@@ -120,19 +114,10 @@ def mmd_test(
     """Can MMD² tell synthetic from real points? A permutation test.
 
     Under the null hypothesis the two sets are exchangeable, so dealing all points anew into sets of
-    the same sizes gives the null distribution at just these sizes.
-
-    Args:
-        real: Points (N, F).
-        synthetic: Points (M, F).
-        bandwidth: Of the kernel, chosen without these points.
-        permutations: How often points are dealt anew.
-        seed: Decides how.
-
-    Returns:
-        ``value``, the null's 95th percentile ``null_p95``, ``p_value`` = (1 + nulls at or above
-        the value) / (1 + permutations), and ``interval``, the value's 95 % interval (bootstrap
-        over points, as many draws as permutations).
+    the same sizes gives the null distribution at just these sizes. ``bandwidth`` is chosen without
+    these points (N, F) and (M, F). Returns ``value``, the null's 95th percentile ``null_p95``,
+    ``p_value`` = (1 + nulls at or above the value) / (1 + permutations), and ``interval``, the
+    value's 95 % interval (bootstrap over points).
     """
     rng = np.random.default_rng(seed)
     n, m = len(real), len(synthetic)
@@ -161,17 +146,10 @@ def real_real_null(
     size: int | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """MMD² between two disjoint random sets of real points, over many splits.
+    """MMD² between two disjoint random sets of real points (N, F), over many splits, (splits,).
 
-    Args:
-        real: Points (N, F).
-        bandwidth: Of the kernel.
-        splits: How many.
-        size: Points in each set; half of ``real`` by default.
-        seed: Decides who goes where.
-
-    Returns:
-        (splits,). Synthetic points beside ``size`` real ones should stay below its 95th percentile.
+    Synthetic points beside ``size`` real ones (by default half) should stay below its 95th
+    percentile.
     """
     size = len(real) // 2 if size is None else size
     if not 2 <= size <= len(real) // 2:
@@ -188,16 +166,12 @@ def real_real_null(
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    """Fréchet distance between Gaussians fitted to two sets of points (as in FID).
+    """Fréchet distance between Gaussians fitted to sets of points (N, F) and (M, F), as in FID.
 
         d² = |m_x - m_y|² + tr(S_x + S_y - 2 (S_x^½ S_y S_x^½)^½)
 
     Covariances S are shrunk (Ledoit-Wolf), because sets are often smaller than they have features.
     Biased upward in small sets: compare only with real sets of the same sizes.
-
-    Args:
-        x: Points (N, F).
-        y: Points (M, F).
     """
     from sklearn.covariance import ledoit_wolf
 
@@ -221,11 +195,6 @@ def prdc(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict[str, float
     - ``coverage``: share of real balls that hold at least one synthetic point.
 
     Kynkäänniemi et al. (NeurIPS 2019) and Naeem et al. (ICML 2020).
-
-    Args:
-        real: Points (N, F).
-        synthetic: Points (M, F).
-        k: Neighbours; fewer than there are points in either set.
     """
     if k >= min(len(real), len(synthetic)):
         raise InputError(
@@ -258,16 +227,11 @@ def nearest_distance(
     The held-out set in the denominator cancels blur and noise, which change all distances, and the
     real ratios hold what the sizes of the two sets do. Copies have ratios near 0.
 
-    Args:
-        synthetic: (N, V): voxels in the brain, or features.
-        train: (T, V), the volumes that the sampler was fitted to.
-        heldout: (H, V), real volumes that it was not.
-
-    Returns:
-        ``distance`` (N,), root mean square over V of the difference to the nearest training volume;
-        ``ratio`` (N,); ``real_ratio`` (H,); ``near_copy`` (N,) and ``real_near_copy`` (H,), whether
-        the ratio is below the 1st percentile of real ratios, as about 1 % of honest samples are
-        (and some 5 % of blurred ones, since less noise spreads the ratios).
+    Volumes are (N, V), (T, V) and (H, V). Returns ``distance`` (N,), root mean square over V of the
+    difference to the nearest training volume; ``ratio`` (N,); ``real_ratio`` (H,); ``near_copy``
+    (N,) and ``real_near_copy`` (H,), whether the ratio is below the 1st percentile of real ratios,
+    as about 1 % of honest samples are (and some 5 % of blurred ones, since less noise spreads the
+    ratios).
     """
     tiny = 1e-6
     to_train = np.sqrt(squared_distances(synthetic, train).min(axis=1))
@@ -297,18 +261,11 @@ def beside_real(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A metric that depends on sample size, of synthetic and of real sets of one size.
 
-    Each split draws two disjoint sets A and B of n real points and a set S of n synthetic ones,
-    n = min(half of the real points, all synthetic points).
+    Each split draws two disjoint sets A and B of n real points and a set S of n synthetic ones, n =
+    min(half of the real points, all synthetic points).
 
-    Args:
-        metric: Takes two sets (n, F), the first one real, and returns one number or K.
-        real: (N, F).
-        synthetic: (M, F).
-        splits: How many.
-        seed: Decides the sets.
-
-    Returns:
-        metric(A, S) and metric(A, B), each (splits,) or (splits, K).
+    ``metric`` takes two sets (n, F), the first one real, and returns one number or K. Returns
+    metric(A, S) and metric(A, B), each (splits,) or (splits, K).
     """
     rng = np.random.default_rng(seed)
     n = min(len(real) // 2, len(synthetic))

@@ -272,12 +272,7 @@ def compare(some: Subjects, reference: Subjects) -> dict[str, float]:
 
 
 def failed(table: Mapping[str, Any], least: float = 0.9) -> list[str]:
-    """The metrics in which a generator is worse than real: the whole interval is below ``least``.
-
-    Args:
-        table: Of :meth:`NeuroJudge.table`.
-        least: Share of the ceiling.
-    """
+    """The metrics in which a generator is worse than real: the interval lies below ``least``."""
     return [
         name
         for name, row in table["metrics"].items()

@@ -46,17 +46,10 @@ def ssim(
 
         (2 m_x m_y + c_1) (2 s_xy + c_2) / ((m_x² + m_y² + c_1) (s_x² + s_y² + c_2)),
 
-    with means m, variances s² and covariance s_xy in a Gaussian window around p (1.5 voxels wide,
-    7 across), c_1 = (0.01 data_range)², c_2 = (0.03 data_range)². Computed by MONAI.
-
-    Args:
-        x: (N, X, Y, Z).
-        y: (N, X, Y, Z).
-        data_range: Largest possible value less the smallest; :data:`DATA_RANGE` for MD.
-        mask: Places to average over, (X, Y, Z); by default all whose window lies in the volume.
-
-    Returns:
-        (N,).
+    with means m, variances s² and covariance s_xy in a Gaussian window around p (1.5 voxels wide, 7
+    across), c_1 = (0.01 data_range)², c_2 = (0.03 data_range)². Computed by MONAI. ``mask`` (X, Y,
+    Z) says which places to average over, by default all whose window lies in the volume; the result
+    is (N,).
     """
     import torch
     from monai.metrics.regression import compute_ssim_and_cs
@@ -85,14 +78,8 @@ def ms_ssim(
     noise). Three scales (each half the resolution of the one before) instead of five, which 4 mm
     volumes are too small for. Computed by MONAI.
 
-    Args:
-        volumes: (N, X, Y, Z), sides of 12 voxels or more.
-        data_range: Largest possible value less the smallest.
-        pairs: How many. Up to N / 2 of them share no volume.
-        seed: Decides which.
-
-    Returns:
-        (pairs,).
+    Volumes are (N, X, Y, Z) with sides of 12 voxels or more; the result is (pairs,), of which up to
+    N / 2 share no volume.
     """
     import torch
     from monai.metrics.regression import compute_ms_ssim

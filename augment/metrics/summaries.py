@@ -56,13 +56,7 @@ class Subjects:
 
 
 class Fingerprint:
-    """What a copy of a run shares with it: its courses and its mean image.
-
-    Args:
-        run: Of task fMRI.
-        fit: Of its GLM.
-        regions: Of each voxel, (V,).
-    """
+    """What a copy of a run shares with it: its courses and its mean image."""
 
     def __init__(self, run: TaskRun, fit: glm.Fit, regions: np.ndarray) -> None:
         self.task = run.task
@@ -145,9 +139,7 @@ class Reader:
     def read(self, runs: Iterable[TaskRun], rois: np.ndarray | None = None) -> Subjects:
         """Fit each run and keep what the metrics need; each is read once, and then let go.
 
-        Args:
-            runs: Of real or synthetic subjects.
-            rois: Regions whose courses are looked at, by condition, (C, V); none by default.
+        ``rois`` (C, V) are the regions whose courses are looked at, by condition; none by default.
         """
         kept: dict[str, dict[str, list[Any]]] = {}
         effects: dict[tuple[str, str, int], np.ndarray] = {}

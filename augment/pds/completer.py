@@ -181,10 +181,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
     ) -> tuple[float, float]:
         """Seconds on this machine of a fit, and of a sample; nothing is kept.
 
-        Args:
-            cohort: Training subjects, or a few of them.
-            config: Settings of the fit.
-            count: How many training subjects there are, if not those of the cohort.
+        ``cohort`` may be a few of ``count`` training subjects.
         """
         pairs = paired(cohort)
         few = pairs.where(np.arange(len(pairs)) < ESTIMATED)
@@ -246,15 +243,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         samples: int = 16,
         labels: Mapping[str, Any] | None = None,
     ) -> Posterior:
-        """Mean and uncertainty of the image ``want``; see :meth:`complete`.
-
-        Args:
-            subject: As there.
-            want: As there.
-            seed: Decides all samples.
-            samples: K, two or more.
-            labels: As there.
-        """
+        """Mean and uncertainty of the image ``want`` by two ``samples`` or more."""
         if samples < 2:
             raise InputError(f"{samples} samples came; two or more tell an uncertainty")
         source, support, direction = self._seen(subject, want, labels)

@@ -60,16 +60,7 @@ Maker = Callable[[Part], Tensor]
 
 @dataclass
 class Fitting:
-    """One fit.
-
-    Args:
-        config: Its settings.
-        sets: Training pairs and, if any, validation pairs.
-        grid: Of all.
-        work: Folder.
-        resume: Go on with trainings that were begun.
-        progress: Show progress bars.
-    """
+    """One fit on training pairs and, if any, validation pairs."""
 
     config: ModalityConfig
     sets: list[Pairs]
@@ -92,9 +83,8 @@ class Fitting:
     def run(self, alphas: Tensor | None, draw: Maker) -> Trained:
         """Fit everything; :attr:`model` is the result.
 
-        Args:
-            alphas: Of the noise schedule, if PDM predicts noise.
-            draw: Samples of PDM, which TR refines in the published order.
+        ``alphas`` are those of the noise schedule, if PDM predicts noise; ``draw`` makes the
+        samples of PDM, which TR refines in the published order.
         """
         kept = self.work / "start"
         state = PartialState()
@@ -305,10 +295,7 @@ class Fitting:
     ) -> list[np.ndarray]:
         """Arrays (subjects, directions, N, X, Y, Z) of what a maker makes, kept on disk.
 
-        Args:
-            name: Of the files.
-            maker: Makes them.
-            given: Arrays of what was made before, which it gets too.
+        ``given`` are those of what was made before, which it gets too.
         """
         arrays = []
         for k, part in enumerate(("train", "validation")[: len(self.sets)]):

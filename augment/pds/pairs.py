@@ -87,12 +87,7 @@ def support_of(volumes: Tensor) -> Tensor:
 
 
 class Pairs:
-    """Pairs on disk: an array (subjects, 2, N, X, Y, Z) in the units of the images.
-
-    Args:
-        path: Of the array; it is written if it is absent.
-        cohort: Rows with both modalities.
-    """
+    """Pairs on disk, written if absent: an array (subjects, 2, N, X, Y, Z) in the images' units."""
 
     def __init__(self, path: Path, cohort: Cohort) -> None:
         if not path.is_file():
@@ -145,12 +140,8 @@ class Pairs:
 class DenoisingSet:
     """Residuals on disk for PDM's training: sample k is (subject, direction).
 
-    Args:
-        pairs: Of the subjects.
-        model: Its closed form is used.
-        directions: Indices of the targets.
-        means: Array (subjects, directions, N, X, Y, Z) of the means given the source.
-        residuals: Likewise, of z.
+    ``means``, given the source, and ``residuals``, of z, are arrays (subjects, directions, N, X, Y,
+    Z).
     """
 
     def __init__(
@@ -195,12 +186,7 @@ class DenoisingSet:
 class BoxSet:
     """Boxes of volumes and their estimates for TR's training: sample k is (subject, direction).
 
-    Args:
-        pairs: Of the subjects.
-        model: Its averages, deviations and pattern are used.
-        directions: Indices of the targets.
-        estimates: Array (subjects, directions, N, X, Y, Z).
-        box: Side in voxels.
+    ``estimates`` are an array (subjects, directions, N, X, Y, Z), ``box`` a side in voxels.
     """
 
     def __init__(

@@ -34,11 +34,7 @@ LEAST = 0.3
 
 
 class PatternModule(nn.Module):
-    """Regions on a grid, and their weights.
-
-    Args:
-        grid: ``Grid.to_dict()``.
-    """
+    """Regions on a grid, ``Grid.to_dict()``, and their weights."""
 
     weights: Tensor
     regions: Tensor
@@ -59,11 +55,9 @@ class PatternModule(nn.Module):
         return seen / size.clamp_min(1e-3) - whole[:, None]
 
     def learn(self, signals: Tensor, classes: list[str]) -> None:
-        """Set the weights.
+        """Set the weights by signals (M, N, R) of the training subjects in M modalities.
 
-        Args:
-            signals: Of the training subjects, (M, N, R) for M modalities.
-            classes: Diagnosis of each; ``""`` where it is missing.
+        ``classes`` are their diagnoses, ``""`` where one is missing.
         """
         from sklearn.feature_selection import f_classif
 

@@ -38,13 +38,7 @@ BATCH = 16
 
 
 class LatentSet:
-    """Latents on disk and encoded labels, for the training loop.
-
-    Args:
-        path: What :func:`write_latents` has written.
-        space: What the network is conditioned on.
-        rows: Labels of each sample.
-    """
+    """Latents that :func:`write_latents` has written and encoded labels, for the training loop."""
 
     def __init__(self, path: Path, space: LabelSpace, rows: Sequence[Mapping[str, Any]]) -> None:
         self.latents = np.load(path, mmap_mode="r")
@@ -140,15 +134,9 @@ def fit_autoencoder(
     resume: bool,
     progress: bool,
 ) -> None:
-    """Train an autoencoder on slices, and scale its latents. A finished one is only loaded.
+    """Train a codec in place on slices, and scale its latents. A finished one is only loaded.
 
-    Args:
-        codec: It is changed in place.
-        cohorts: Training subjects and, if any, those that choose the best step.
-        config: How to train; a sample is a slice.
-        folder: For slices and checkpoints.
-        resume: Go on where an earlier call was stopped.
-        progress: Show a progress bar.
+    The second cohort, if any, chooses the best step.
     """
     sets = [
         write_slices(codec.tiling, cohort, folder / f"{name}.npy")

@@ -145,17 +145,11 @@ class TiledDiT(DiTTransformer2DModel):
         timestep: torch.Tensor,
         labels: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Predict for noisy latents.
+        """Predict (B, out_channels, H, W) for noisy latents (B, C, H, W), zero in spare slots.
 
-        Args:
-            hidden_states: Latents of mosaics (B, C, H, W), as :attr:`latent_shape` says.
-            timestep: (B,), integers or fractions from 0 to 1000.
-            labels: Code (B,) for each name of the label space, as ``LabelSpace.encode`` gives them:
-                the index of a category or its number of values if missing; a position in [0, 1] or
-                NaN if missing. ``torch.utils.data.default_collate`` makes them of encoded rows.
-
-        Returns:
-            Prediction (B, out_channels, H, W), zero in spare slots.
+        ``timestep`` (B,) is from 0 to 1000. ``labels`` hold a code (B,) for each name of the label
+        space, as ``LabelSpace.encode`` gives them: the index of a category or its number of values
+        if missing; a position in [0, 1] or NaN if missing.
         """
         self._check(hidden_states, labels)
         dtype = self.pos_embed.proj.weight.dtype
@@ -303,9 +297,7 @@ def add_lora(network: TiledDiT, rank: int) -> PeftModel:
     ``peft.PeftModel.from_pretrained(network, folder)`` puts them on the same base again.
     ``merge_and_unload()`` gives a plain :class:`TiledDiT` back.
 
-    Args:
-        network: The base; it is changed in place.
-        rank: Rank of the updates.
+    The network is changed in place.
     """
     from peft import LoraConfig, get_peft_model
 

@@ -377,14 +377,7 @@ def build_network(
     codec: DeformableTemplate | SliceAutoencoder,
     most: int,
 ) -> Any:
-    """A denoiser with fresh or pretrained weights.
-
-    Args:
-        config: Its size.
-        space: Labels.
-        codec: It makes the latents.
-        most: Largest number of patterns of a Gaussian start.
-    """
+    """A denoiser with fresh or pretrained weights, or a Gaussian start of ``most`` patterns."""
     tiling, (channels, height, _) = codec.tiling, codec.mask.shape[1:]
     factor = tiling.mosaic_shape[0] // height
     if not config.pretrained:

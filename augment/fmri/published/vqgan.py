@@ -114,16 +114,11 @@ class VolumeAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
     def forward(
         self, volumes: Tensor, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Encode, draw or quantise, and decode, as training wants it; the codes move along.
+        """Encode, draw or quantise, and decode volumes (N, 1, X, Y, Z), as training wants it.
 
-        Args:
-            volumes: (N, 1, X, Y, Z).
-            generators: One a volume.
-
-        Returns:
-            Volumes inside the mask and what the network makes of them, both padded; the loss of
-            the code, a mean over its elements: commitment, or divergence from a normal one; and
-            the encodings, (N, C, x, y, z).
+        The codes move along. Returns volumes inside the mask and what the network makes of them,
+        both padded; the loss of the code, a mean over its elements: commitment, or divergence from
+        a normal one; and the encodings, (N, C, x, y, z).
         """
         seen = self._padded(volumes * self.mask)
         if self.config["kind"] == "vq":
@@ -164,11 +159,7 @@ class VolumeAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         return torch.cat(parts)
 
     def standardise(self, volumes: Iterable[Tensor]) -> None:
-        """Set shift and scale so that latents have zero mean and unit variance in each channel.
-
-        Args:
-            volumes: Batches (N, 1, X, Y, Z) of training volumes.
-        """
+        """Set shift and scale so that latents have zero mean and unit variance in each channel."""
         self.shift.zero_()
         self.scale.fill_(1)
         inside = self.latent_mask.double()
@@ -187,9 +178,8 @@ class VolumeAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
     def revive(self, encodings: Tensor) -> dict[str, float]:
         """Move dead codes to encodings (K, C), and tell how the codes are used.
 
-        Returns:
-            ``codes used``, the share that was alive, and ``perplexity``, the number of equally
-            frequent codes that would be as various.
+        ``codes used`` is the share that was alive, ``perplexity`` the number of equally frequent
+        codes that would be as various.
         """
         book = self.codebook
         size = book.ema_cluster_size
@@ -214,10 +204,6 @@ class VolumeDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # dif
 
     Its norm is by sample, so that a judgement does not depend on the batch. The last of the
     features is the judgement of each patch.
-
-    Args:
-        width: Channels of the first layer.
-        layers: Layers in the middle.
     """
 
     @register_to_config

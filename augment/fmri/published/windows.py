@@ -59,16 +59,9 @@ def write_latents(
 
 
 class WindowSet:
-    """Windows of latents, one of each run an epoch, for the training loop.
+    """Windows of F latents, one of each run an epoch, for the training loop.
 
     Where a window begins, and how many of its first frames are known, is drawn anew each time.
-
-    Args:
-        path: What :func:`write_latents` has written.
-        runs: The runs.
-        conditions: Of the design.
-        space: Labels that the network is conditioned on.
-        window: Frames F of a window.
     """
 
     def __init__(
@@ -112,11 +105,6 @@ class WindowSet:
 
 
 def known_frames(latents: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """The first frames of windows, as :class:`HybridDiT` is given them.
-
-    Args:
-        latents: (B, F, C, x, y, z).
-        counts: How many are known, (B,).
-    """
+    """The first ``counts`` (B,) frames of windows (B, F, C, x, y, z), for :class:`HybridDiT`."""
     known = (torch.arange(latents.shape[1]) < counts[:, None]).to(latents)
     return {"known": known, "given": latents * known[:, :, None, None, None, None]}
