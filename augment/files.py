@@ -107,15 +107,10 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 def write_nifti(
     path: Path, data: np.ndarray, affine: np.ndarray, *, tr: float | None = None
 ) -> None:
-    """Write a NIfTI-1 file in template space, compressed if the name ends in ``.gz``.
+    """Write (X, Y, Z) or (X, Y, Z, T) as NIfTI-1 in template space, compressed if named ``.gz``.
 
-    Equal input gives equal bytes.
-
-    Args:
-        path: Name ending in ``.nii`` or ``.nii.gz``.
-        data: Array (X, Y, Z) or (X, Y, Z, T).
-        affine: Voxel to world in mm, (4, 4).
-        tr: Seconds between frames, kept in the header.
+    Equal input gives equal bytes. ``affine`` is voxel to world in mm; ``tr``, seconds between
+    frames.
     """
     import nibabel as nib
 

@@ -121,11 +121,8 @@ def replacement(
 
     Every label comes from the sample. What it does not know is missing: ``""`` or NaN.
 
-    Args:
-        sample: What a source drew.
-        subject: The real subject in whose place it comes; it is neither changed nor loaded.
-        frames: By image name, what the images must look like; others stay as they are.
-        kept: Images that stay those of the subject.
+    ``frames`` say by image name what the images must look like, others stay as they are; those
+    ``kept`` stay the subject's, which is neither changed nor loaded.
     """
     values: dict[str, Any] = {}
     for key, value in subject.items():
@@ -153,13 +150,9 @@ def has_image(subject: tio.Subject, name: str) -> bool:
 def changed(
     subject: tio.Subject, images: dict[str, tio.Image], made_as: str, made_by: str
 ) -> tio.Subject:
-    """A copy of the subject with some images that are synthetic, in whole or in part.
+    """A copy of a subject with marks and with some images that are synthetic, in whole or in part.
 
-    Args:
-        subject: With its marks.
-        images: By name.
-        made_as: Joins its ``synthetic_id``.
-        made_by: Joins its ``origin``.
+    ``made_as`` joins its ``synthetic_id``, ``made_by`` its ``origin``.
     """
     rest = {key: copy.deepcopy(value) for key, value in subject.items() if key not in images}
     names = [text for text in (subject["synthetic_id"], made_as) if text]

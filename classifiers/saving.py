@@ -61,12 +61,6 @@ class Pretrained:
 
     It is a setting of that other one: scikit-learn's ``clone`` keeps it, where it would reset a
     classifier.
-
-    Args:
-        kind: Class of the classifier, for people.
-        features: Weights by name.
-        scale: What its images are standardised with.
-        record: Who had a part in its making.
     """
 
     kind: str

@@ -94,14 +94,7 @@ def collect(
     y: Sequence[str | None] | None,
     what: str,
 ) -> TrainingSet:
-    """Read the subjects that have a label, each once.
-
-    Args:
-        classifier: Tells the label and the images.
-        subjects: A list or a dataset, such as :func:`neuromix.augment.mix` returns.
-        y: Replaces their labels.
-        what: What to call them: training, validation.
-    """
+    """Read the subjects that have a label, each once; ``y`` replaces the labels they carry."""
     if y is not None and len(y) != len(subjects):
         raise InputError(f"{len(y)} labels came for {len(subjects)} subjects; give one each")
     images = [classifier.image] if isinstance(classifier.image, str) else list(classifier.image)

@@ -151,9 +151,7 @@ class SampleBank:
     def check_disjoint(self, cohort: Cohort, *, voxels: bool = True) -> None:
         """Raise ``LeakageError`` if a subject of the cohort had a part in its making.
 
-        Args:
-            cohort: Subjects that shall judge what the bank is good for.
-            voxels: Compare images too, which finds subjects under new names; each image is read.
+        ``voxels`` compares images too, which finds subjects under new names; each image is read.
         """
         leakage.check_disjoint(self.record, cohort, voxels=voxels)
 

@@ -324,13 +324,9 @@ def name_of(k: int) -> str:
 
 
 def location(name: str, image: str, space: str, run: Mapping[str, Any]) -> str:
-    """The path of a sample's image inside its bank.
+    """The path of a sample's image, a key of ``PLACES``, inside its bank.
 
-    Args:
-        name: Of the sample.
-        image: Key of ``PLACES``.
-        space: Of the bank.
-        run: ``task, dir, run`` and ``chunk``, as far as there are any.
+    ``run`` has ``task, dir, run`` and ``chunk``, as far as there are any.
     """
     if image not in PLACES:
         raise InputError(f"image {image!r} has no place in a bank; allowed are {', '.join(PLACES)}")

@@ -57,11 +57,7 @@ ENTITIES = (
 def parse_name(name: str) -> tuple[dict[str, str], str, str]:
     """Take a file name apart.
 
-    Args:
-        name: The name without its folder.
-
-    Returns:
-        The entities (``{"sub": "01", "task": "rest"}``), the suffix and the extension.
+    Entities (``{"sub": "01", "task": "rest"}``), suffix and extension.
     """
     *pairs, last = name.split("_")
     suffix, dot, extension = last.partition(".")
@@ -170,10 +166,8 @@ def find(
 ) -> tuple[list[ImageFile], list[str]]:
     """The files of some images that have some entities, and the names of these images.
 
-    Args:
-        root: The dataset's folder.
-        images: Which; by default those of ``DEFAULTS`` that occur.
-        entities: Allowed labels by entity; ``""`` means that the name lacks the entity.
+    Images are by default those of ``DEFAULTS`` that occur. Entities have allowed labels; ``""``
+    means that the name lacks the entity.
     """
     for name in images or ():
         if name not in IMAGES:
@@ -213,8 +207,7 @@ def join(found: Sequence[ImageFile], images: Sequence[str]) -> list[list[str]]:
     Only BOLD has runs (task, dir, run, chunk). An image that lacks some of these, such as an
     anatomical one, belongs to every run that agrees with the rest.
 
-    Returns:
-        Rows of subject, session, task, dir, run, chunk and one path per image (``""`` if absent).
+    Rows hold subject, session, task, dir, run, chunk and one path per image (``""`` if absent).
     """
     sessions: dict[tuple[str, str], list[ImageFile]] = {}
     for file in found:

@@ -41,17 +41,9 @@ class Problem:
 def validate(
     table: pd.DataFrame, images: Sequence[str], *, progress: bool = False
 ) -> list[Problem]:
-    """Find every problem of a cohort.
+    """Find every problem of a cohort's table, in the order of its rows.
 
     A missing label is none, nor is an image that a row lacks if the row has another.
-
-    Args:
-        table: Rows of a cohort, with a column ``NAME_path`` for each image.
-        images: Which images to look into.
-        progress: Show a progress bar.
-
-    Returns:
-        The problems, in the order of the rows; an empty list if all is well.
     """
     import joblib
     from nibabel.imageglobals import logger

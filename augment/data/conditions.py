@@ -39,16 +39,10 @@ MISSING = {"", "n/a", "na", "nan", "none", "unknown", "?"}
 
 
 def parse_label(name: str, value: Any, codings: Mapping[str, str] | None = None) -> str | None:
-    """Translate one raw label into the project's own value.
+    """Translate one raw label into the project's own value, or ``None`` if it is missing.
 
-    Args:
-        name: ``sex``, ``diagnosis`` or any other label (which is kept as it is).
-        value: What the table says.
-        codings: More spellings, for example ``{"0": "F"}`` or ``{"0": "female"}``; they win over
-            the built-in ones.
-
-    Returns:
-        The label, or ``None`` if it is missing.
+    ``name`` is ``sex``, ``diagnosis`` or any other label (which is kept as it is); ``codings`` are
+    more spellings, such as ``{"0": "F"}``, which win over the built-in ones.
     """
     text = _text(value)
     for code, target in (codings or {}).items():

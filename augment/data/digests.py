@@ -68,10 +68,7 @@ def file_digests(paths: Iterable[str | Path]) -> Generator[str]:
 def kept(paths: Iterable[str | Path], kind: str, make: Callable[[Path], str]) -> Generator[str]:
     """A digest of each file: from the cache where the file is as it was, computed otherwise.
 
-    Args:
-        paths: Files.
-        kind: Of the digest; another name for every way to compute one.
-        make: Computes the digest of a file.
+    ``kind`` is another name for every way to compute one.
     """
     folder = _folder()
     cache = _read(folder) if folder else {}
@@ -106,12 +103,10 @@ class Content:
 
     @classmethod
     def of(cls, cohort: Cohort, images: Sequence[str] = (), more: str = "") -> Content:
-        """Look at a cohort.
+        """Look at a cohort, of which neither its name nor the places of its files count.
 
-        Args:
-            cohort: Its name and the places of its files do not count.
-            images: Names of the images that count, if it has them; all by default.
-            more: A digest of what else does.
+        ``images`` are those that count, if it has them, by default all; ``more`` a digest of what
+        else does.
         """
         names = [name for name in cohort.images if not images or name in images]
         rows: list[dict[str, Any]] = []
@@ -155,12 +150,7 @@ class Content:
         return digest_of([self.rows, self.images, self.more])
 
     def change(self, before: Content, name: str) -> str:
-        """What is not as before, in words, or ``""``.
-
-        Args:
-            before: What it was.
-            name: Of the cohort.
-        """
+        """What is not as before of a cohort of that name, in words, or ``""``."""
         for what, now, then in (
             ("images", self.images, before.images), ("rows", self.rows, before.rows)
         ):  # fmt: skip

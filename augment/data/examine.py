@@ -71,12 +71,7 @@ class Look:
 
 
 def look_at(path: str, image: str) -> Look:
-    """Everything about a file.
-
-    Args:
-        path: Of the file.
-        image: What it is to be, such as ``md``.
-    """
+    """Everything about a file that is to be an image such as ``md``."""
     look = Look()
     try:
         with np.errstate(all="ignore"):

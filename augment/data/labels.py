@@ -46,11 +46,9 @@ def canonical(
 ) -> pd.DataFrame:
     """Give ids and labels their own names and values; other columns stay as they are.
 
-    Args:
-        table: As read, all text.
-        codings: More spellings, by label; they win over all others.
-        columns: Where to find a label or an id that has another name.
-        levels: What the dataset says that the codes of a column mean, by column.
+    ``codings`` are more spellings, by label, and win over all others; ``columns`` say where to find
+    a label or an id that has another name; ``levels`` what the dataset says that codes mean, by
+    column.
     """
     _check_names("codings", codings, LABELS)
     _check_names("columns", columns, ALIASES)
@@ -147,15 +145,11 @@ def _age(text: str, codings: Mapping[str, str]) -> float:
 def attach(rows: pd.DataFrame, home: Path, codings: Codings, columns: Columns) -> pd.DataFrame:
     """Add to rows of images what a BIDS dataset knows of its subjects and sessions.
 
-    Labels come from ``participants.tsv`` (of the session too, if it has a ``session_id``) and
-    where a subject's ``sessions.tsv`` tells a value for the session, from there. Rows that nothing
-    is known of lack labels; participants without images are left out.
+    Labels come from ``participants.tsv`` (of the session too, if it has a ``session_id``) and where
+    a subject's ``sessions.tsv`` tells a value for the session, from there. Rows that nothing is
+    known of lack labels; participants without images are left out.
 
-    Args:
-        rows: At least ``subject_id`` and ``session_id``.
-        home: The folder of ``participants.tsv``.
-        codings: See :func:`canonical`.
-        columns: See :func:`canonical`.
+    ``home`` is the folder of ``participants.tsv``.
     """
     people_file = home / "participants.tsv"
     people = bids.read_table(people_file) if people_file.is_file() else None

@@ -46,7 +46,7 @@ class FlowMultistepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._before: Tensor | None = None
 
     def step(self, velocity: Tensor, time: Any, sample: Tensor) -> FlowStep:
-        """One step of the sample x_t (B, ...) by a velocity (B, ...); the scheduler knows the time."""
+        """One step of the sample x_t (B, ...) by a velocity (B, ...); the times are known."""
         t, u = self.times[self._done : self._done + 2]
         found = sample - t * velocity
         estimate = found

@@ -62,9 +62,8 @@ def dwi(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Simulate a diffusion scan of a brain that :meth:`Anatomy.draw` made.
 
-    Returns:
-        The signal (X, Y, Z, 13) with the unweighted volume first, b-values (13,) in s/mm², gradient
-        directions (13, 3), and the brain mask (X, Y, Z).
+    The signal (X, Y, Z, 13) with the unweighted volume first, b-values (13,) in s/mm², gradient
+    directions (13, 3), and the brain mask (X, Y, Z).
     """
     inside = maps["gm"] + maps["wm"] + maps["csf"]
     mask = inside > 0.5

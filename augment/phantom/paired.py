@@ -47,10 +47,9 @@ class PairedScanner:
     def draw(
         self, person: Person, maps: dict[str, np.ndarray], rng: np.random.Generator
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The images of one subject and what an ideal regression would predict of them.
+        """The images of one subject, and what an ideal regression would predict of them.
 
-        Returns:
-            Two dicts with ``fmri`` and ``dmri``, arrays (X, Y, Z, 8).
+        Two dicts with ``fmri`` and ``dmri``, arrays (X, Y, Z, 8).
         """
         inside = np.clip(maps["gm"] + maps["wm"] + maps["csf"], 0, 1)
         shared = 0.9 * person.severity * self.pattern + 0.8 * rng.standard_normal(len(self.pattern))

@@ -111,17 +111,7 @@ def simulate(
     events: pd.DataFrame,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """One run (X, Y, Z, T) in scanner units as int16.
-
-    Args:
-        anatomy: Of the grid.
-        maps: The subject's tissue, as :meth:`Anatomy.draw` gives it.
-        response: The subject's answer.
-        task: Key of :data:`TASKS`.
-        direction: ``LR`` or ``RL``.
-        events: Onset, duration and trial type in seconds.
-        rng: Of the subject.
-    """
+    """One run (X, Y, Z, T) of a subject's tissue ``maps`` in scanner units as int16."""
     from nilearn.glm.first_level import compute_regressor
 
     base, mask = _baseline(anatomy, maps)

@@ -34,14 +34,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a dataset.
-
-    Args:
-        folder: The BIDS derivative.
-        written: Scans that were prepared now.
-        kept: Scans that an earlier run had prepared with the same settings.
-        failures: Scans that could not be prepared, and why.
-    """
+    """What became of a dataset: counts of scans, of which an earlier call had ``kept`` some."""
 
     folder: Path
     written: int = 0

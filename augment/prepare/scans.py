@@ -25,15 +25,10 @@ Entities = Mapping[str, str | Collection[str]]
 
 @dataclass(frozen=True)
 class Scan:
-    """One image to prepare.
+    """One image (``md``, ``dwi`` or ``bold``) to prepare, and what the JSON files say of it.
 
-    Args:
-        kind: ``md``, ``dwi`` or ``bold``.
-        image: The NIfTI file.
-        entities: Of its name.
-        sidecar: What the JSON files say of it.
-        companions: Files beside it, as far as there are any: ``mask``, ``bval``, ``bvec``,
-            ``events`` (a TSV, or HCP's folder of EV files).
+    Its companions are files beside it: ``mask``, ``bval``, ``bvec``, ``events`` (a TSV, or HCP's
+    folder).
     """
 
     kind: str
@@ -56,16 +51,10 @@ class Scan:
 def find_scans(
     root: Path, what: str, raw: Path, entities: Entities
 ) -> tuple[list[Scan], dict[str, str]]:
-    """List the scans of a dataset.
+    """List the scans of a BIDS dataset, or of HCP's ``<subject>/MNINonLinear/Results`` tree.
 
-    Args:
-        root: A BIDS dataset, raw or derivative, or HCP's ``<subject>/MNINonLinear/Results`` tree.
-        what: ``md``, ``bold`` or ``segments``.
-        raw: The raw dataset behind a derivative, where events are looked for, too.
-        entities: Only files with these, as in :func:`neuromix.augment.data.bids.find`.
-
-    Returns:
-        Scans, and for subjects whose files are ambiguous the reason.
+    Events are looked for in ``raw`` too, the dataset behind a derivative. Also returned is why the
+    files of a subject are ambiguous, where they are.
     """
     if "bold" in KINDS[what] and (hcp := _hcp_scans(root)):
         chosen = [scan for scan in hcp if _has(scan.entities, entities)]
@@ -117,15 +106,10 @@ def _mask(image: Path, entities: Mapping[str, str]) -> Path | None:
 
 
 def inherited(image: Path, roots: list[Path], ending: str) -> Path | None:
-    """The file that speaks of an image by BIDS's inheritance principle.
+    """The file of some datasets that speaks of an image by BIDS's inheritance principle.
 
-    It ends in ``ending`` and has no entity that the image lacks; of several, the nearest and then
-    the most specific is meant.
-
-    Args:
-        image: In the first of the datasets.
-        roots: Datasets to look in, in this order.
-        ending: Suffix and extension, such as ``events.tsv``.
+    It ends in ``ending``, such as ``events.tsv``, and has no entity that the image, which lies in
+    the first dataset, lacks; of several, the nearest and then the most specific is meant.
     """
     *pairs, _ = image.name.split("_")
     inside = image.parent.relative_to(roots[0])
