@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,20 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a TSV as BIDS wants it: missing values are ``n/a``."""
     write_bytes(path, table.to_csv(sep="\t", index=False, na_rep="n/a").encode())
+
+
+def write_array(path: Path, count: int, parts: Iterable[np.ndarray], dtype: Any) -> None:
+    """Write ``count`` rows of an array, some at a time, so that memory holds no more."""
+    with replacing(path) as temporary:
+        writer, done = None, 0
+        for part in parts:
+            if writer is None:
+                shape = (count, *part.shape[1:])
+                writer = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+            writer[done : done + len(part)] = part
+            done += len(part)
+        assert writer is not None and done == count
+        writer.flush()
 
 
 def write_nifti(

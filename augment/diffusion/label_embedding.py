@@ -7,13 +7,20 @@ missing). ``torch.utils.data.default_collate`` makes such tensors of encoded row
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace, inside
+
+
+def encode_rows(space: LabelSpace, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Codes (N,) by name of rows of labels, as far as the space knows them."""
+    codes = [space.encode(inside(space, row)) for row in rows]
+    return {name: torch.tensor([row[name] for row in codes]) for name in space.names}
 
 
 class LabelEmbedder(nn.Module):

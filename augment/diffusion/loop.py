@@ -17,7 +17,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,6 +68,10 @@ class TrainConfig:
                 f"precision {self.precision!r} came; allowed are {', '.join(PRECISIONS)}: take "
                 "bf16, or no where the machine lacks it"
             )
+
+    def within(self, training: TrainConfig) -> TrainConfig:
+        """The same with another training's seed and precision, of which a process has one."""
+        return replace(self, seed=training.seed, precision=training.precision)
 
 
 class TrainingSet(Protocol):

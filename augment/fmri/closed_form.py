@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace, inside, known
+from neuromix.augment.data.conditions import LabelSpace, known
+from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.fmri.config import TaskFMRIConfig
 from neuromix.augment.fmri.linear_run import Courses, Estimated, LinearRun
 from neuromix.augment.fmri.runs import BASIS, Runs, Survey, design_of, of_task
@@ -80,7 +81,6 @@ def fit_linear(
         )
         for run in runs.runs
     ]
-    codes = [space.encode(inside(space, run.labels)) for run in runs.runs]
     linear = LinearRun(
         label_space=space.to_dict(), courses=BASIS * len(runs.conditions),
         shape=list(survey.mask.shape), voxels=int(survey.mask.sum()),
@@ -92,8 +92,8 @@ def fit_linear(
         data: np.ndarray = runs.runs[k].read()[:, survey.mask] / np.float32(survey.scales[k])
         return data
 
-    told = {name: torch.tensor([row[name] for row in codes]) for name in space.names}
-    linear.fit(estimated, read, told, runs.tr, work, progress)
+    codes = encode_rows(space, [run.labels for run in runs.runs])
+    linear.fit(estimated, read, codes, runs.tr, work, progress)
     with files.replacing_folder(kept) as folder:
         linear.save_pretrained(folder)
     return linear

@@ -17,7 +17,6 @@ here, so that a test subject's label cannot enter its image.
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -34,11 +33,12 @@ from torch import Tensor
 
 from neuromix.augment.bank.filling import derive
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.data.leakage import provenance, subject_hash
+from neuromix.augment.data.leakage import subject_hash
+from neuromix.augment.diffusion.fitting import Job, Trainable
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.loop import Trained, check_size
 from neuromix.augment.diffusion.loop import estimate as estimate_training
-from neuromix.augment.diffusion.pipeline import Saved, apart, keep_settings, refuse_worker
+from neuromix.augment.diffusion.pipeline import refuse_worker
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import MODALITIES, ModalityConfig
 from neuromix.augment.pds.dual_modal import DualModalDiffusion
@@ -71,7 +71,7 @@ class Posterior(NamedTuple):
     """(K, N, X, Y, Z)."""
 
 
-class ModalityCompleter(Saved, DiffusionPipeline):
+class ModalityCompleter(Trainable, DiffusionPipeline):
     """Fills in one of two modalities of a subject from the other; a Completer.
 
     Args:
@@ -104,32 +104,9 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         return self.model.grid
 
     @classmethod
-    def fit(
-        cls,
-        cohort: Cohort,
-        config: ModalityConfig,
-        folder: str | Path,
-        *,
-        validation: Cohort | None = None,
-        resume: bool = True,
-        progress: bool = False,
-    ) -> tuple[ModalityCompleter, Trained]:
-        """Fit on the training subjects that have both modalities, and save the completer.
-
-        Args:
-            cohort: The training split. Those who lack a modality teach nothing, but count as seen.
-            config: One of :data:`~neuromix.augment.pds.config.PRESETS`, or one's own.
-            folder: For the completer and, in ``work``, its volumes and checkpoints.
-            validation: Subjects that choose the best steps, and correct the spread of samples.
-            resume: Go on where an earlier call was stopped.
-            progress: Show progress bars.
-
-        Returns:
-            The completer and what the training of PDM came to.
-        """
-        work = Path(folder) / "work"
-        everyone = apart(cohort, validation)
-        pairs = [paired(each) for each in everyone]
+    def _fit(cls, job: Job) -> tuple[ModalityCompleter, Trained, dict[str, Any]]:
+        # Those who lack a modality teach nothing, but count as seen.
+        config, pairs = job.config, [paired(each) for each in job.cohorts]
         frames = [common_frame(each) for each in pairs]
         if frames[-1] != frames[0]:
             raise InputError(
@@ -143,16 +120,13 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         if config.refine != "none":
             check_size(count, config.refining)
         with PartialState().main_process_first():
-            begun = list(work.iterdir()) if work.is_dir() else []
-            made_from = keep_settings(
-                asdict(config), pairs, MODALITIES, work, begun, resume, progress
-            )
+            job.keep(asdict(config), MODALITIES, pairs)
             sets = [
-                Pairs(work / f"pairs-{name}.npy", each)
-                for name, each in zip(("train", "validation"), pairs, strict=False)
+                Pairs(job.work / f"pairs-{name}.npy", each)
+                for name, each in zip(job.names, pairs, strict=True)
             ]
         scheduler = _scheduler(config)
-        fitting = Fitting(config, sets, grid, work, resume, progress)
+        fitting = Fitting(job, sets, grid)
 
         def draw(part: Part) -> Tensor:
             sampler = cls(fitting.model, scheduler, list(config.directions), config.steps)
@@ -164,15 +138,12 @@ class ModalityCompleter(Saved, DiffusionPipeline):
             ])  # fmt: skip
 
         alphas = scheduler.alphas_cumprod if config.objective == "noise" else None
-        result = fitting.run(alphas, draw)
-        record = provenance(everyone, [*itertools.chain(*(each.digests() for each in sets))])
-        record["labelled"] = sorted(subject_hash(*key) for key in cohort.subject_keys)
-        record |= made_from | {"config": asdict(config), "segments": segments}
-        record["trained"] = {"best_step": result.best_step, "validation": result.validation}
-        completer = cls(fitting.model, scheduler, list(config.directions), config.steps, record)
-        completer.save_pretrained(folder)
-        completer.register_to_config(_name_or_path=str(Path(folder).resolve()))
-        return completer, result
+        trained = fitting.run(alphas, draw)
+        record = job.record(digest for each in sets for digest in each.digests())
+        record["labelled"] = sorted(subject_hash(*key) for key in job.cohorts[0].subject_keys)
+        record["segments"] = segments
+        completer = cls(fitting.model, scheduler, list(config.directions), config.steps)
+        return completer, trained, record
 
     @classmethod
     @torch.no_grad()
@@ -189,7 +160,8 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         brief = replace(config, training=still, refining=still)
         with tempfile.TemporaryDirectory() as folder:
             grid, _ = common_frame(few)
-            fitting = Fitting(brief, [Pairs(Path(folder) / "pairs.npy", few)], grid, Path(folder))
+            job = Job([few], brief, Path(folder))
+            fitting = Fitting(job, [Pairs(job.work / "pairs.npy", few)], grid)
             fitting.model = model = fitting.build()
             begun = time.perf_counter()
             fitting.closed_form()

@@ -22,8 +22,8 @@ from torch import Tensor
 from neuromix.augment import files
 from neuromix.augment.data.conditions import LabelSpace, known
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.diffusion.loop import TrainConfig, Trained, TrainingSet, estimate, train
-from neuromix.augment.diffusion.objectives import Objective
+from neuromix.augment.diffusion.fitting import Job
+from neuromix.augment.diffusion.loop import Trained, estimate
 from neuromix.augment.pds.config import MODALITIES, ModalityConfig
 from neuromix.augment.pds.dual_modal import DualModalDiffusion
 from neuromix.augment.pds.local_regression import LocalRegression
@@ -62,16 +62,14 @@ Maker = Callable[[Part], Tensor]
 class Fitting:
     """One fit on training pairs and, if any, validation pairs."""
 
-    config: ModalityConfig
+    job: Job
     sets: list[Pairs]
     grid: Grid
-    work: Path
-    resume: bool = True
-    progress: bool = False
     model: DualModalDiffusion = field(init=False)
     _folds: dict[int, LocalRegression] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.config: ModalityConfig = self.job.config
         self.directions = [MODALITIES.index(name) for name in self.config.directions]
         numbers: dict[tuple[str, str], int] = {}
         self.people = [
@@ -86,7 +84,7 @@ class Fitting:
         ``alphas`` are those of the noise schedule, if PDM predicts noise; ``draw`` makes the
         samples of PDM, which TR refines in the published order.
         """
-        kept = self.work / "start"
+        kept = self.job.work / "start"
         state = PartialState()
         fresh = not kept.is_dir()  # asked before the main process can have written it
         with state.main_process_first():
@@ -201,7 +199,7 @@ class Fitting:
             for pairs, m, r in zip(self.sets, means, residuals, strict=True)
         ]
         objective = SemanticConsistency(self.model, self.config.label_dropout, alphas)
-        return self._train(objective, data, self.config.training, "pdm")
+        return self.job.train(objective, data, self.config.training, "pdm")
 
     def _refine(self, estimates: list[np.ndarray], stages: Sequence[str]) -> None:
         """Train TR on estimates, one stage after the other."""
@@ -209,14 +207,14 @@ class Fitting:
             BoxSet(pairs, self.model, self.directions, each, self.config.box)
             for pairs, each in zip(self.sets, estimates, strict=True)
         ]
-        first = self.config.refining
+        first = self.config.refining.within(self.config.training)
         second = replace(
             first, steps=max(first.steps // 3, 1), learning_rate=first.learning_rate / 3
         )
         for stage in stages:
             objective = Refinement(self.model, stage == "detail", self.config.microstructure)
             config = second if stage == "detail" and len(stages) > 1 else first
-            self._train(objective, data, config, stage)
+            self.job.train(objective, data, config, stage)
         assert self.model.refiner is not None
         self.model.refiner.eval()
 
@@ -227,19 +225,6 @@ class Fitting:
         stages = 4 / 3 if config.refine == "mean" else 1
         objective = Refinement(self.model, True, config.microstructure)
         return stages * estimate(objective, data, config.refining)
-
-    def _train(
-        self, objective: Objective, data: Sequence[TrainingSet], config: TrainConfig, name: str
-    ) -> Trained:
-        return train(
-            objective,
-            data[0],
-            replace(config, seed=self.config.training.seed),
-            self.work / name,
-            validation=data[1] if len(data) > 1 else None,
-            resume=self.resume,
-            progress=self.progress,
-        )
 
     def _means(self) -> list[np.ndarray]:
         """What samples spread around."""
@@ -297,39 +282,36 @@ class Fitting:
 
         ``given`` are those of what was made before, which it gets too.
         """
-        arrays = []
-        for k, part in enumerate(("train", "validation")[: len(self.sets)]):
-            path = self.work / f"{name}-{part}.npy"
-            with PartialState().main_process_first():
-                if not path.is_file():
-                    self._write(path, k, maker, None if given is None else given[k])
-            arrays.append(np.load(path, mmap_mode="r"))
-        return arrays
+        paths = self.job.arrays(
+            lambda k, path: self._write(path, k, maker, None if given is None else given[k]),
+            f"{name}-",
+        )
+        return [np.load(path, mmap_mode="r") for path in paths]
 
     @torch.no_grad()
     def _write(self, path: Path, which: int, maker: Maker, given: np.ndarray | None) -> None:
         from rich.progress import track
 
         pairs = self.sets[which]
-        count, _, *shape = pairs.array.shape
-        with files.replacing(path) as temporary:
-            # Half precision is a thousandth of a value, far below the noise of a scan.
-            writer = np.lib.format.open_memmap(
-                temporary, mode="w+", dtype=np.float16, shape=(count, len(self.directions), *shape)
-            )
-            starts = range(0, count, BATCH)
-            for start in track(starts, f"Writing {path.stem}", disable=not self.progress):
-                chosen = slice(start, min(start + BATCH, count))
-                numbers = list(range(count)[chosen])
-                for column, d in enumerate(self.directions):
-                    units = self._units(pairs, d, numbers)
-                    before = None
-                    if given is not None:
-                        before = torch.from_numpy(np.array(given[chosen, column], np.float32))
-                        before = before.to(units[0])
-                    made = maker(Part(*units, d, numbers, which == 0, before))
-                    writer[chosen, column] = made.cpu().numpy()
-            writer.flush()
+        count = len(pairs)
+
+        def made(start: int) -> np.ndarray:
+            numbers = list(range(start, min(start + BATCH, count)))
+            columns = []
+            for column, d in enumerate(self.directions):
+                units = self._units(pairs, d, numbers)
+                before = None
+                if given is not None:
+                    before = torch.from_numpy(np.array(given[numbers, column], np.float32))
+                    before = before.to(units[0])
+                part = maker(Part(*units, d, numbers, which == 0, before))
+                columns.append(part.cpu().numpy())
+            return np.stack(columns, axis=1)
+
+        title = f"Writing {path.stem}"
+        starts = track(range(0, count, BATCH), title, disable=not self.job.progress)
+        # Half precision is a thousandth of a value, far below the noise of a scan.
+        files.write_array(path, count, map(made, starts), np.float16)
 
     def _units(
         self, pairs: Pairs, d: int, subjects: Sequence[int]

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from neuromix.augment import files
 from neuromix.augment.data.cohort import label_rows
-from neuromix.augment.data.conditions import inside
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import image_hashes
+from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.dual_modal import DualModalDiffusion
@@ -91,18 +91,11 @@ class Pairs:
 
     def __init__(self, path: Path, cohort: Cohort) -> None:
         if not path.is_file():
-            with files.replacing(path) as temporary:
-                writer = None
-                for k, subject in enumerate(cohort.subjects()):
-                    pair = torch.stack([read(subject[name], name) for name in MODALITIES])
-                    if writer is None:
-                        shape = (len(cohort), *pair.shape)
-                        writer = np.lib.format.open_memmap(
-                            temporary, mode="w+", dtype=np.float32, shape=shape
-                        )
-                    writer[k] = pair.numpy()
-                assert writer is not None
-                writer.flush()
+            parts = (
+                np.stack([read(subject[name], name).numpy() for name in MODALITIES])[None]
+                for subject in cohort.subjects()
+            )
+            files.write_array(path, len(cohort), parts, np.float32)
         self.array = np.load(path, mmap_mode="r")
         self.rows = label_rows(cohort)
         self.paths = [row[f"{name}_path"] for row in self.rows for name in MODALITIES]
@@ -154,9 +147,7 @@ class DenoisingSet:
     ) -> None:
         self.pairs, self.model, self.directions = pairs, model, list(directions)
         self.means, self.residuals = means, residuals
-        space = model.label_space
-        codes = [space.encode(inside(space, row)) for row in pairs.rows]
-        self.codes = {name: torch.tensor([row[name] for row in codes]) for name in space.names}
+        self.codes = encode_rows(model.label_space, pairs.rows)
 
     def __len__(self) -> int:
         return len(self.pairs) * len(self.directions)
