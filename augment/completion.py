@@ -26,9 +26,10 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment import files
-from neuromix.augment.bank.filling import PLACES, UNITS, missing
+from neuromix.augment.bank.filling import PLACES, UNITS
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.digests import file_digests
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
@@ -140,8 +141,8 @@ def complete_dataset(
         path = out / _location(row, want, space)
         sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
         deviation = path.with_name(path.name.replace(f"_{PLACES[want][1]}.nii", "_stdmap.nii"))
-        known = subject_hash(row["dataset"], row["subject_id"]) in labelled
-        labels = {"diagnosis": row["diagnosis"]} if known and row["diagnosis"] else None
+        is_trained = subject_hash(row["dataset"], row["subject_id"]) in labelled
+        labels = {"diagnosis": row["diagnosis"]} if is_trained and row["diagnosis"] else None
         told = {"SourceHash": digest, "Labels": labels or {}}
         if sidecar.is_file() and path.is_file() and deviation.is_file():
             if told.items() <= bids.read_json(sidecar).items():
@@ -248,7 +249,7 @@ def _tables(out: Path, cohort: Cohort, tasks: list[tuple[dict[str, Any], str, st
         told = {"participant_id": f"sub-{row['subject_id']}"}
         if row["session_id"]:
             told["session_id"] = f"ses-{row['session_id']}"
-        rows.append(told | {k: None if missing(row[k]) else row[k] for k in LABELS})
+        rows.append(told | {k: row[k] if known(row[k]) else None for k in LABELS})
     if rows:
         files.write_table(out / "participants.tsv", pd.DataFrame(rows).drop_duplicates())
 

@@ -22,12 +22,12 @@ from torch.utils.data import Dataset
 from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data import origin
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import known
 from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.replacement import (
     Frame,
     drawn_from,
-    is_known,
     labels_of,
     replacement,
     with_marks,
@@ -299,7 +299,7 @@ def _match(
     first = subjects[0]
     if match is None:
         found = [n for n in source.labels if isinstance(first.get(n), str)]
-        found = [n for n in found if any(is_known(subject.get(n)) for subject in subjects)]
+        found = [n for n in found if any(known(subject.get(n)) for subject in subjects)]
     else:
         found = [match] if isinstance(match, str) else list(match)
     names = tuple(dict.fromkeys([*found, *balance]))
@@ -308,15 +308,15 @@ def _match(
             f"samples are to share {', '.join(names) or 'no label'} with subjects; {source.uri} "
             f"knows {', '.join(source.labels)}: choose among them with match=..."
         )
-    known = [labels_of(subject, names) for subject in subjects]
-    known = [labels for labels in known if len(labels) == len(names)]
-    if not known:
+    models = [labels_of(subject, names) for subject in subjects]
+    models = [labels for labels in models if len(labels) == len(names)]
+    if not models:
         raise InputError(f"no subject has all of {', '.join(names)}; choose others with match=...")
     if isinstance(source, SampleBank):
         # Better now than in the middle of an epoch.
-        texts = [name for name in names if isinstance(known[0][name], str)]
+        texts = [name for name in names if isinstance(models[0][name], str)]
         has = set(zip(*(source.table[name] for name in texts), strict=True))
-        for labels in known:
+        for labels in models:
             if texts and tuple(labels[name] for name in texts) not in has:
                 source.draw(labels, 0)
     return names

@@ -19,6 +19,7 @@ import torch
 import torchio as tio
 
 from neuromix.augment.data import origin
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.grid import Grid, resample
 from neuromix.augment.errors import InputError
 
@@ -45,13 +46,6 @@ class Frame(NamedTuple):
         return cls(channels, Grid(tuple(shape), image.affine))
 
 
-def is_known(label: Any) -> bool:
-    """Whether a label has a value: missing ones are ``""``, ``None`` or NaN."""
-    return (
-        label is not None and label != "" and not (isinstance(label, float) and math.isnan(label))
-    )
-
-
 def labels_of(subject: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Those labels of a subject that are known; a name that it lacks altogether is refused."""
     for name in names:
@@ -60,7 +54,7 @@ def labels_of(subject: Mapping[str, Any], names: Collection[str]) -> dict[str, A
                 example = dict.fromkeys(names, "...")
                 raise InputError(f"an image alone has no {name!r}; give labels={example}")
             raise InputError(f"a subject has no {name!r}; it has {', '.join(map(str, subject))}")
-    return {name: subject[name] for name in names if is_known(subject[name])}
+    return {name: subject[name] for name in names if known(subject[name])}
 
 
 def partner(sample: tio.Subject, name: str) -> tio.Image:

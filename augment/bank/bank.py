@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from neuromix.augment.bank.filling import FORMAT, Filling, location, missing
+from neuromix.augment.bank.filling import FORMAT, Filling, location
 from neuromix.augment.data import bids, leakage
 from neuromix.augment.data.cohort import COLUMNS
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.grid import SPACE
 from neuromix.augment.errors import InputError
 from neuromix.augment.source import SAMPLERS, Sampler
@@ -229,8 +230,8 @@ class SampleBank:
                         problems.append(_broken(name, path, "not what was written"))
                     if told.get("Seed") != self._columns["seed"][row]:
                         problems.append(f"sample {name}: its sidecar tells another seed")
-        known = {f"sub-{name}" for name in self._row_of}
-        strange = sorted({p.name for p in self.path.glob("sub-*")} - known)
+        named = {f"sub-{name}" for name in self._row_of}
+        strange = sorted({p.name for p in self.path.glob("sub-*")} - named)
         return problems + [f"{self.path / name} is not in participants.tsv" for name in strange]
 
     def digest(self) -> str:
@@ -259,7 +260,7 @@ class SampleBank:
 
     def _candidates(self, labels: Mapping[str, Any]) -> np.ndarray:
         """Rows of the samples that have these labels."""
-        asked = {name: value for name, value in labels.items() if not missing(value)}
+        asked = {name: value for name, value in labels.items() if known(value)}
         for name in asked:
             if name not in self.labels:
                 raise InputError(f"the bank has no label {name!r}; it has {self._offer()}")

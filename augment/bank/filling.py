@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
@@ -24,6 +23,7 @@ import pandas as pd
 from neuromix.augment import files
 from neuromix.augment.data import bids, leakage
 from neuromix.augment.data.cohort import COLUMNS
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.grid import SPACE
 from neuromix.augment.errors import InputError
 from neuromix.augment.source import Sampler
@@ -220,7 +220,7 @@ class Filling:
         for left_over in (self.root / f"sub-{name}").glob("*/.*.tmp"):
             left_over.unlink()  # of a process that was killed, on any machine; the slot is ours
         images = subject.get_images_dict(intensity_only=False)
-        keys = {c: _scalar(subject[c]) for c in COLUMNS[3:] if not missing(subject.get(c))}
+        keys = {c: _scalar(subject[c]) for c in COLUMNS[3:] if known(subject.get(c))}
         if any(PLACES[image][0] == "func" for image in images):
             keys.setdefault("task", "rest")  # BIDS asks for a task
         record: dict[str, Any] = {
@@ -350,14 +350,9 @@ def derive(seed: int, k: int, attempt: int) -> int:
     return int(state >> np.uint64(11))
 
 
-def missing(value: Any) -> bool:
-    """Whether a label tells nothing."""
-    return value is None or value == "" or (isinstance(value, Real) and math.isnan(value))
-
-
 def _plain(labels: Mapping[str, Any]) -> dict[str, Any]:
     """Labels that are known, as JSON gives them back."""
-    return {name: _scalar(value) for name, value in labels.items() if not missing(value)}
+    return {name: _scalar(value) for name, value in labels.items() if known(value)}
 
 
 def _scalar(value: Any) -> Any:

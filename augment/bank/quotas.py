@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromix.augment.data.cohort import KEY
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.leakage import provenance
 from neuromix.augment.errors import InputError
 
@@ -216,7 +217,7 @@ def _rows(cohort: Cohort, space: LabelSpace) -> list[Labels]:
     """The labels of each row as far as the space has them, whatever the order of the table."""
     rows = []
     for row in cohort.table.sort_values(list(KEY)).to_dict("records"):
-        labels = {name: row[name] for name in space.names if _known(row.get(name))}
+        labels = {name: row[name] for name in space.names if known(row.get(name))}
         try:
             space.encode(labels)
         except InputError as error:
@@ -231,10 +232,6 @@ def _rows(cohort: Cohort, space: LabelSpace) -> list[Labels]:
             f"{', '.join(space.names)}"
         )
     return rows
-
-
-def _known(value: Any) -> bool:
-    return value is not None and value != "" and value == value  # NaN is unequal to itself
 
 
 def _complete(rows: Sequence[Labels], names: Sequence[str]) -> list[Labels]:

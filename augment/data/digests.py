@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuromix.augment import files
 from neuromix.augment.data import bids
+from neuromix.augment.data.conditions import known
 from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Content:
         for row in cohort.table.to_dict("records"):
             paths = {name: row[f"{name}_path"] for name in names if row[f"{name}_path"]}
             says = {k: v for k, v in row.items() if not str(k).endswith("_path")}
-            says = {k: v for k, v in says.items() if v != "" and v == v}  # NaN is no age
+            says = {k: v for k, v in says.items() if known(v)}
             # The name of a file tells a synthetic image, and nothing else.
             marks = {
                 name: [mark for mark in ("synthetic", "imputed") if f"_desc-{mark}" in Path(p).name]

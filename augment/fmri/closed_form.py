@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace, known
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.fmri.config import TaskFMRIConfig
 from neuromix.augment.fmri.linear_run import Courses, Estimated, LinearRun
@@ -101,9 +101,7 @@ def fit_linear(
 
 def space_of(runs: Runs, config: TaskFMRIConfig) -> LabelSpace:
     """What a sampler of these runs can be asked for."""
-    rows = [run.labels for run in runs.runs]
-    names = [name for name in config.labels if any(known(row.get(name)) for row in rows)]
-    return LabelSpace.from_labels(rows, names)
+    return LabelSpace.from_known([run.labels for run in runs.runs], config.labels)
 
 
 def generator(*words: int) -> torch.Generator:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.decomposition import PCA
 
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.anatomy import brain_mask
@@ -25,12 +26,11 @@ class PCAFeatures:
     """Whitened principal components of volumes in the brain; made by :func:`pca_features`."""
 
     mask: np.ndarray
-    mean: np.ndarray
-    weights: np.ndarray
+    pca: PCA
 
     def __call__(self, volumes: np.ndarray) -> np.ndarray:
         """Features (N, F) of volumes (N, X, Y, Z)."""
-        features: np.ndarray = (volumes[:, self.mask] - self.mean) @ self.weights
+        features: np.ndarray = self.pca.transform(volumes[:, self.mask])
         return features
 
 
@@ -53,19 +53,13 @@ def pca_features(
     keep = min(components, len(other) // 4)
     if keep < 1:
         raise InputError(f"{len(other)} volumes are too few to fit features to; four are needed")
-    inside = other[:, mask].astype(np.float32)
-    mean = inside.mean(axis=0)
-    inside -= mean
-    # Volumes are fewer than voxels: the small Gram matrix has the same spectrum as the covariance.
-    power, vectors = np.linalg.eigh((inside @ inside.T).astype(np.float64))
-    power, vectors = power[::-1][:keep], vectors[:, ::-1][:, :keep]
-    if power[-1] <= 1e-6 * power[0]:
+    pca = PCA(keep, whiten=True, svd_solver="full").fit(other[:, mask].astype(np.float32))
+    if pca.explained_variance_[-1] <= 1e-6 * pca.explained_variance_[0]:
         raise InputError(
             f"{len(other)} volumes differ in fewer than {keep} ways; "
             "remove duplicates or ask for fewer components"
         )
-    scale = np.sqrt(len(other) - 1) / power
-    return PCAFeatures(mask, mean, inside.T @ (vectors * scale).astype(np.float32))
+    return PCAFeatures(mask, pca)
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:

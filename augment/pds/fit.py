@@ -20,7 +20,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace, known
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.fitting import Job
 from neuromix.augment.diffusion.loop import Trained, estimate
@@ -109,8 +109,7 @@ class Fitting:
     def build(self) -> DualModalDiffusion:
         """The model before anything is learned but the scales of the modalities."""
         config, pairs = self.config, self.sets[0]
-        names = [n for n in config.labels if any(known(row.get(n)) for row in pairs.rows)]
-        space = LabelSpace.from_labels(pairs.rows, names)
+        space = LabelSpace.from_known(pairs.rows, config.labels)
         covered = torch.zeros(self.grid.shape, dtype=torch.bool)
         sums = torch.zeros(2, 3, dtype=torch.float64)
         limits = torch.tensor([[torch.inf, -torch.inf]] * 2)

@@ -29,7 +29,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from neuromix.augment import files
 from neuromix.augment.data import bids, origin
 from neuromix.augment.data.cohort import label_rows
-from neuromix.augment.data.conditions import LabelSpace, known
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.fitting import Job, Trainable
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
@@ -238,8 +238,7 @@ class _Parts:
     ) -> _Parts:
         """Everything as it is before training; what is fitted is kept in ``work``."""
         rows = label_rows(cohort)
-        names = [name for name in config.labels if any(known(row.get(name)) for row in rows)]
-        space = LabelSpace.from_labels(rows, names)
+        space = LabelSpace.from_known(rows, config.labels)
         with torch.random.fork_rng():
             torch.manual_seed(config.training.seed)
             codec = _codec(config, grid)
