@@ -197,18 +197,6 @@ class SampleBank:
             subjects.append(tio.Subject(**scans, **self._keys(row)))
         return subjects
 
-    def regenerate(self, synthetic_id: str, sampler: Sampler) -> tio.Subject:
-        """Make a sample again from what its sidecar says."""
-        made_by = self.about["sampler"]
-        if (sampler.version, sampler.fingerprint()) != (made_by["version"], made_by["weights"]):
-            raise InputError(
-                f"{self.path} was filled by another {made_by['class']} (weights "
-                f"{made_by['weights']}, version {made_by['version']}); pass that one"
-            )
-        path = next(iter(self._paths(self._row(synthetic_id)).values()))
-        told = bids.read_json(Path(path).with_suffix(".json"))
-        return sampler([told["Labels"]], [told["Seed"]], told["Steps"], told["Guidance"])[0]
-
     def verify(self, *, progress: bool = False) -> list[str]:
         """Compare every image and sidecar with the table, and list what does not fit."""
         from rich.progress import track

@@ -78,19 +78,11 @@ def intensity_cdf(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
     """1-Wasserstein distance between two sets of distribution functions (N, 1200), (M, 1200).
 
-    W = integral of |F_x(v) - F_y(v)| dv, where F is the mean over the set; in 1e-3 mm²/s.
+    W = integral of |F_x(v) - F_y(v)| dv, where F is the mean over the set; in 1e-3 mm²/s: how far
+    intensities must move to turn one set's histogram into the other's.
     """
     step = float(INTENSITIES[1] - INTENSITIES[0])
     return float(np.abs(x.mean(axis=0) - y.mean(axis=0)).sum() * step)
-
-
-def histogram_distance(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
-    """How far intensities in the brain must move to turn one set's histogram into the other's.
-
-    The 1-Wasserstein distance of all voxels of ``x`` (N, X, Y, Z) in the mask from those of ``y``
-    (M, X, Y, Z), in 1e-3 mm²/s, on bins of 0.005.
-    """
-    return wasserstein(intensity_cdf(x, mask), intensity_cdf(y, mask))
 
 
 def continuity(volumes: np.ndarray, mask: np.ndarray, axis: int = 2) -> dict[str, np.ndarray]:

@@ -71,30 +71,12 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def median_bandwidth(real: np.ndarray) -> float:
-    """The median distance between real points (N, F): the width of the kernel of :func:`mmd2`.
+    """The median distance between real points (N, F): the width of the kernel of MMD².
 
     Take other real volumes than those compared, so that the width is fixed before looking.
     """
     upper = np.triu_indices(len(real), 1)
     return float(np.sqrt(np.median(squared_distances(real, real)[upper])))
-
-
-def mmd2(x: np.ndarray, y: np.ndarray, *, bandwidth: float) -> float:
-    """Squared maximum mean discrepancy, unbiased.
-
-        MMD² = mean over i≠j of k(x_i, x_j) + mean over i≠j of k(y_i, y_j) - 2 mean of k(x_i, y_j),
-        k(a, b) = exp(-|a - b|² / (2 bandwidth²))
-
-    Zero on average, and so negative half of the time, when both sets have one distribution; above
-    zero in the limit for any two that differ (Gretton et al., JMLR 13, 2012).
-
-    Args:
-        x: Points (N, F).
-        y: Points (M, F).
-        bandwidth: Of the Gaussian kernel, see :func:`median_bandwidth`.
-    """
-    chosen = _first(len(x), len(y))
-    return float(_mmd2(_kernel(np.concatenate([x, y]), bandwidth), chosen, 1 - chosen)[0])
 
 
 def mmd_test(
@@ -105,7 +87,13 @@ def mmd_test(
     permutations: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Can MMD² tell synthetic from real points? A permutation test.
+    """Can MMD² (unbiased) tell synthetic from real points? A permutation test.
+
+        MMD² = mean over i≠j of k(x_i, x_j) + mean over i≠j of k(y_i, y_j) - 2 mean of k(x_i, y_j),
+        k(a, b) = exp(-|a - b|² / (2 bandwidth²))
+
+    It is zero on average, and so negative half of the time, when both sets have one distribution;
+    above zero in the limit for any two that differ (Gretton et al., JMLR 13, 2012).
 
     Under the null hypothesis the two sets are exchangeable, so dealing all points anew into sets of
     the same sizes gives the null distribution at just these sizes. ``bandwidth`` is chosen without

@@ -17,26 +17,6 @@ SCALE_WEIGHTS = (0.071, 0.4529, 0.4761)
 """The first three of the five weights of MS-SSIM (Wang et al., 2003), made to sum to one."""
 
 
-def psnr(
-    x: np.ndarray, y: np.ndarray, *, data_range: float, mask: np.ndarray | None = None
-) -> np.ndarray:
-    """Peak signal to noise of each pair in dB: 10 log10(data_range² / mean of (x - y)²).
-
-    Args:
-        x: (N, X, Y, Z).
-        y: (N, X, Y, Z), the references.
-        data_range: Largest possible value less the smallest; :data:`DATA_RANGE` for MD.
-        mask: Voxels to count, (X, Y, Z); all by default.
-
-    Returns:
-        (N,); infinite for equal volumes.
-    """
-    inside = np.ones(x.shape[1:], dtype=bool) if mask is None else mask
-    error = ((x[:, inside] - y[:, inside]).astype(np.float64) ** 2).mean(axis=1)
-    with np.errstate(divide="ignore"):
-        return 10 * np.log10(data_range**2 / error)
-
-
 def ssim(
     x: np.ndarray, y: np.ndarray, *, data_range: float, mask: np.ndarray | None = None
 ) -> np.ndarray:

@@ -177,28 +177,6 @@ def place(
     return image, record
 
 
-def to_template(
-    data: np.ndarray, affine: np.ndarray, grid: Grid, mask: np.ndarray | None = None
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Skull-strip an image, register it to the template and resample it to a grid.
-
-    Of a 4D image the mean over frames is registered; all frames move together.
-
-    Args:
-        data: Array (X, Y, Z) or (X, Y, Z, T).
-        affine: Voxel to world in mm, (4, 4), of any orientation.
-        grid: The grid to fill.
-        mask: Booleans (X, Y, Z), the brain, if it is known.
-
-    Returns:
-        Array on the grid, float32, zero outside the brain, and the record for :func:`restore`.
-    """
-    volume = data if data.ndim == 3 else data.mean(axis=3)
-    transform, brain, overlap = register(volume, affine, mask)
-    image, record = place(data, affine, grid, transform, brain)
-    return image, {**record, "overlap": overlap}
-
-
 def restore(image: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
     """Bring an image on the grid, with any number of frames, back to where it came from.
 

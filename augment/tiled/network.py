@@ -182,7 +182,6 @@ class TiledDiT(DiTTransformer2DModel):
         tiling: Tiling,
         subfolder: str = "transformer",
         revision: str | None = None,
-        learn_sigma: bool = False,
     ) -> TiledDiT:
         """Start from a DiT that was pretrained on pictures, such as ``facebook/DiT-XL-2-256``.
 
@@ -199,20 +198,14 @@ class TiledDiT(DiTTransformer2DModel):
             subfolder: Where in it ``config.json`` and the weights lie.
             revision: Branch or commit on the hub. The published DiT-XL-2-256 has safetensors on
                 ``refs/pr/1`` and only a pickle on its main branch.
-            learn_sigma: Keep the output channels that predict the variance (the second half).
-                Without them the network gives the mean alone.
         """
         config, state, classes = load_dit(path, subfolder, revision)
-        channels, out_channels = config["in_channels"], config["out_channels"]
-        if not learn_sigma:
-            for name in ("proj_out_2.weight", "proj_out_2.bias"):
-                by_patch = state[name].unflatten(0, (-1, out_channels))
-                state[name] = by_patch[:, :channels].flatten(0, 1)
-            out_channels = channels
+        for name in ("proj_out_2.weight", "proj_out_2.bias"):  # without those of the variance
+            by_patch = state[name].unflatten(0, (-1, config["out_channels"]))
+            state[name] = by_patch[:, : config["in_channels"]].flatten(0, 1)
         network = cls(
             label_space=label_space.to_dict(),
             tiling=tiling.to_dict(),
-            out_channels=out_channels,
             label_scale=float(classes[:-1].std(dim=0).mean()),
             **{name: config[name] for name in INHERITED},
         )
