@@ -42,16 +42,14 @@ PAIR = ("fmri", "dmri")
 LABELS = ("site", "age", "sex", "diagnosis")
 
 
-class Posterior(Protocol):
-    """Many samples of an image together."""
+class Posterior(NamedTuple):
+    """What many samples of an image say together."""
 
-    @property
-    def mean(self) -> tio.Image:
-        """Of the samples."""
-
-    @property
-    def deviation(self) -> tio.Image:
-        """Standard deviation of the samples."""
+    mean: tio.Image
+    deviation: tio.Image
+    """Standard deviation of the samples, voxel by voxel: how uncertain the mean is."""
+    samples: np.ndarray
+    """(K, N, X, Y, Z)."""
 
 
 class UncertainCompleter(Completer, Protocol):
@@ -79,7 +77,7 @@ class UncertainCompleter(Completer, Protocol):
         """Mean and deviation of samples of the image ``want``."""
 
 
-class Completed(NamedTuple):
+class Completion(NamedTuple):
     """What a call came to."""
 
     made: int
@@ -100,7 +98,7 @@ def complete_dataset(
     seed: int = 0,
     by_label: bool = False,
     progress: bool = False,
-) -> Completed:
+) -> Completion:
     """Fill in what is missing, or go on with that.
 
     Args:
@@ -169,7 +167,7 @@ def complete_dataset(
             content["TaskName"] = row["task"] or "rest"
         files.write_json(sidecar, content)
         made += 1
-    return Completed(made, len(tasks) - made, whole, renewed)
+    return Completion(made, len(tasks) - made, whole, renewed)
 
 
 def with_completions(cohort: Cohort, derivative: str | Path) -> Cohort:

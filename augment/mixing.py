@@ -98,7 +98,7 @@ def mix(
     return mixed
 
 
-class Plan(NamedTuple):
+class MixPlan(NamedTuple):
     """What a mix holds in one epoch, item by item."""
 
     subject: np.ndarray
@@ -140,7 +140,7 @@ class MixedDataset(Dataset[tio.Subject]):
         )
         # In shared memory, so that workers that live on see the epoch change.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._planned: tuple[int, Plan] | None = None
+        self._planned: tuple[int, MixPlan] | None = None
         self._frames: dict[str, Frame] = {}
 
     @property
@@ -181,10 +181,10 @@ class MixedDataset(Dataset[tio.Subject]):
         return [self[index] for index in range(len(self))]
 
     def dry_iter(self) -> list[tio.Subject]:
-        """The real subject behind each item, with nothing loaded or drawn; see :class:`Plan`."""
+        """The real subject behind each item, with nothing loaded or drawn; see :class:`MixPlan`."""
         return [self._subjects[index] for index in self._current().subject]
 
-    def plan(self, epoch: int) -> Plan:
+    def plan(self, epoch: int) -> MixPlan:
         """What the mix holds in an epoch."""
         count = len(self._subjects)
         everyone = np.arange(count)
@@ -193,11 +193,11 @@ class MixedDataset(Dataset[tio.Subject]):
         if self.mode == "replace":
             is_real = np.ones(count, bool)
             is_real[rng.permutation(self._models)[:wanted]] = False
-            return Plan(everyone, is_real)
+            return MixPlan(everyone, is_real)
         added = [_take(members, number, rng) for members, number in self._quotas(wanted)]
         models = np.concatenate([everyone[:0], *added])
         is_real = np.arange(count + len(models)) < count
-        return Plan(np.concatenate([everyone, models]), is_real)
+        return MixPlan(np.concatenate([everyone, models]), is_real)
 
     def _quotas(self, wanted: int) -> list[tuple[np.ndarray, int]]:
         """How many samples are modelled on which subjects."""
@@ -215,13 +215,13 @@ class MixedDataset(Dataset[tio.Subject]):
         goals = share + (np.arange(len(sizes)) < left)
         return [(group, int(goal - len(group))) for group, goal in zip(members, goals, strict=True)]
 
-    def _current(self) -> Plan:
+    def _current(self) -> MixPlan:
         epoch = self.epoch
         if self._planned is None or self._planned[0] != epoch:
             self._planned = epoch, self.plan(epoch)
         return self._planned[1]
 
-    def _frames_of(self, model: tio.Subject, plan: Plan) -> dict[str, Frame]:
+    def _frames_of(self, model: tio.Subject, plan: MixPlan) -> dict[str, Frame]:
         """What images must look like to be stacked with those of the first real subject there is.
 
         Its header is read once. Where no real subject is left, samples stay as they are.

@@ -180,11 +180,11 @@ class Filling:
 
     def _finished(self, k: int) -> dict[str, Any] | None:
         """What the sidecar says, if all images and sidecars of a sample are there."""
-        for sidecar in (self.root / f"sub-{name_of(k)}").glob("*/*.json"):
+        for sidecar in (self.root / f"sub-{sample_name(k)}").glob("*/*.json"):
             record = bids.read_json(sidecar)
             if record["Labels"] != self.wanted[k]:
                 raise InputError(
-                    f"sample {name_of(k)} of {self.root} was made with {record['Labels']}, now "
+                    f"sample {sample_name(k)} of {self.root} was made with {record['Labels']}, now "
                     f"{self.wanted[k]} is asked for; name another folder"
                 )
             paths = [self.root / image["Path"] for image in record["Images"].values()]
@@ -216,7 +216,7 @@ class Filling:
         self, k: int, seed: int, subject: tio.Subject, rejected: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Write the images of a sample, then their sidecars."""
-        name = name_of(k)
+        name = sample_name(k)
         for left_over in (self.root / f"sub-{name}").glob("*/.*.tmp"):
             left_over.unlink()  # of a process that was killed, on any machine; the slot is ours
         images = subject.get_images_dict(intensity_only=False)
@@ -270,7 +270,7 @@ class Filling:
             k, reason = next(iter(self.failures.items()))
             raise InputError(
                 f"{len(self.failures)} of {len(self.wanted)} samples were rejected {ATTEMPTS} "
-                f"times each, such as {name_of(k)} ({self.wanted[k]}), the last time for: "
+                f"times each, such as {sample_name(k)} ({self.wanted[k]}), the last time for: "
                 f"{reason}; loosen the filters and fill another folder"
             )
         about = bids.read_json(self.root / "bank.json")
@@ -291,14 +291,14 @@ class Filling:
         rows: list[dict[str, Any]] = []
         rejected: list[dict[str, Any]] = []
         for k, (record, labels) in enumerate(zip(records, told, strict=True)):
-            row = {"participant_id": f"sub-{name_of(k)}"}
+            row = {"participant_id": f"sub-{sample_name(k)}"}
             row |= {name: labels.get(name) for name in names}
-            row |= {"synthetic_id": name_of(k), "seed": record["Seed"]}
+            row |= {"synthetic_id": sample_name(k), "seed": record["Seed"]}
             rows.append(
                 row | {f"{i}_sha256": record["Images"].get(i, {}).get("Sha256") for i in images}
             )
             rejected += [
-                {"sample": name_of(k), "seed": r["Seed"], "reason": r["Reason"]}
+                {"sample": sample_name(k), "seed": r["Seed"], "reason": r["Reason"]}
                 for r in record["Rejected"]
             ]
         if rejected:
@@ -318,7 +318,7 @@ class Filling:
         files.write_json(self.root / "bank.json", about | {"images": images, "labels": kinds})
 
 
-def name_of(k: int) -> str:
+def sample_name(k: int) -> str:
     """Sample ``k``, counted from 0, as banks name it."""
     return f"syn{k + 1:06d}"
 

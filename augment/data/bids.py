@@ -201,7 +201,7 @@ def find(
     raise InputError(f"{root} has no {named}; {advice}")
 
 
-def join(found: Sequence[ImageFile], images: Sequence[str]) -> list[list[str]]:
+def join_runs(found: Sequence[ImageFile], images: Sequence[str]) -> list[list[str]]:
     """Join the images of each session: a row per run, or per session where nothing has runs.
 
     Only BOLD has runs (task, dir, run, chunk). An image that lacks some of these, such as an

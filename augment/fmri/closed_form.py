@@ -63,7 +63,7 @@ def fit_linear(
     if kept.is_dir():
         before: LinearRun = LinearRun.from_pretrained(kept)
         return before
-    space = space_of(runs, config)
+    space = label_space_of(runs, config)
     people = list(dict.fromkeys(run.subject for run in runs.runs))
     directions = list(space.categories.get("dir", ("",)))
     estimated = [
@@ -99,7 +99,7 @@ def fit_linear(
     return linear
 
 
-def space_of(runs: Runs, config: TaskFMRIConfig) -> LabelSpace:
+def label_space_of(runs: Runs, config: TaskFMRIConfig) -> LabelSpace:
     """What a sampler of these runs can be asked for."""
     return LabelSpace.from_known([run.labels for run in runs.runs], config.labels)
 

@@ -18,7 +18,7 @@ from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.loop import train
 from neuromix.augment.diffusion.objectives import FlowMatching, NoisePrediction
 from neuromix.augment.errors import InputError
-from neuromix.augment.fmri.closed_form import space_of
+from neuromix.augment.fmri.closed_form import label_space_of
 from neuromix.augment.fmri.config import TaskFMRIConfig
 from neuromix.augment.fmri.network import HybridDiT
 from neuromix.augment.fmri.published.adversarial import AdversarialAutoencoding
@@ -55,7 +55,7 @@ class Parts:
                 f"a grid of {runs.grid} came; a network needs {LEAST} voxels or more along each "
                 "axis: prepare with a smaller spacing, or use start 0, which has no network"
             )
-        space = space_of(runs, config)
+        space = label_space_of(runs, config)
         with torch.random.fork_rng():
             torch.manual_seed(config.training.seed)
             codec = VolumeAutoencoder(
@@ -130,7 +130,7 @@ def about_of(runs: Runs, survey: Survey, config: TaskFMRIConfig) -> dict[str, An
     for run in runs.runs:
         lengths.setdefault(run.task, []).append(run.frames)
     return {
-        "label_space": space_of(runs, config).to_dict(),
+        "label_space": label_space_of(runs, config).to_dict(),
         "conditions": list(runs.conditions),
         "timings": runs.timings,
         "lengths": {task: int(np.median(each)) for task, each in lengths.items()},

@@ -29,7 +29,7 @@ from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import voxel_hash
 from neuromix.augment.errors import InputError
 from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, read_events, repetition_time
-from neuromix.augment.prepare.scans import inherited
+from neuromix.augment.prepare.scans import inherited_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ KEPT = 16
 """Event tables of each task that a sampler remembers, to draw timings like them."""
 
 
-class Run(NamedTuple):
+class BoldRun(NamedTuple):
     """A run of a cohort."""
 
     path: str
@@ -83,7 +83,7 @@ class Run(NamedTuple):
 class Runs:
     """The runs of a cohort, which lie on one grid and have one repetition time."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[BoldRun, ...]
     grid: Grid
     tr: float
 
@@ -134,7 +134,7 @@ class Runs:
         return told
 
 
-def _look(row: dict[str, Any], window: int) -> tuple[Run, Grid, float]:
+def _look(row: dict[str, Any], window: int) -> tuple[BoldRun, Grid, float]:
     """A run with its grid and repetition time, if all is well."""
     import nibabel as nib
     import pandas as pd
@@ -168,12 +168,14 @@ def _look(row: dict[str, Any], window: int) -> tuple[Run, Grid, float]:
         check_events(events, frames, tr)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return Run(path, frames, events, row), Grid((x, y, z), image.affine), tr
+    return BoldRun(path, frames, events, row), Grid((x, y, z), image.affine), tr
 
 
 def _events_of(image: Path) -> Path | None:
     subject = next((up for up in image.parents if up.name.startswith("sub-")), None)
-    return inherited(image, [image.parent if subject is None else subject.parent], "events.tsv")
+    return inherited_file(
+        image, [image.parent if subject is None else subject.parent], "events.tsv"
+    )
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ def brain_of(mean: np.ndarray) -> np.ndarray:
     return mean > BRAIN * np.percentile(mean[mean > 0], 98)
 
 
-def scaled(runs: Runs, survey: Survey) -> Iterator[tuple[Run, np.ndarray]]:
+def scaled(runs: Runs, survey: Survey) -> Iterator[tuple[BoldRun, np.ndarray]]:
     """Runs and their frames (T, X, Y, Z), scaled, one after the other."""
     for run, scale in zip(runs.runs, survey.scales, strict=True):
         yield run, run.read() / scale

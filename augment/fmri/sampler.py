@@ -77,7 +77,7 @@ ESTIMATED = 8
 """Runs that a dry run looks at."""
 
 
-class Plan(NamedTuple):
+class RunPlan(NamedTuple):
     """What a run is to be."""
 
     labels: dict[str, Any]
@@ -320,7 +320,7 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
 
     def _window(
         self,
-        plan: Plan,
+        plan: RunPlan,
         design: np.ndarray,
         origin: Tensor | None,
         before: Tensor | None,
@@ -350,7 +350,7 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
         latents = solve(self.transformer, self.scheduler, latents, steps, guidance, wanted, nothing)
         return latents[0] * self.codec.latent_mask.to(device)
 
-    def _plan(self, labels: Mapping[str, Any], seed: int) -> Plan:
+    def _plan(self, labels: Mapping[str, Any], seed: int) -> RunPlan:
         """Labels, events and design of a run, drawn where they are not told."""
         about, space = self.about, self.label_space
         rng = np.random.default_rng([seed, 1])
@@ -371,7 +371,7 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
             table = draw_events(about["timings"][task], frames, self.tr, rng)
         check_events(table, frames, self.tr)
         design = design_of(table, task, about["conditions"], frames, self.tr)
-        return Plan(chosen, table, design)
+        return RunPlan(chosen, table, design)
 
     def _run(self, labels: dict[str, Any], seed: int, steps: int, guidance: float) -> tio.Subject:
         import torchio as tio

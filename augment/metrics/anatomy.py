@@ -22,7 +22,7 @@ CHUNK = 32
 """Volumes that are worked on at once, so that memory does not grow with their number."""
 
 
-def brain_mask(volumes: np.ndarray) -> np.ndarray:
+def common_mask(volumes: np.ndarray) -> np.ndarray:
     """Where at least half of the volumes (N, X, Y, Z) are positive: a mask (X, Y, Z).
 
     Meant for real maps, which are zero outside the brain.

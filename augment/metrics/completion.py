@@ -117,10 +117,12 @@ def subject_scores(
         error = np.abs(middle - truth).ravel()
         flat = min(deviation.std(), error.std()) < 1e-9
         numbers["uncertainty"] = 0.0 if flat else float(np.corrcoef(deviation, error)[0, 1])
-    power = np.stack([spectrum(samples[:4] * mask).mean(axis=0), spectrum(real[None] * mask)[0]])
+    power = np.stack(
+        [band_power(samples[:4] * mask).mean(axis=0), band_power(real[None] * mask)[0]]
+    )
     size = np.maximum((regions * mask).sum(axis=(1, 2, 3)), 1e-6)
     shown = [np.einsum("xyz,rxyz->r", v.mean(axis=0) * mask, regions) / size for v in (mean, real)]
-    return Scores(numbers, power, np.stack(shown))
+    return Scores(numbers, np.stack(power), np.stack(shown))
 
 
 def crps(samples: np.ndarray, truth: np.ndarray) -> float:
@@ -149,7 +151,7 @@ def coverage(samples: np.ndarray, truth: np.ndarray) -> float:
     return float(within.mean()) / ((count + 1 - 2 * i) / (count + 1))
 
 
-def spectrum(volumes: np.ndarray) -> np.ndarray:
+def band_power(volumes: np.ndarray) -> np.ndarray:
     """Power of volumes (M, N, X, Y, Z) in bands of spatial frequency, (M, BANDS)."""
     axes = [np.fft.fftfreq(side) for side in volumes.shape[2:]]
     radius = np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij")))

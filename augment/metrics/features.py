@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics.anatomy import brain_mask
+from neuromix.augment.metrics.anatomy import common_mask
 
 Features = Callable[[np.ndarray], np.ndarray]
 
@@ -46,10 +46,10 @@ def pca_features(
 
     Args:
         other: Real volumes (N, X, Y, Z).
-        mask: Voxels to use, (X, Y, Z); by default :func:`brain_mask` of ``other``.
+        mask: Voxels to use, (X, Y, Z); by default :func:`common_mask` of ``other``.
         components: How many features to keep; at most a quarter of the volumes are.
     """
-    mask = brain_mask(other) if mask is None else mask
+    mask = common_mask(other) if mask is None else mask
     keep = min(components, len(other) // 4)
     if keep < 1:
         raise InputError(f"{len(other)} volumes are too few to fit features to; four are needed")

@@ -23,7 +23,7 @@ HIGH_PASS = 0.01
 NOISE_MODELS = ("ols", "ar1")
 
 
-class Fit(NamedTuple):
+class RunFit(NamedTuple):
     """A GLM that was fitted to one run of T frames and V voxels."""
 
     design: pd.DataFrame
@@ -70,7 +70,7 @@ def first_level(
     *,
     noise_model: str = "ols",
     high_pass: float = HIGH_PASS,
-) -> Fit:
+) -> RunFit:
     """Fit the GLM of one run (T, V).
 
     ``ols``, or ``ar1``, which whitens each voxel and takes longer; effects are unbiased either way.
@@ -96,7 +96,7 @@ def first_level(
             weights[:, labels == label] = result.theta
     effects = {name: weights[list(design).index(name)] for name in trial_types(events)}
     residuals = percent - design.to_numpy(dtype=np.float32) @ weights
-    return Fit(design, effects, percent, residuals, mean, lit)
+    return RunFit(design, effects, percent, residuals, mean, lit)
 
 
 def roi_course(course: np.ndarray, design: pd.DataFrame, trial_type: str) -> float:

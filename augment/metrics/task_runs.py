@@ -12,7 +12,7 @@ import numpy as np
 from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.augment.prepare.bold import check_events, check_frames, read_events, repetition_time
-from neuromix.augment.prepare.scans import inherited
+from neuromix.augment.prepare.scans import inherited_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ def read_runs(cohort: Cohort) -> list[TaskRun]:
         try:
             tr = repetition_time(image.header, bids.metadata(path))
             root = next(up.parent for up in path.parents if up.name.startswith("sub-"))
-            place = inherited(path, [root], "events.tsv")
+            place = inherited_file(path, [root], "events.tsv")
             if place is None:
                 raise InputError(
                     "there is no events.tsv for it; put one beside it, or prepare the data again "
@@ -116,7 +116,7 @@ def read_runs(cohort: Cohort) -> list[TaskRun]:
     return runs
 
 
-def brain_mask(runs: Sequence[TaskRun]) -> np.ndarray:
+def signal_mask(runs: Sequence[TaskRun]) -> np.ndarray:
     """Where at least four fifths of the runs have signal: a mask (X, Y, Z).
 
     A run has signal where its first frame reaches a tenth of its bright voxels' median.

@@ -42,7 +42,7 @@ def autocorrelation(residuals: np.ndarray, lags: int) -> np.ndarray:
     ])  # fmt: skip
 
 
-def spectrum(residuals: np.ndarray, segment: int) -> np.ndarray:
+def power_shares(residuals: np.ndarray, segment: int) -> np.ndarray:
     """Share of the power by frequency, (segment // 2,), from 1 / (segment TR) to the Nyquist one.
 
     Welch's periodogram with segments of a stated length, so that runs of any length compare; each

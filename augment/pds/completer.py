@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from neuromix.augment.bank.filling import derive
+from neuromix.augment.completion import Posterior
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.diffusion.fitting import Job, Trainable
@@ -42,7 +43,7 @@ from neuromix.augment.diffusion.pipeline import refuse_worker
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import MODALITIES, ModalityConfig
 from neuromix.augment.pds.dual_modal import DualModalDiffusion
-from neuromix.augment.pds.fit import Fitting, Part
+from neuromix.augment.pds.fit import Fitting, SubjectBatch
 from neuromix.augment.pds.pairs import DenoisingSet, Pairs, common_frame, paired, read, support_of
 from neuromix.augment.pds.two_stage import SemanticConsistency
 from neuromix.augment.replacement import has_image
@@ -59,16 +60,6 @@ CHUNK = 4
 are asked for."""
 FARTHEST = 6.0
 """Standard deviations that DDIM cuts its guesses at: its first steps divide by almost nothing."""
-
-
-class Posterior(NamedTuple):
-    """What many samples say together."""
-
-    mean: tio.Image
-    deviation: tio.Image
-    """Standard deviation of the samples, voxel by voxel: how uncertain the mean is."""
-    samples: np.ndarray
-    """(K, N, X, Y, Z)."""
 
 
 class ModalityCompleter(Trainable, DiffusionPipeline):
@@ -128,7 +119,7 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
         scheduler = _scheduler(config)
         fitting = Fitting(job, sets, grid)
 
-        def draw(part: Part) -> Tensor:
+        def draw(part: SubjectBatch) -> Tensor:
             sampler = cls(fitting.model, scheduler, list(config.directions), config.steps)
             return torch.cat([
                 sampler._draw(source[None], support[None], part.direction, [number], {})

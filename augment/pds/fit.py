@@ -39,7 +39,7 @@ FOLDS = 4
 
 
 @dataclass(frozen=True)
-class Part:
+class SubjectBatch:
     """Some subjects of one set, in one direction."""
 
     source: Tensor
@@ -54,7 +54,7 @@ class Part:
     """What was made for them before."""
 
 
-Maker = Callable[[Part], Tensor]
+Maker = Callable[[SubjectBatch], Tensor]
 """Makes volumes (B, N, X, Y, Z)."""
 
 
@@ -232,7 +232,7 @@ class Fitting:
             return estimates
         return self._arrays("mean", self._sharpen, estimates)
 
-    def _regress(self, part: Part) -> Tensor:
+    def _regress(self, part: SubjectBatch) -> Tensor:
         """Means in closed form, as far off in training subjects as in new ones."""
         model, d = self.model, part.direction
         alone = self.config.start == "noise" or len(set(self.people)) == 1
@@ -256,11 +256,11 @@ class Fitting:
             self._folds[fold] = regression.to(self.model.device)
         return self._folds[fold]
 
-    def _sharpen(self, part: Part) -> Tensor:
+    def _sharpen(self, part: SubjectBatch) -> Tensor:
         assert part.given is not None
         return self.model.refined(part.source, part.given, part.support, part.direction)
 
-    def _standardised(self, part: Part) -> Tensor:
+    def _standardised(self, part: SubjectBatch) -> Tensor:
         """Z of some subjects, going on outside their brains."""
         field, d = self.model.residual, part.direction
         assert part.given is not None
@@ -303,7 +303,7 @@ class Fitting:
                 if given is not None:
                     before = torch.from_numpy(np.array(given[numbers, column], np.float32))
                     before = before.to(units[0])
-                part = maker(Part(*units, d, numbers, which == 0, before))
+                part = maker(SubjectBatch(*units, d, numbers, which == 0, before))
                 columns.append(part.cpu().numpy())
             return np.stack(columns, axis=1)
 

@@ -77,7 +77,7 @@ def find_scans(
         files = list(members)
         try:
             for group in groups:
-                rows = bids.join([file for file in files if file.image in group], group)
+                rows = bids.join_runs([file for file in files if file.image in group], group)
                 paths = [next(path for path in row[2 + len(bids.RUN) :] if path) for row in rows]
                 scans += [_scan(known[path], root, raw) for path in paths]
         except InputError as error:
@@ -89,10 +89,10 @@ def _scan(file: bids.ImageFile, root: Path, raw: Path) -> Scan:
     image = Path(file.path)
     companions = {}
     if file.image == "bold":
-        companions["events"] = inherited(image, [root, raw], "events.tsv")
+        companions["events"] = inherited_file(image, [root, raw], "events.tsv")
     elif file.image == "dwi":
-        companions["bval"] = inherited(image, [root], "dwi.bval")
-        companions["bvec"] = inherited(image, [root], "dwi.bvec")
+        companions["bval"] = inherited_file(image, [root], "dwi.bval")
+        companions["bvec"] = inherited_file(image, [root], "dwi.bvec")
     companions["mask"] = _mask(image, file.entities)
     there = {name: path for name, path in companions.items() if path}
     return Scan(file.image, image, file.entities, bids.metadata(image), there)
@@ -105,7 +105,7 @@ def _mask(image: Path, entities: Mapping[str, str]) -> Path | None:
     return next((image.parent / name for name in names if (image.parent / name).is_file()), None)
 
 
-def inherited(image: Path, roots: list[Path], ending: str) -> Path | None:
+def inherited_file(image: Path, roots: list[Path], ending: str) -> Path | None:
     """The file of some datasets that speaks of an image by BIDS's inheritance principle.
 
     It ends in ``ending``, such as ``events.tsv``, and has no entity that the image, which lies in

@@ -16,14 +16,14 @@ def noise(n, seed=0, side=12):
 def test_the_brain_is_where_half_of_the_volumes_are_positive():
     volumes = np.zeros((4, 3, 3, 3), dtype=np.float32)
     volumes[:2, 1], volumes[:1, 2] = 0.7, 0.7
-    mask = anatomy.brain_mask(volumes)
+    mask = anatomy.common_mask(volumes)
     assert mask[1].all() and not mask[[0, 2]].any()
 
 
 @pytest.mark.parametrize(("value", "reason"), [(0.0, "no voxel"), (1.0, "every voxel")])
 def test_volumes_without_a_brain_are_refused(value, reason):
     with pytest.raises(InputError, match=reason):
-        anatomy.brain_mask(np.full((3, 4, 4, 4), value))
+        anatomy.common_mask(np.full((3, 4, 4, 4), value))
 
 
 def test_tissues_of_the_template_lie_apart_and_in_place():
