@@ -74,6 +74,23 @@ class TrainConfig:
         return replace(self, seed=training.seed, precision=training.precision)
 
 
+def schedule(
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    *,
+    warmup: int,
+    ema_decay: float,
+    every: int,
+    precision: str = "no",
+) -> TrainConfig:
+    """How to train for a preset, with a look at validation and a checkpoint ``every`` so often."""
+    return TrainConfig(
+        steps, batch_size, learning_rate, warmup, ema_decay=ema_decay, precision=precision,
+        validate_every=every, checkpoint_every=every,
+    )  # fmt: skip
+
+
 class TrainingSet(Protocol):
     """Samples by number; nothing says that they are in memory."""
 
