@@ -122,7 +122,7 @@ def subject_scores(
     )
     size = np.maximum((regions * mask).sum(axis=(1, 2, 3)), 1e-6)
     shown = [np.einsum("xyz,rxyz->r", v.mean(axis=0) * mask, regions) / size for v in (mean, real)]
-    return Scores(numbers, np.stack(power), np.stack(shown))
+    return Scores(numbers, power, np.stack(shown))
 
 
 def crps(samples: np.ndarray, truth: np.ndarray) -> float:
