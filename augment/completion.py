@@ -141,9 +141,9 @@ def complete_dataset(
         deviation = path.with_name(path.name.replace(f"_{PLACES[want][1]}.nii", "_stdmap.nii"))
         is_trained = subject_hash(row["dataset"], row["subject_id"]) in labelled
         labels = {"diagnosis": row["diagnosis"]} if is_trained and row["diagnosis"] else None
-        told = {"SourceHash": digest, "Labels": labels or {}}
+        source_record = {"SourceHash": digest, "Labels": labels or {}}
         if sidecar.is_file() and path.is_file() and deviation.is_file():
-            if told.items() <= bids.read_json(sidecar).items():
+            if source_record.items() <= bids.read_json(sidecar).items():
                 continue
             renewed += 1
         subject = tio.Subject(
@@ -158,7 +158,7 @@ def complete_dataset(
             "Description": f"mean of {samples} samples made from {have}; no scan",
             "Synthetic": True,
             "Sources": [os.path.relpath(source, out)],
-            **told, "Seed": number, "Samples": samples,
+            **source_record, "Seed": number, "Samples": samples,
             "Completer": settings["completer"], "WeightsHash": settings["weights"],
             "SpatialReference": space, "Units": UNITS[want],
             "Uncertainty": deviation.name,
@@ -244,10 +244,10 @@ def _tables(out: Path, cohort: Cohort, tasks: list[tuple[dict[str, Any], str, st
     bids.describe(out, name=str(names[0]), derivative=True)
     rows = []
     for row, _, _ in tasks:
-        told = {"participant_id": f"sub-{row['subject_id']}"}
+        columns = {"participant_id": f"sub-{row['subject_id']}"}
         if row["session_id"]:
-            told["session_id"] = f"ses-{row['session_id']}"
-        rows.append(told | {k: row[k] if known(row[k]) else None for k in LABELS})
+            columns["session_id"] = f"ses-{row['session_id']}"
+        rows.append(columns | {k: row[k] if known(row[k]) else None for k in LABELS})
     if rows:
         files.write_table(out / "participants.tsv", pd.DataFrame(rows).drop_duplicates())
 

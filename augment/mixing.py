@@ -276,12 +276,12 @@ class SyntheticSampler(BaseEstimator):
         resampled = [*subjects, *(mixed[k] for k in range(len(subjects), len(mixed)))]
         if y is None:
             return resampled, None
-        seen: dict[tuple[Any, ...], Any] = {}
+        y_of: dict[tuple[Any, ...], Any] = {}
         for k in np.unique(behind[len(subjects) :]):
             key = tuple(subjects[k][name] for name in mixed.match)
-            if seen.setdefault(key, y[k]) != y[k]:
+            if y_of.setdefault(key, y[k]) != y[k]:
                 raise InputError(
-                    f"subjects with equal {', '.join(mixed.match)} have y {seen[key]!r} and "
+                    f"subjects with equal {', '.join(mixed.match)} have y {y_of[key]!r} and "
                     f"{y[k]!r}; add the label that y is made from to match"
                 )
         if isinstance(y, np.ndarray):
@@ -298,11 +298,11 @@ def _match(
     """Labels that samples share with the subjects that they are modelled on."""
     first = subjects[0]
     if match is None:
-        found = [n for n in source.labels if isinstance(first.get(n), str)]
-        found = [n for n in found if any(known(subject.get(n)) for subject in subjects)]
+        chosen = [n for n in source.labels if isinstance(first.get(n), str)]
+        chosen = [n for n in chosen if any(known(subject.get(n)) for subject in subjects)]
     else:
-        found = [match] if isinstance(match, str) else list(match)
-    names = tuple(dict.fromkeys([*found, *balance]))
+        chosen = [match] if isinstance(match, str) else list(match)
+    names = tuple(dict.fromkeys([*chosen, *balance]))
     if not names or not set(names) <= set(source.labels):
         raise InputError(
             f"samples are to share {', '.join(names) or 'no label'} with subjects; {source.uri} "

@@ -34,7 +34,7 @@ def read(subject: tio.Subject, images: Sequence[str], frames: str) -> dict[str, 
     It may hold placeholders of :class:`neuromix.augment.transforms.FillMissing`. ``all`` frames are
     channels, or a ``summary``: their mean and deviation over time.
     """
-    found = {}
+    volumes = {}
     for name in images:
         if not has_image(subject, name):
             continue
@@ -51,12 +51,12 @@ def read(subject: tio.Subject, images: Sequence[str], frames: str) -> dict[str, 
                     f"{name} has {len(data)} frame; a summary needs two: set frames='all'"
                 )
             data = np.stack([data.mean(0), data.std(0)])
-        found[name] = data
-    if not found:
+        volumes[name] = data
+    if not volumes:
         names = sorted(subject.get_images_dict(intensity_only=False))
         wanted = " or ".join(map(repr, images))
         raise InputError(f"a subject has no image {wanted}; it has {names}")
-    return found
+    return volumes
 
 
 def one_shape(rows: Sequence[Mapping[str, np.ndarray]], images: Sequence[str]) -> dict[str, Any]:

@@ -122,10 +122,10 @@ class MonaiNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, classes) of volumes (batch, channels, X, Y, Z)."""
-        seen = self.features(x)
-        if seen.ndim == 5:
-            seen = functional.relu(seen).mean((2, 3, 4))
-        logits: Tensor = self.head(seen)
+        features = self.features(x)
+        if features.ndim == 5:
+            features = functional.relu(features).mean((2, 3, 4))
+        logits: Tensor = self.head(features)
         return logits
 
 
@@ -189,8 +189,8 @@ class ImageTowers(nn.Module):
             rows = present[:, column].nonzero()[:, 0]
             if len(rows):
                 # A lone volume comes twice: a single value cannot be normalised over a batch.
-                seen = tower(images[name][rows if len(rows) > 1 else rows.repeat(2)])
-                total = total.index_add(0, rows, seen[: len(rows)].float())
+                logits = tower(images[name][rows if len(rows) > 1 else rows.repeat(2)])
+                total = total.index_add(0, rows, logits[: len(rows)].float())
         return total
 
 

@@ -56,8 +56,8 @@ class VolumeNet(NeuralNet):
         """Logits of a batch, in float64."""
         self._set_training(False)
         with torch.inference_mode():
-            found: np.ndarray = self.infer(batch).cpu().numpy().astype(float)
-        return found
+            logits: np.ndarray = self.infer(batch).cpu().numpy().astype(float)
+        return logits
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Batches; in training, the time in which the network waits for them is added up."""

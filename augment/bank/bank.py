@@ -207,7 +207,7 @@ class SampleBank:
             for image, path in self._paths(row).items():
                 try:
                     content = Path(path).read_bytes()
-                    told = bids.read_json(Path(path).with_suffix(".json"))
+                    sidecar = bids.read_json(Path(path).with_suffix(".json"))
                 except OSError as error:
                     problems.append(_broken(name, path, str(error.strerror).lower()))
                 except InputError as error:
@@ -216,7 +216,7 @@ class SampleBank:
                     checksum = self._columns[f"{image}_sha256"][row]
                     if hashlib.sha256(content).hexdigest() != checksum:
                         problems.append(_broken(name, path, "not what was written"))
-                    if told.get("Seed") != self._columns["seed"][row]:
+                    if sidecar.get("Seed") != self._columns["seed"][row]:
                         problems.append(f"sample {name}: its sidecar tells another seed")
         named = {f"sub-{name}" for name in self._row_of}
         strange = sorted({p.name for p in self.path.glob("sub-*")} - named)
@@ -259,29 +259,29 @@ class SampleBank:
             for name, value in exact:
                 fits &= (self.table[name] == value).to_numpy()
             self._matches[exact] = np.flatnonzero(fits)
-        found = self._matches[exact]
+        rows = self._matches[exact]
         for name in asked:
             if kinds[name] == "number":
                 try:
-                    distance = np.abs(self._numbers[name][found] - float(asked[name]))
+                    distance = np.abs(self._numbers[name][rows] - float(asked[name]))
                 except (TypeError, ValueError):
                     raise InputError(f"{name} {asked[name]!r} is no number; give one") from None
-                found = found[distance <= self.tolerance]
-        if not len(found):
+                rows = rows[distance <= self.tolerance]
+        if not len(rows):
             raise InputError(f"no sample has {asked}; the bank has {self._offer()}")
-        return found
+        return rows
 
     def _offer(self) -> str:
         """The labels and their values, for messages."""
-        told = []
+        texts = []
         for name, kind in self.about["labels"].items():
             values = self.table[name]
             if kind == "number":
-                told.append(f"{name} {values.min():g} to {values.max():g}")
+                texts.append(f"{name} {values.min():g} to {values.max():g}")
             else:
                 counts = values[values != ""].value_counts().sort_index().head(10)
-                told.append(f"{name} " + ", ".join(f"{v} ({n})" for v, n in counts.items()))
-        return "; ".join(told) or "no labels"
+                texts.append(f"{name} " + ", ".join(f"{v} ({n})" for v, n in counts.items()))
+        return "; ".join(texts) or "no labels"
 
     def _row(self, synthetic_id: str) -> int:
         try:

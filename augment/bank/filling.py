@@ -277,12 +277,12 @@ class Filling:
         if about["samples"] > len(self.wanted):
             return  # another process extends the bank, and writes the tables when it is done
         records = [self.records[k] for k in range(len(self.wanted))]
-        told = [record["Subject"] | record["Labels"] for record in records]
-        names = list(dict.fromkeys(name for row in told for name in row))
+        labels_of_all = [record["Subject"] | record["Labels"] for record in records]
+        names = list(dict.fromkeys(name for row in labels_of_all for name in row))
         names.sort(key=lambda name: COLUMNS.index(name) if name in COLUMNS else len(COLUMNS))
         kinds = {}
         for name in names:
-            values = [row[name] for row in told if name in row]
+            values = [row[name] for row in labels_of_all if name in row]
             is_number = all(isinstance(v, Real) and not isinstance(v, bool) for v in values)
             # Of a cohort's own columns, only age is a number; a run called 1 is a name.
             is_number = name == "age" or (is_number and name not in COLUMNS)
@@ -290,7 +290,7 @@ class Filling:
         images = [image for image in PLACES if any(image in r["Images"] for r in records)]
         rows: list[dict[str, Any]] = []
         rejected: list[dict[str, Any]] = []
-        for k, (record, labels) in enumerate(zip(records, told, strict=True)):
+        for k, (record, labels) in enumerate(zip(records, labels_of_all, strict=True)):
             row = {"participant_id": f"sub-{sample_name(k)}"}
             row |= {name: labels.get(name) for name in names}
             row |= {"synthetic_id": sample_name(k), "seed": record["Seed"]}

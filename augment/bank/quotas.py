@@ -286,7 +286,7 @@ def _smallest_product(counts: np.ndarray) -> np.ndarray:
     limits[np.arange(len(t)), t] = limits[np.arange(len(t)), height + b] = 1
     floors = np.log(counts[t, b])
     start = np.concatenate([np.zeros(height), np.log(counts.max(axis=0))])
-    found = minimize(
+    solution = minimize(
         lambda x: (
             logsumexp(x[:height]) + logsumexp(x[height:]),
             np.concatenate([softmax(x[:height]), softmax(x[height:])]),
@@ -297,7 +297,7 @@ def _smallest_product(counts: np.ndarray) -> np.ndarray:
         constraints={"type": "ineq", "fun": lambda x: limits @ x - floors, "jac": lambda x: limits},
         options={"maxiter": 1000, "ftol": 1e-9},
     )
-    shares = np.exp(found.x[:height] - found.x[:height].max())
+    shares = np.exp(solution.x[:height] - solution.x[:height].max())
     return np.outer(shares, (counts / shares[:, None]).max(axis=0))
 
 

@@ -109,7 +109,7 @@ def index(root: str | Path) -> list[ImageFile]:
     Other folders (``derivatives``, ``sourcedata``, ``code``) are not entered, and no file is opened
     or asked for its size, so that 100,000 subjects take seconds.
     """
-    found = []
+    files_there = []
     try:
         for subject in _entries(root):
             if not (subject.name.startswith("sub-") and subject.is_dir()):
@@ -117,14 +117,14 @@ def index(root: str | Path) -> list[ImageFile]:
             for folder in _entries(subject.path):
                 if folder.name.startswith("ses-") and folder.is_dir():
                     for datatype in _entries(folder.path):
-                        found += _images(datatype)
+                        files_there += _images(datatype)
                 else:
-                    found += _images(folder)
+                    files_there += _images(folder)
     except OSError as error:
         raise InputError(
             f"{error.filename} cannot be read ({error.strerror}); name a BIDS folder you may read"
         ) from None
-    return found
+    return files_there
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -177,16 +177,16 @@ def find(
             raise InputError(f"{key!r} is not a BIDS entity; they are {', '.join(ENTITIES)}")
     everything = index(root)
     wanted = [file for file in everything if file.image in (images or DEFAULTS)]
-    found = wanted
+    chosen = wanted
     for key, label in entities.items():
         allowed = {str(label)} if isinstance(label, str | int) else set(map(str, label))
-        found = [file for file in found if file.entities.get(key, "") in allowed]
-    present = {file.image for file in found}
+        chosen = [file for file in chosen if file.entities.get(key, "") in allowed]
+    present = {file.image for file in chosen}
     absent = [name for name in images or () if name not in present]
-    if found and not absent:
-        return found, [name for name in images or DEFAULTS if name in present]
+    if chosen and not absent:
+        return chosen, [name for name in images or DEFAULTS if name in present]
     named = f"{' or '.join(absent or DEFAULTS)} image"
-    if len(wanted) > len(found):
+    if len(wanted) > len(chosen):
         labels = {key: {file.entities.get(key, "") for file in wanted} for key in entities}
         has = "; ".join(f"{key} is {', '.join(map(repr, sorted(labels[key])))}" for key in labels)
         raise InputError(f"{root} has no {named} with {dict(entities)}; in its files {has}")

@@ -109,14 +109,14 @@ class LabelSpace:
             if name not in CATEGORIES and all(isinstance(value, Real) for value in values):
                 ranges[name] = (float(min(values)), float(max(values)))
             else:
-                found = set(map(str, values))
-                order = CATEGORIES.get(name, tuple(sorted(found)))
-                if strange := found.difference(order):
+                present = set(map(str, values))
+                order = CATEGORIES.get(name, tuple(sorted(present)))
+                if strange := present.difference(order):
                     raise InputError(
                         f"{name} {min(strange)!r} is not known; allowed are {', '.join(order)}; "
                         "translate it with parse_label"
                     )
-                categories[name] = tuple(value for value in order if value in found)
+                categories[name] = tuple(value for value in order if value in present)
         return cls(categories, ranges)
 
     @classmethod

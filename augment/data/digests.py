@@ -129,12 +129,12 @@ class Content:
             [path, *events] for (_, path), (events, _) in zip(places, runs, strict=True)
         ]
         digests = file_digests(itertools.chain(*groups))
-        found = [
+        image_digests = [
             digest_of([*itertools.islice(digests, len(group)), times])
             for group, (_, times) in zip(groups, runs, strict=True)
         ]
         digests.close()  # keeps the new ones
-        return cls([digest_of(row) for row in rows], found, more)
+        return cls([digest_of(row) for row in rows], image_digests, more)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Content:

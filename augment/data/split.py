@@ -121,8 +121,10 @@ def _spread(strata: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> 
     )
     limits = np.concatenate([strata - floor.sum(axis=1), sizes - floor.sum(axis=0)])
     bounds = np.stack([np.zeros(rest.size), (rest > 0).ravel().astype(float)], axis=1)
-    found = optimize.linprog(cost.ravel(), A_eq=sums, b_eq=limits, bounds=bounds, method="highs-ds")
-    return (floor + np.round(found.x.reshape(rest.shape))).astype(int)
+    solution = optimize.linprog(
+        cost.ravel(), A_eq=sums, b_eq=limits, bounds=bounds, method="highs-ds"
+    )
+    return (floor + np.round(solution.x.reshape(rest.shape))).astype(int)
 
 
 def require_comparable(one: Iterable[str], other: Iterable[str]) -> None:

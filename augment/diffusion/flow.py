@@ -48,13 +48,13 @@ class FlowMultistepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def step(self, velocity: Tensor, time: Any, sample: Tensor) -> FlowStep:
         """One step of the sample x_t (B, ...) by a velocity (B, ...); the times are known."""
         t, u = self.times[self._done : self._done + 2]
-        found = sample - t * velocity
-        estimate = found
+        clean = sample - t * velocity
+        estimate = clean
         if self._before is not None and u > 0:
             earlier = self.times[self._done - 1]
             ratio = _log_odds(u, t) / (2 * _log_odds(t, earlier))
-            estimate = found + ratio * (found - self._before)
-        self._before = found
+            estimate = clean + ratio * (clean - self._before)
+        self._before = clean
         self._done += 1
         return FlowStep(u / t * sample + (1 - u - u * (1 - t) / t) * estimate)
 

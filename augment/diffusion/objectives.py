@@ -155,10 +155,10 @@ class Autoencoding(Objective):
 
     def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
         """Mean loss over a batch ``{"images"}`` of (B, 1, h, w)."""
-        seen, again, mean, logvar = self.networks[name](batch["images"], generators)
+        inputs, again, mean, logvar = self.networks[name](batch["images"], generators)
         mean, logvar = mean.float(), logvar.float()
         divergence = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        return ((again.float() - seen) ** 2).mean() + self.kl * divergence
+        return ((again.float() - inputs) ** 2).mean() + self.kl * divergence
 
 
 def noise_like(samples: Tensor, generators: Generators) -> Tensor:

@@ -175,8 +175,13 @@ def recipe(labels: Mapping[str, Any], seed: int, steps: int, guidance: float) ->
 def parse_recipe(synthetic_id: str) -> tuple[dict[str, Any], int, int, float]:
     """Labels, seed, steps and guidance; inverse of :func:`recipe`."""
     try:
-        told = json.loads(synthetic_id)
-        return dict(told["labels"]), int(told["seed"]), int(told["steps"]), told["guidance"]
+        content = json.loads(synthetic_id)
+        return (
+            dict(content["labels"]),
+            int(content["seed"]),
+            int(content["steps"]),
+            content["guidance"],
+        )
     except (ValueError, TypeError, KeyError):
         raise InputError(
             f"{synthetic_id!r} is no synthetic_id of a sampler; it must be one that a subject "

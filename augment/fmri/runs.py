@@ -126,12 +126,12 @@ class Runs:
     @cached_property
     def timings(self) -> dict[str, list[list[list[Any]]]]:
         """Task to event tables, each a list of onset, duration and trial type."""
-        told: dict[str, list[list[list[Any]]]] = {}
+        by_task: dict[str, list[list[list[Any]]]] = {}
         for run in self.runs:
-            tables = told.setdefault(run.task, [])
+            tables = by_task.setdefault(run.task, [])
             if len(tables) < KEPT:
                 tables.append(run.events[list(EVENT_COLUMNS)].values.tolist())
-        return told
+        return by_task
 
 
 def _look(row: dict[str, Any], window: int) -> tuple[BoldRun, Grid, float]:
@@ -200,9 +200,9 @@ class Survey:
 
         record = folder / "survey.json"
         made_of = [version("neuromix"), sampled, *file_digests(run.path for run in runs.runs)]
-        told = json.loads(record.read_text()) if record.is_file() else {}
-        if told.get("made of") == made_of:
-            return cls(np.load(folder / "mask.npy"), told["scales"], told["digests"])
+        earlier = json.loads(record.read_text()) if record.is_file() else {}
+        if earlier.get("made of") == made_of:
+            return cls(np.load(folder / "mask.npy"), earlier["scales"], earlier["digests"])
         folder.mkdir(parents=True, exist_ok=True)
         held = np.zeros(runs.grid.shape, int)
         scales, digests = [], []

@@ -168,8 +168,8 @@ def asymmetry(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     half = len(mask) // 2
     both = mask[:half] & mask[::-1][:half]
-    found: np.ndarray = volumes[:, ::-1][:, :half][:, both] - volumes[:, :half][:, both]
-    return found
+    differences: np.ndarray = volumes[:, ::-1][:, :half][:, both] - volumes[:, :half][:, both]
+    return differences
 
 
 def correlation_of_means(x: np.ndarray, y: np.ndarray) -> float:

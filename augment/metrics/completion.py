@@ -185,6 +185,6 @@ def _region_correlation(shown: np.ndarray) -> float:
     made, real = shown[:, 0], shown[:, 1]
     made, real = made - made.mean(axis=0), real - real.mean(axis=0)
     size = np.sqrt((made**2).sum(axis=0) * (real**2).sum(axis=0))
-    seen = real.std(axis=0) > 1e-9
+    varies = real.std(axis=0) > 1e-9
     together = (made * real).sum(axis=0) / np.maximum(size, 1e-12)
-    return float(together[seen].mean()) if seen.any() else float("nan")
+    return float(together[varies].mean()) if varies.any() else float("nan")

@@ -242,7 +242,7 @@ def compare_subjects(some: Subjects, reference: Subjects) -> dict[str, float]:
         (group_top, group_margin), (top, margin) = (
             map(np.nanmean, maps.specificity(each)) for each in (by_group, by_subject)
         )
-        found = {
+        values = {
             "group_map": np.nanmean(maps.own(by_group)),
             "subject_map": np.nanmean(maps.own(by_subject)),
             "rsa": maps.rsa(group, goal),
@@ -268,7 +268,7 @@ def compare_subjects(some: Subjects, reference: Subjects) -> dict[str, float]:
             "nearest_course": nearest[0],
             "nearest_anatomy": nearest[1],
         }
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in values.items()}
 
 
 def failed(table: Mapping[str, Any], least: float = 0.9) -> list[str]:

@@ -196,12 +196,12 @@ class RunReader:
 
     def _codes(self, run: TaskRun) -> Iterator[tuple[int, str]]:
         """The conditions of a run that are judged: place among all, and name in the run."""
-        found = [(run.condition(name), name) for name in glm.trial_types(run.events)]
-        known = [(self.conditions.index(c), name) for c, name in found if c in self.conditions]
+        present = [(run.condition(name), name) for name in glm.trial_types(run.events)]
+        known = [(self.conditions.index(c), name) for c, name in present if c in self.conditions]
         if not known:
             raise InputError(
                 f"{run} has none of the conditions that are judged: it has "
-                f"{', '.join(c for c, _ in found) or 'none'}; allowed are "
+                f"{', '.join(c for c, _ in present) or 'none'}; allowed are "
                 f"{', '.join(self.conditions)}"
             )
         yield from known
@@ -229,8 +229,8 @@ class RunReader:
         kept: Mapping[str, Mapping[str, Sequence[Any]]],
         effects: Mapping[tuple[str, str, int], np.ndarray],
     ) -> Subjects:
-        found = {code for *_, code in effects}
-        absent = [name for code, name in enumerate(self.conditions) if code not in found]
+        present = {code for *_, code in effects}
+        absent = [name for code, name in enumerate(self.conditions) if code not in present]
         if absent:
             raise InputError(
                 f"no run has the condition {absent[0]!r}; needed are {', '.join(self.conditions)}"

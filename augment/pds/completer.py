@@ -230,7 +230,7 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
         known = model.known(source, mean, support).expand(CHUNK, -1, -1, -1, -1)
         chosen = torch.full((CHUNK,), direction, device=source.device)
         codes = model.label_space.encode(dict(labels))
-        told = {k: torch.tensor([v] * CHUNK, device=source.device) for k, v in codes.items()}
+        label_codes = {k: torch.tensor([v] * CHUNK, device=source.device) for k, v in codes.items()}
         drawn = []
         for start in range(0, len(seeds), CHUNK):
             part = seeds[start : start + CHUNK]
@@ -241,7 +241,7 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
             ]).to(source)  # fmt: skip
             self.scheduler.set_timesteps(self.config["steps"])
             for t in self.scheduler.timesteps:
-                predicted = model(z, t.expand(CHUNK).to(source.device), known, chosen, told)
+                predicted = model(z, t.expand(CHUNK).to(source.device), known, chosen, label_codes)
                 z = self.scheduler.step(predicted, t, z).prev_sample
             made = (mean + model.residual.deviation[direction] * z) * support
             if model.refine == "sample":

@@ -110,8 +110,8 @@ class DualModalDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         average = self.regression.prior(direction).expand_as(estimate)
         deviation = self.residual.deviation[direction][None].expand_as(estimate)
         chosen = torch.full((len(source),), direction, device=source.device)
-        seen = torch.zeros_like(source) if self.source_blind else source
-        refined: Tensor = self.refiner(seen, estimate, support, average, deviation, chosen)
+        shown = torch.zeros_like(source) if self.source_blind else source
+        refined: Tensor = self.refiner(shown, estimate, support, average, deviation, chosen)
         return refined
 
     def known(self, source: Tensor, mean: Tensor, support: Tensor) -> Tensor:
@@ -143,5 +143,5 @@ class DualModalDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         t = (timestep / 1000).to(noisy)
         gaussian, guess = self.residual.velocity(noisy, t, direction)
         bound = ((1 - t) ** 2 + t**2).sqrt()[:, None, None, None, None]
-        seen = torch.cat([noisy / bound, guess], dim=1)
-        return gaussian - network(seen, known, timestep, direction, labels) / bound
+        inputs = torch.cat([noisy / bound, guess], dim=1)
+        return gaussian - network(inputs, known, timestep, direction, labels) / bound

@@ -152,8 +152,8 @@ class Fitting:
                 torch.cat([model.atlas.signals(t, s) for _, t, s in pairs.batches(model, d)()])
                 for d in range(2)
             ]
-            told = [str(row.get("diagnosis") or "") for row in pairs.rows]
-            model.atlas.learn(torch.stack(signals), told)
+            diagnoses = [str(row.get("diagnosis") or "") for row in pairs.rows]
+            model.atlas.learn(torch.stack(signals), diagnoses)
 
     def _around_means(self) -> None:
         """TR, and the Gaussian around what it makes."""

@@ -49,9 +49,9 @@ class TissueRefiner(nn.Module):
         estimate.
         """
         # The average is a place's; what differs from it is the subject's.
-        seen = torch.cat([source, (estimate - average) / deviation, average, support], dim=1)
-        hot = F.one_hot(direction, self.modalities).to(seen)
-        h = self.stem(torch.einsum("bm,bcxyz->bmcxyz", hot, seen).flatten(1, 2))
+        inputs = torch.cat([source, (estimate - average) / deviation, average, support], dim=1)
+        hot = F.one_hot(direction, self.modalities).to(inputs)
+        h = self.stem(torch.einsum("bm,bcxyz->bmcxyz", hot, inputs).flatten(1, 2))
         for block in self.blocks:
             h = h + block(F.gelu(h))
         every = self.head(F.gelu(h)).unflatten(1, (self.modalities, self.segments))

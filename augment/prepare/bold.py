@@ -81,9 +81,9 @@ def check_events(events: pd.DataFrame, frames: int, tr: float) -> None:
     wrong |= (events["trial_type"] == "").to_numpy()
     if wrong.any():
         row = int(np.argmax(wrong))
-        found = ", ".join(f"{c} {str(events[c].iloc[row])!r}" for c in EVENT_COLUMNS)
+        cells = ", ".join(f"{c} {str(events[c].iloc[row])!r}" for c in EVENT_COLUMNS)
         raise InputError(
-            f"event {row + 1} has {found}; onset and duration must be seconds from 0 on (0 for the "
+            f"event {row + 1} has {cells}; onset and duration must be seconds from 0 on (0 for the "
             "duration of an impulse), trial_type a name"
         )
     end = frames * tr
@@ -108,23 +108,23 @@ def repetition_time(header: Any, sidecar: Mapping[str, Any]) -> float:
     """Seconds between frames, from a NIfTI header and a JSON sidecar, which must agree."""
     zooms = header.get_zooms()
     unit = UNITS.get(header.get_xyzt_units()[1], 1.0)
-    found = {}
+    times = {}
     if len(zooms) > 3 and zooms[3] > 0:
-        found["header"] = float(zooms[3]) * unit
+        times["header"] = float(zooms[3]) * unit
     if "RepetitionTime" in sidecar:
-        found["sidecar"] = float(sidecar["RepetitionTime"])
-    if not found:
+        times["sidecar"] = float(sidecar["RepetitionTime"])
+    if not times:
         raise InputError(
             "the repetition time is neither in the header nor in the sidecar; write it as "
             "RepetitionTime into the JSON"
         )
-    if max(found.values()) - min(found.values()) > 1e-3:
+    if max(times.values()) - min(times.values()) > 1e-3:
         raise InputError(
-            f"the repetition time is {found['header']:g} s in the header and "
-            f"{found['sidecar']:g} s in the sidecar; correct the one that is wrong"
+            f"the repetition time is {times['header']:g} s in the header and "
+            f"{times['sidecar']:g} s in the sidecar; correct the one that is wrong"
         )
     # The sidecar's is a decimal number, the header's has been through 32 bits.
-    tr = found["sidecar"] if "sidecar" in found else round(found["header"], 6)
+    tr = times["sidecar"] if "sidecar" in times else round(times["header"], 6)
     if not 0 < tr < MAX_TR:
         raise InputError(
             f"a repetition time of {tr:g} s cannot be; it must be in seconds, below {MAX_TR:g}"

@@ -68,12 +68,12 @@ def find_scans(
         raise InputError(
             f"{root} has no {' or '.join(KINDS[what])} image to make {what} of; it has {has}"
         )
-    found, _ = bids.find(root, kinds or KINDS[what][-1:], entities)
-    known = {file.path: file for file in found}
+    chosen_files, _ = bids.find(root, kinds or KINDS[what][-1:], entities)
+    known = {file.path: file for file in chosen_files}
     # Either of MD and DWI makes one map; BOLD and DWI make a file each.
     groups = [tuple(kinds)] if what == "md" else [(kind,) for kind in kinds]
     scans, failures = [], {}
-    for subject, members in itertools.groupby(found, key=lambda file: file.entities["sub"]):
+    for subject, members in itertools.groupby(chosen_files, key=lambda file: file.entities["sub"]):
         files = list(members)
         try:
             for group in groups:

@@ -90,8 +90,8 @@ def register(
     else:
         mask = mask.astype(bool)
         transform = _align(volume, mask, source, _centres(volume * mask, source))
-    found = resample(mask.astype(np.float32), source, COARSE, transform=transform) > 0.5
-    overlap = float(2 * (found & brain).sum() / (found.sum() + brain.sum()))
+    moved = resample(mask.astype(np.float32), source, COARSE, transform=transform) > 0.5
+    overlap = float(2 * (moved & brain).sum() / (moved.sum() + brain.sum()))
     scales = np.linalg.svd(transform[:3, :3])[1]
     if overlap < MIN_OVERLAP or scales.min() < SCALES[0] or scales.max() > SCALES[1]:
         raise InputError(

@@ -120,18 +120,18 @@ class VolumeAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         both padded; the loss of the code, a mean over its elements: commitment, or divergence from
         a normal one; and the encodings, (N, C, x, y, z).
         """
-        seen = self._padded(volumes * self.mask)
+        inputs = self._padded(volumes * self.mask)
         if self.config["kind"] == "vq":
-            encoded = self.network.encode(seen)
+            encoded = self.network.encode(inputs)
             code, penalty = self.network.quantize(encoded)
         else:
-            encoded, deviation = self.network.encode(seen)
+            encoded, deviation = self.network.encode(inputs)
             draws = [torch.randn(encoded.shape[1:], generator=g) for g in generators]
             code = encoded + deviation * torch.stack(draws).to(encoded)
             mean, deviation = encoded.float(), deviation.float()
             penalty = 0.5 * (mean**2 + deviation**2 - 1 - 2 * deviation.log()).mean()
         again = self.network.decode(code) * self._padded(self.mask)
-        return seen, again, penalty, encoded
+        return inputs, again, penalty, encoded
 
     @torch.no_grad()
     def moments(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,14 +185,14 @@ class VolumeAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         size = book.ema_cluster_size
         dead = size < DEAD
         share = size / size.sum().clamp_min(1e-9)
-        told = {
+        usage = {
             "codes used": 1 - float(dead.float().mean()),
             "perplexity": float(torch.exp(-(share * share.clamp_min(1e-12).log()).sum())),
         }
         book.embedding.weight[dead] = encodings[dead]
         book.ema_w[dead] = encodings[dead]
         size[dead] = 1.0
-        return told
+        return usage
 
     def _padded(self, volumes: Tensor) -> Tensor:
         pads = [(-side) % FACTOR for side in reversed(volumes.shape[2:])]

@@ -49,9 +49,9 @@ def _fetch(path: str | Path, name: str, subfolder: str, revision: str | None) ->
         if (folder / name).is_file():
             return folder / name
         pickles = sorted(file.name for file in folder.glob("*.bin"))
-        found = f"the pickle {pickles[0]}, which may run code" if pickles else "no weights"
+        instead = f"the pickle {pickles[0]}, which may run code" if pickles else "no weights"
         raise InputError(
-            f"{folder} has no {name} but {found}; allowed is safetensors: save it again with "
+            f"{folder} has no {name} but {instead}; allowed is safetensors: save it again with "
             "DiTTransformer2DModel.from_pretrained(...).save_pretrained(...)"
         )
     if Path(path).is_dir():

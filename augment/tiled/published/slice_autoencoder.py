@@ -114,18 +114,18 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
         Returns slices as the network sees them, from -1 to 1, (B, 1, h, w); what it makes of them;
         and mean and logarithm of the variance of their code, (B, C, h / f, w / f).
         """
-        seen = self._scaled(slices)
-        posterior = self.network.encode(self._coloured(seen)).latent_dist
+        inputs = self._scaled(slices)
+        posterior = self.network.encode(self._coloured(inputs)).latent_dist
         again = self.network.decode(posterior.sample(generators)).sample
-        return seen, again.mean(1, keepdim=True), posterior.mean, posterior.logvar
+        return inputs, again.mean(1, keepdim=True), posterior.mean, posterior.logvar
 
     @torch.no_grad()
     def moments(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the latents (B, C, H / f, W / f) of volumes (B, 1, X, Y, Z)."""
         means, deviations = [], []
         for group in self._groups(self.tiling.slices(volumes)):
-            seen = self._coloured(self._scaled(group.to(self.scale)))
-            posterior = self.network.encode(seen).latent_dist
+            inputs = self._coloured(self._scaled(group.to(self.scale)))
+            posterior = self.network.encode(inputs).latent_dist
             means.append((posterior.mean - self.shift) / self.scale)
             deviations.append(posterior.std / self.scale)
         mean, deviation = (
