@@ -181,9 +181,9 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         """
         check_settings(self, subjects, validation)
         chosen = collect(self, subjects, y, "training")
-        found = set(chosen.labels)
+        present = set(chosen.labels)
         order = CATEGORIES.get(self.target, ())
-        classes = [c for c in order if c in found] if found <= set(order) else sorted(found)
+        classes = [c for c in order if c in present] if present <= set(order) else sorted(present)
         if len(classes) < 2:
             raise InputError(
                 f"{len(chosen.labels)} of {len(subjects)} subjects have the label {self.target}, "
@@ -266,15 +266,15 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
     def labels(self, subjects: Iterable[Mapping[str, Any]]) -> list[str | None]:
         """The target of each subject; ``None`` where it has none."""
         key = "diagnosis" if self.target == "dementia" else self.target
-        found = []
+        targets = []
         for subject in subjects:
             if key not in subject:
                 raise InputError(f"subjects have no {key!r}; they have {sorted(subject)}")
             if isinstance(subject[key], float):
                 raise InputError(f"{key} is a number; a classifier needs a label with classes")
             label = subject[key]
-            found.append(DEMENTIA.get(label) if self.target == "dementia" else label or None)
-        return found
+            targets.append(DEMENTIA.get(label) if self.target == "dementia" else label or None)
+        return targets
 
     def check_disjoint(self, cohort: Cohort, *, voxels: bool = True) -> None:
         """Raise ``LeakageError`` if a subject of the cohort had a part in the training.

@@ -21,13 +21,12 @@ from neuromix.augment.data.split import tied_sites
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.classifiers.predictions import Predictions, people, pool
 from neuromix.classifiers.scores import SCORES, confusion
-from neuromix.classifiers.statistics import compare, delong, gap_closed, holm, summarise
+from neuromix.classifiers.statistics import compare, gap_closed, holm, summarise
 
 __all__ = [
     "Predictions",
     "compare",
     "cross_validate_subjects",
-    "delong",
     "gap_closed",
     "holm",
     "learning_curve",

@@ -25,7 +25,7 @@ class Reader(Protocol):
         """The label of each subject; ``None`` where it has none."""
 
 
-class TrainingSet:
+class LabelledSubjects:
     """Labelled subjects, row by row."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class TrainingSet:
         if not origin.is_made(subject):
             self.voxels |= leakage.voxels_of(subject, row)
 
-    def require_apart(self, trained_on: TrainingSet) -> None:
+    def require_apart(self, trained_on: LabelledSubjects) -> None:
         """Refuse to judge a training by people, or images, that are trained on."""
         both = self.people & trained_on.people
         copies = self.voxels & trained_on.voxels
@@ -93,19 +93,12 @@ def collect(
     subjects: Sequence[tio.Subject],
     y: Sequence[str | None] | None,
     what: str,
-) -> TrainingSet:
-    """Read the subjects that have a label, each once.
-
-    Args:
-        classifier: Tells the label and the images.
-        subjects: A list or a dataset, such as :func:`neuromix.augment.mix` returns.
-        y: Replaces their labels.
-        what: What to call them: training, validation.
-    """
+) -> LabelledSubjects:
+    """Read the subjects that have a label, each once; ``y`` replaces the labels they carry."""
     if y is not None and len(y) != len(subjects):
         raise InputError(f"{len(y)} labels came for {len(subjects)} subjects; give one each")
     images = [classifier.image] if isinstance(classifier.image, str) else list(classifier.image)
-    chosen = TrainingSet()
+    chosen = LabelledSubjects()
     for index in range(len(subjects)):
         subject = subjects[index]
         label = classifier.labels([subject])[0] if y is None else y[index]

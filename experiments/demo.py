@@ -30,7 +30,7 @@ from neuromix.augment.data.cohort import Cohort, Split
 from neuromix.augment.fmri import config as task_fmri_config
 from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics.glm import design_matrix, first_level, percent_signal, roi_course
-from neuromix.augment.metrics.task_runs import brain_mask, read_runs
+from neuromix.augment.metrics.task_runs import read_runs, signal_mask
 from neuromix.augment.pds import config as modality_config
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import shortened
@@ -267,7 +267,7 @@ class _Demo:
     def _responses(self, cohort: Cohort) -> dict[str, np.ndarray]:
         """Each condition's effect in per cent, mean over the runs, (X, Y, Z)."""
         runs = read_runs(cohort)
-        mask = brain_mask(read_runs(self._split("task").train.where(task=TASK)))
+        mask = signal_mask(read_runs(self._split("task").train.where(task=TASK)))
         fits = [first_level(run.series(mask), run.events, run.tr) for run in runs]
         found = {}
         for name in fits[0].effects:

@@ -111,9 +111,9 @@ class Cohort:
         """
         root = Path(root).resolve()
         images = [images] if isinstance(images, str) else images
-        found, names = bids.find(root, images, entities)
+        chosen, names = bids.find(root, images, entities)
         rows = pd.DataFrame(
-            bids.join(found, names),
+            bids.join_runs(chosen, names),
             columns=["subject_id", "session_id", *bids.RUN, *(f"{name}_path" for name in names)],
         )
         above = root.parent.parent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neuromix.augment.errors import InputError
 
@@ -43,3 +43,24 @@ class TrainConfig:
                 f"precision {self.precision!r} came; allowed are {', '.join(PRECISIONS)}: take "
                 "bf16, or no where the machine lacks it"
             )
+
+    def within(self, training: TrainConfig) -> TrainConfig:
+        """The same with another training's seed and precision, of which a process has one."""
+        return replace(self, seed=training.seed, precision=training.precision)
+
+
+def schedule(
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    *,
+    warmup: int,
+    ema_decay: float,
+    every: int,
+    precision: str = "no",
+) -> TrainConfig:
+    """How to train for a preset, with a look at validation and a checkpoint ``every`` so often."""
+    return TrainConfig(
+        steps, batch_size, learning_rate, warmup, ema_decay=ema_decay, precision=precision,
+        validate_every=every, checkpoint_every=every,
+    )  # fmt: skip

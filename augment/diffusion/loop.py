@@ -290,10 +290,10 @@ class _Training:
 
     def _resume(self) -> int:
         """Load the last checkpoint; the step to go on from."""
-        found = checkpoints(self.folder)
-        if not found:
+        there = checkpoints(self.folder)
+        if not there:
             return 0
-        last = found[-1]
+        last = there[-1]
         state = json.loads((last / "state.json").read_text())
         if state["settings"] != self._settings():
             raise InputError(
@@ -339,8 +339,8 @@ class _Training:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _broken(self, step: int, name: str, loss: float) -> str:
-        found = checkpoints(self.folder)
-        good = f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+        there = checkpoints(self.folder)
+        good = f"the last good checkpoint is {there[-1]}" if there else "there is no checkpoint yet"
         return (
             f"the loss of {name} at step {step} is {loss} or its gradient is not finite; {good}; "
             "lower the learning rate or look for NaN in the data, then run it again"

@@ -104,13 +104,8 @@ class FlowMatching(_Denoising):
 class NoisePrediction(_Denoising):
     """The noise itself, under a diffusers DDPM-like schedule, weighted by min-SNR.
 
-    Args:
-        network: As above.
-        alphas: Cumulative products of the schedule, (T,), such as
-            ``DDPMScheduler(...).alphas_cumprod``.
-        label_dropout: As above.
-        mask: As above.
-        most: Signal-to-noise ratio at which the weight begins to fall.
+    ``alphas`` are the cumulative products of the schedule, (T,); ``most`` is the signal-to-noise
+    ratio at which the weight begins to fall.
     """
 
     def __init__(
@@ -160,10 +155,10 @@ class Autoencoding(Objective):
 
     def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
         """Mean loss over a batch ``{"images"}`` of (B, 1, h, w)."""
-        seen, again, mean, logvar = self.networks[name](batch["images"], generators)
+        inputs, again, mean, logvar = self.networks[name](batch["images"], generators)
         mean, logvar = mean.float(), logvar.float()
         divergence = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        return ((again.float() - seen) ** 2).mean() + self.kl * divergence
+        return ((again.float() - inputs) ** 2).mean() + self.kl * divergence
 
 
 def noise_like(samples: Tensor, generators: Generators) -> Tensor:

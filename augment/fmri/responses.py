@@ -55,13 +55,7 @@ class Window(WindowShape):
     def of(
         self, run: np.ndarray, events: pd.DataFrame, tr: float
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Each trial type of a run that has a whole response, and the response.
-
-        Args:
-            run: (T, X, Y, Z).
-            events: ``onset``, ``duration`` and ``trial_type``.
-            tr: Seconds between frames.
-        """
+        """Each trial type of a run (T, X, Y, Z) that has a whole response, and the response."""
         mean = run.mean(axis=0)
         if mean.max() <= 0:
             raise InputError("a run has no signal; drop it")
@@ -81,13 +75,13 @@ class Window(WindowShape):
             rows_of = np.broadcast_to(np.arange(times.size) // parts, places.shape)
             np.add.at(weights, (rows_of, before), 1 - share)
             np.add.at(weights, (rows_of, after), share)
-            found = (weights / (len(places) * parts)).astype(np.float32) @ flat
+            values = (weights / (len(places) * parts)).astype(np.float32) @ flat
             if self.unit == "percent":
-                found = 100 * (found / mean[brain] - 1)
+                values = 100 * (values / mean[brain] - 1)
             else:
-                found /= mean[brain].mean()
+                values /= mean[brain].mean()
             response = np.zeros((self.frames, *mean.shape), np.float32)
-            response[:, brain] = found
+            response[:, brain] = values
             yield str(name), self._shrunk(response)
 
     def affine(self, affine: np.ndarray) -> np.ndarray:
@@ -110,30 +104,24 @@ class Window(WindowShape):
 def responses(cohort: Cohort, window: Window, *, progress: bool = False) -> list[tio.Subject]:
     """The responses of real runs, a subject for each run and condition.
 
-    Args:
-        cohort: With ``bold`` and its events, all on one grid.
-        window: What is looked at.
-        progress: Show a progress bar.
-
-    Returns:
-        Subjects with the keys of the cohort's and ``condition``, such as ``motor/lefthand``; their
-        ``bold`` has the response's frames.
+    Subjects have the keys of the cohort's and ``condition``, such as ``motor/lefthand``; their
+    ``bold`` has the response's frames.
     """
     from rich.progress import track
 
     runs = Runs.of(cohort, 1)
-    found = []
+    subjects = []
     for run in track(runs.runs, "Responses", disable=not progress):
         keys = {column: run.labels[column] for column in COLUMNS}
         for name, response in window.of(run.read(), run.events, runs.tr):
             condition = f"{run.task}/{name}"
-            found.append(_subject(response, runs.grid.affine, window, keys, condition))
-    if not found:
+            subjects.append(_subject(response, runs.grid.affine, window, keys, condition))
+    if not subjects:
         raise InputError(
             f"none of {len(runs.runs)} runs has a block with {window.frames * window.step:g} s of "
             "frames after its onset; look at fewer frames, or at shorter steps"
         )
-    return found
+    return subjects
 
 
 class ResponseSampler:
@@ -194,8 +182,8 @@ class ResponseSampler:
             run = self.sampler([asked | {"task": task}], [number], steps, guidance)[0]
             bold = run["bold"]
             events = pd.DataFrame(json.loads(bold["events"]), columns=list(EVENT_COLUMNS))
-            found = dict(self.window.of(bold.numpy(), events, float(bold["RepetitionTime"])))
-            if name in found:
+            by_type = dict(self.window.of(bold.numpy(), events, float(bold["RepetitionTime"])))
+            if name in by_type:
                 made_by = recipe(labels, seed, steps, guidance)
                 keys = {column: run[column] for column in COLUMNS}
                 marks = {
@@ -203,10 +191,10 @@ class ResponseSampler:
                     "synthetic_id": made_by,
                     "origin": origin.of_maker(self.sampler),
                 }
-                return _subject(found[name], bold.affine, self.window, keys | marks, condition)
+                return _subject(by_type[name], bold.affine, self.window, keys | marks, condition)
         raise InputError(
             f"none of {ATTEMPTS} runs of {task} has a whole response to {name!r}; the last one has "
-            f"{', '.join(sorted(found)) or 'none to anything'}"
+            f"{', '.join(sorted(by_type)) or 'none to anything'}"
         )
 
 

@@ -46,7 +46,7 @@ import numpy as np
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import glm, time_series
 from neuromix.augment.metrics import response_maps as maps
-from neuromix.augment.metrics.summaries import Reader, Subjects
+from neuromix.augment.metrics.summaries import RunReader, Subjects
 from neuromix.augment.metrics.task_runs import TaskRun, subjects_of
 
 METRICS = {
@@ -109,7 +109,7 @@ class NeuroJudge:
             read twice, so that ``data`` may be a file's.
         affine: Voxel to world in mm, (4, 4), of all runs.
         mask: Of the brain, (X, Y, Z); by default
-            :func:`~neuromix.augment.metrics.task_runs.brain_mask`.
+            :func:`~neuromix.augment.metrics.task_runs.signal_mask`.
         regions: Of the mask's voxels, for connectivity, (V,); by default
             :func:`~neuromix.augment.metrics.task_runs.grid_regions`.
         train: Runs that the generators were trained on; without them copies can't be told.
@@ -145,7 +145,7 @@ class NeuroJudge:
                 f"{count} held-out subjects can't be split into halves; give {FEWEST} or more, or "
                 "take each run as a subject"
             )
-        self.reader = Reader(
+        self.reader = RunReader(
             real,
             affine,
             mask=mask,
@@ -197,9 +197,9 @@ class NeuroJudge:
             order = rng.permutation(len(self.real))
             half, other = self.real.take(order[:size]), self.real.take(order[size : 2 * size])
             some = made.take(rng.permutation(len(made))[:size])
-            values.append(compare(some, half))
-            reals.append(compare(other, half))
-        full = compare(made, self.real)
+            values.append(compare_subjects(some, half))
+            reals.append(compare_subjects(other, half))
+        full = compare_subjects(made, self.real)
         rows = {
             name: _row(
                 kind,
@@ -226,7 +226,7 @@ class NeuroJudge:
         }
 
 
-def compare(some: Subjects, reference: Subjects) -> dict[str, float]:
+def compare_subjects(some: Subjects, reference: Subjects) -> dict[str, float]:
     """All :data:`METRICS` of a set of subjects against real ones; NaN where there is no telling."""
     goal, group = reference.group(), some.group()
     active = maps.active_voxels(goal)
@@ -242,7 +242,7 @@ def compare(some: Subjects, reference: Subjects) -> dict[str, float]:
         (group_top, group_margin), (top, margin) = (
             map(np.nanmean, maps.specificity(each)) for each in (by_group, by_subject)
         )
-        found = {
+        values = {
             "group_map": np.nanmean(maps.own(by_group)),
             "subject_map": np.nanmean(maps.own(by_subject)),
             "rsa": maps.rsa(group, goal),
@@ -268,16 +268,11 @@ def compare(some: Subjects, reference: Subjects) -> dict[str, float]:
             "nearest_course": nearest[0],
             "nearest_anatomy": nearest[1],
         }
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in values.items()}
 
 
 def failed(table: Mapping[str, Any], least: float = 0.9) -> list[str]:
-    """The metrics in which a generator is worse than real: the whole interval is below ``least``.
-
-    Args:
-        table: Of :meth:`NeuroJudge.table`.
-        least: Share of the ceiling.
-    """
+    """The metrics in which a generator is worse than real: the interval lies below ``least``."""
     return [
         name
         for name, row in table["metrics"].items()

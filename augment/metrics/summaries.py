@@ -11,7 +11,7 @@ import numpy as np
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import glm, time_series
 from neuromix.augment.metrics import response_maps as maps
-from neuromix.augment.metrics.task_runs import TaskRun, brain_mask, grid_regions, subjects_of
+from neuromix.augment.metrics.task_runs import TaskRun, grid_regions, signal_mask, subjects_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,15 +56,9 @@ class Subjects:
 
 
 class Fingerprint:
-    """What a copy of a run shares with it: its courses and its mean image.
+    """What a copy of a run shares with it: its courses and its mean image."""
 
-    Args:
-        run: Of task fMRI.
-        fit: Of its GLM.
-        regions: Of each voxel, (V,).
-    """
-
-    def __init__(self, run: TaskRun, fit: glm.Fit, regions: np.ndarray) -> None:
+    def __init__(self, run: TaskRun, fit: glm.RunFit, regions: np.ndarray) -> None:
         self.task = run.task
         self.courses = time_series.region_courses(fit.residuals, regions)
         """Standardised, (T, R)."""
@@ -72,7 +66,7 @@ class Fingerprint:
         """Relative brightness, (V,)."""
 
 
-class Reader:
+class RunReader:
     """Reads runs in one way; see :class:`NeuroJudge` for the arguments."""
 
     def __init__(
@@ -107,7 +101,7 @@ class Reader:
                 f"({', '.join(self.conditions)}); two or more are needed to tell whether maps are "
                 "specific"
             )
-        self.mask = brain_mask(real) if mask is None else mask
+        self.mask = signal_mask(real) if mask is None else mask
         self.regions = grid_regions(self.mask, affine) if regions is None else regions
         self.segment = min(SEGMENT, *(int(np.shape(run.data)[-1]) for run in real))
         self._training = [Fingerprint(run, self._fit(run), self.regions) for run in train]
@@ -145,9 +139,7 @@ class Reader:
     def read(self, runs: Iterable[TaskRun], rois: np.ndarray | None = None) -> Subjects:
         """Fit each run and keep what the metrics need; each is read once, and then let go.
 
-        Args:
-            runs: Of real or synthetic subjects.
-            rois: Regions whose courses are looked at, by condition, (C, V); none by default.
+        ``rois`` (C, V) are the regions whose courses are looked at, by condition; none by default.
         """
         kept: dict[str, dict[str, list[Any]]] = {}
         effects: dict[tuple[str, str, int], np.ndarray] = {}
@@ -166,7 +158,7 @@ class Reader:
                 own.setdefault(name, []).append(value)
         return self._stack(kept, effects)
 
-    def _fit(self, run: TaskRun) -> glm.Fit:
+    def _fit(self, run: TaskRun) -> glm.RunFit:
         series = run.series(self.mask)
         try:
             return glm.first_level(
@@ -180,7 +172,7 @@ class Reader:
             raise InputError(f"{run}: {error}") from None
 
     def _summary(
-        self, run: TaskRun, fit: glm.Fit, rois: np.ndarray | None
+        self, run: TaskRun, fit: glm.RunFit, rois: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         """What is averaged over the runs of a subject."""
         course = np.full(len(self.conditions), np.nan)
@@ -196,7 +188,7 @@ class Reader:
             "roi_course": course,
             "tsnr": noise,
             "autocorrelation": time_series.autocorrelation(residuals, self.lags),
-            "spectrum": time_series.spectrum(residuals, self.segment),
+            "spectrum": time_series.power_shares(residuals, self.segment),
             "connectivity": time_series.connectivity(trace.courses),
             "quarters": time_series.by_quarter(residuals) if is_long else np.full((2, 4), np.nan),
             "nearest": self._nearest(trace),
@@ -204,12 +196,12 @@ class Reader:
 
     def _codes(self, run: TaskRun) -> Iterator[tuple[int, str]]:
         """The conditions of a run that are judged: place among all, and name in the run."""
-        found = [(run.condition(name), name) for name in glm.trial_types(run.events)]
-        known = [(self.conditions.index(c), name) for c, name in found if c in self.conditions]
+        present = [(run.condition(name), name) for name in glm.trial_types(run.events)]
+        known = [(self.conditions.index(c), name) for c, name in present if c in self.conditions]
         if not known:
             raise InputError(
                 f"{run} has none of the conditions that are judged: it has "
-                f"{', '.join(c for c, _ in found) or 'none'}; allowed are "
+                f"{', '.join(c for c, _ in present) or 'none'}; allowed are "
                 f"{', '.join(self.conditions)}"
             )
         yield from known
@@ -237,8 +229,8 @@ class Reader:
         kept: Mapping[str, Mapping[str, Sequence[Any]]],
         effects: Mapping[tuple[str, str, int], np.ndarray],
     ) -> Subjects:
-        found = {code for *_, code in effects}
-        absent = [name for code, name in enumerate(self.conditions) if code not in found]
+        present = {code for *_, code in effects}
+        absent = [name for code, name in enumerate(self.conditions) if code not in present]
         if absent:
             raise InputError(
                 f"no run has the condition {absent[0]!r}; needed are {', '.join(self.conditions)}"

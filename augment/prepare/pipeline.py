@@ -34,14 +34,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a dataset.
-
-    Args:
-        folder: The BIDS derivative.
-        written: Scans that were prepared now.
-        kept: Scans that an earlier run had prepared with the same settings.
-        failures: Scans that could not be prepared, and why.
-    """
+    """What became of a dataset: counts of scans, of which an earlier call had ``kept`` some."""
 
     folder: Path
     written: int = 0
@@ -177,8 +170,8 @@ def _attempt(scan: Scan, settings: Settings, root: Path, out: Path) -> tuple[str
 def _fingerprint(scan: Scan, root: Path) -> dict[str, list[int]]:
     """Size and time of every file that a scan is made of; to read them all would take hours."""
     places = [scan.image, *scan.companions.values()]
-    found = [file for p in places for file in (sorted(p.iterdir()) if p.is_dir() else [p])]
-    stats = {os.path.relpath(path, root): path.stat() for path in found}
+    inputs = [file for p in places for file in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    stats = {os.path.relpath(path, root): path.stat() for path in inputs}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 

@@ -105,14 +105,9 @@ class Tiling:
         return rows * height, columns * width
 
     def tile(self, volume: Array, fill: float = 0.0) -> Array:
-        """Lay a volume out as a mosaic.
+        """Lay a volume (..., X, Y, Z), array or tensor, out as a mosaic (..., H, W).
 
-        Args:
-            volume: Array or tensor (..., X, Y, Z).
-            fill: Value of the padding and the spare slots; best the value of background.
-
-        Returns:
-            Mosaic (..., H, W) of the same type.
+        ``fill`` is the value of the padding and the spare slots; best that of background.
         """
         if isinstance(volume, np.ndarray):
             return _array(self.tile(_tensor(volume), fill))
@@ -126,15 +121,7 @@ class Tiling:
         return self._stack(self._cut(mosaic))
 
     def slices(self, volume: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
-        """Take volumes apart, so that an autoencoder sees each slice by itself.
-
-        Args:
-            volume: Tensor (B, C, X, Y, Z).
-            fill: Value of the padding.
-
-        Returns:
-            Padded slices (B * S, C, h, w), those of the first volume first.
-        """
+        """Take volumes (B, C, X, Y, Z) apart into padded slices (B * S, C, h, w)."""
         return self._split(volume, fill).movedim(2, 1).flatten(0, 1)
 
     def from_slices(self, slices: torch.Tensor) -> torch.Tensor:
@@ -143,14 +130,9 @@ class Tiling:
         return self._stack(slices.unflatten(0, (-1, self.count)).movedim(1, 2))
 
     def tile_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Lay the latents of slices out as a mosaic; spare slots are zero.
+        """Lay the latents of slices (B, S, C, h / f, w / f) out as a mosaic (B, C, H / f, W / f).
 
-        Args:
-            latents: Tensor (B, S, C, h / f, w / f) for an autoencoder of any factor f that divides
-                the tile.
-
-        Returns:
-            Mosaic (B, C, H / f, W / f).
+        The autoencoder's factor f divides the tile; spare slots are zero.
         """
         self._check("latents", latents.shape[1:2], (self.count,))
         self._check_latents(latents.shape[-2:], self.tile_shape)
@@ -162,14 +144,10 @@ class Tiling:
         return self._cut(mosaic).movedim(2, 1)
 
     def token_positions(self, patch: int) -> np.ndarray:
-        """Where each token of the mosaic lies in the volume.
+        """Where each token of ``patch`` pixels a side lies in the volume, (N, 3).
 
-        Args:
-            patch: Pixels that a token covers along a side; it divides the sides of a tile.
-
-        Returns:
-            Integers (N, 3): row in the slice, column in the slice, slice; tokens run along the rows
-            of the mosaic. Tokens of spare slots have slice numbers from :attr:`count` on.
+        Tokens run along the rows of the mosaic. Row in the slice, column in the slice, slice;
+        tokens of spare slots have slice numbers from :attr:`count` on.
         """
         height, width = (side // patch for side in self.tile_shape)
         if (height * patch, width * patch) != self.tile_shape:

@@ -132,7 +132,7 @@ class MDAudit(BankOrigin):
 
     def anatomy(self) -> dict[str, Any]:
         """Left and right, and values that no tissue has."""
-        mask = anatomy.brain_mask(self.bench.volumes("train"))
+        mask = anatomy.common_mask(self.bench.volumes("train"))
         inside = self.made[:, mask]
         # What the samplers leave, with room for rounding.
         odd = ((inside < FAINTEST / 2) & (inside != 0)) | (inside > LARGEST * 1.01)
@@ -146,7 +146,7 @@ class MDAudit(BankOrigin):
 
     def privacy(self) -> dict[str, Any]:
         """Do samples give away who was trained on?"""
-        mask = anatomy.brain_mask(self.bench.volumes("train"))
+        mask = anatomy.common_mask(self.bench.volumes("train"))
         made, train, heldout = (
             volumes[:, mask]
             for volumes in (self.made, self.bench.volumes("train"), self.bench.volumes("heldout"))

@@ -25,7 +25,7 @@ from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.responses import Window, responses
 from neuromix.augment.metrics.neuro import FEWEST as FEWEST_PEOPLE
-from neuromix.augment.metrics.neuro import NeuroJudge, compare
+from neuromix.augment.metrics.neuro import NeuroJudge, compare_subjects
 from neuromix.augment.metrics.privacy import closest, membership
 from neuromix.augment.metrics.summaries import Subjects
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs
@@ -122,7 +122,7 @@ class RunsAudit(BankOrigin):
         made = self.made
         other = replace(made, maps=made.maps[:, :, turned], mean_maps=made.mean_maps[:, turned])
         found = {
-            name: compare(each, self.judge.real)["group_top1"]
+            name: compare_subjects(each, self.judge.real)["group_top1"]
             for name, each in (("own", made), ("exchanged", other))
         }
         return found | {"chance": 1 / count}

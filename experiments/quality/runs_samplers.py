@@ -22,11 +22,12 @@ from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import inside
 from neuromix.augment.data.leakage import provenance
+from neuromix.augment.diffusion.fitting import ImageSet
 from neuromix.augment.diffusion.loop import TrainConfig, estimate, train
 from neuromix.augment.fmri.config import TaskFMRIConfig
-from neuromix.augment.fmri.parts import Parts, about_of, autoencoding_of, scheduler_of
+from neuromix.augment.fmri.parts import Parts, about_of, scheduler_of
 from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder
-from neuromix.augment.fmri.published.windows import FrameSet, write_latents
+from neuromix.augment.fmri.published.windows import write_latents
 from neuromix.augment.fmri.runs import Runs, Survey
 from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics.task_runs import TaskRun
@@ -121,10 +122,9 @@ class Workshop:
     def _codec(self) -> VolumeAutoencoder:
         place = self.folder / "shared"
         parts = Parts.begin(self._runs["train"], self._surveys["train"], self.base)
-        frames = FrameSet(place / "train" / "frames.npy")
-        plan = timed(
-            parts.game, frames, autoencoding_of(self.base), self.codec_seconds, place / "codec"
-        )
+        frames = ImageSet(place / "train" / "frames.npy")
+        codec = self.base.autoencoding.within(self.base.training)
+        plan = timed(parts.game, frames, codec, self.codec_seconds, place / "codec")
         config = replace(self.base, autoencoding=plan)
         parts.fit_codec([place / name for name in self._runs], config, place / "codec", True, False)
         return parts.codec
