@@ -378,9 +378,12 @@ class Split(NamedTuple):
     @classmethod
     def load(cls, folder: str | Path) -> Split:
         """Read what :meth:`save` wrote; a subject in two parts is refused."""
+        split = cls(*(Cohort.load(Path(folder) / f"{part}.tsv") for part in cls._fields))
         # Parts that name no dataset are of one, whatever their files are called.
-        name = bids.title_of(Path(folder)) or f"{splitting.UNNAMED}{Path(folder).resolve().name}"
-        split = cls(*(Cohort.load(Path(folder) / f"{part}.tsv", name) for part in cls._fields))
+        one = f"{splitting.UNNAMED}{Path(folder).resolve().name}"
+        for part in split:
+            datasets = part.table["dataset"]
+            part.table["dataset"] = datasets.mask(datasets.str.startswith(splitting.UNNAMED), one)
         splitting.require_apart({f"{name}.tsv": part for name, part in split._asdict().items()})
         return split
 
