@@ -9,7 +9,7 @@ import pandas as pd
 
 from neuromix.experiments.evidence.report import page, seeds_warning
 from neuromix.experiments.evidence.sites import Parts
-from neuromix.experiments.frame.pages import Picture
+from neuromix.experiments.frame.figures import Picture
 from neuromix.experiments.frame.verdict import Group, title_of
 
 FAR = 0.1
