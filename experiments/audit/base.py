@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from neuromix.augment.errors import LeakageError
 from neuromix.augment.metrics import anatomy
 from neuromix.augment.metrics import features as clouds
 from neuromix.augment.metrics.privacy import closest, membership
+from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.evaluate import compare, summarise
 from neuromix.experiments.audit.config import Audit
@@ -72,17 +73,6 @@ MEMBERSHIP = Limit(0.55, 0.7, "AUC of telling who was trained on, lower end of i
 USE = Limit(0.0, 0.05, "balanced accuracy lost by adding samples, lower end of its interval")
 
 
-class Made(Protocol):
-    """A bank, or what completes images."""
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Who had a part in its making."""
-
-    def check_disjoint(self, cohort: Cohort) -> None:
-        """Raise ``LeakageError`` if a subject of the cohort had one."""
-
-
 class BaseAudit:
     """What is audited beside those who are said to be its training subjects, and others.
 
@@ -94,7 +84,7 @@ class BaseAudit:
     images: ClassVar[Sequence[str]]
     limits: ClassVar[Sequence[Limit]] = ()
 
-    def __init__(self, config: Audit, made: Made, frame: Run) -> None:
+    def __init__(self, config: Audit, made: SampleBank | ModalityCompleter, frame: Run) -> None:
         self.config, self.audited, self.frame = config, made, frame
         train, heldout = (
             load_cohort(path, tuple(self.images) if path.is_dir() else ())
@@ -226,12 +216,7 @@ class BankAudit(BaseAudit):
     def membership(
         self, images: Callable[[str], np.ndarray], people: Callable[[str], Any]
     ) -> dict[str, Any]:
-        """Do samples give away who was trained on?
-
-        Args:
-            images: Of ``samples``, ``train`` and ``heldout``, (N, V).
-            people: Whose each image of ``train`` and ``heldout`` is.
-        """
+        """Do images (N, V) of ``samples`` give away which ``people`` were trained on?"""
         made, train, heldout = map(images, ("samples", "train", "heldout"))
         who = [people(part) for part in ("train", "heldout")]
         return {
@@ -245,13 +230,7 @@ class BankAudit(BaseAudit):
         make: Callable[..., VolumeClassifier],
         subjects: Callable[[str], list[tio.Subject]],
     ) -> dict[str, Any]:
-        """What classifiers of the :data:`ARMS` are worth, and what samples gain or lose.
-
-        Args:
-            targets: What is told apart.
-            make: Makes a classifier of a target.
-            subjects: Of ``train``, ``samples``, ``judges`` and ``heldout``.
-        """
+        """What classifiers of the :data:`ARMS` are worth, and what samples gain or lose."""
         if self.cells(self.overlap)["overlap"]["subjects"]:
             return {}  # nobody tests what he has shaped
 

@@ -39,20 +39,10 @@ def page(
     more: Sequence[tuple[str, pd.DataFrame]] = (),
     first: Sequence[Picture] = (),
 ) -> str:
-    """The report.
+    """The report of results of :func:`weigh`, with ``diagnosis`` and ``time``, of these groups.
 
-    Args:
-        title: Of the page.
-        results: Of :func:`neuromix.experiments.frame.verdict.weigh`, with ``diagnosis`` and
-            ``time``.
-        groups: What it was made of.
-        pictures: Files of :func:`neuromix.experiments.evidence.arms.keep_pictures`; the last one is
-            looked through.
-        methods: What is special to the experiment.
-        warnings: What a reader must know first.
-        config: Settings.
-        more: Tables of the experiment's own.
-        first: Pictures of its own.
+    An experiment brings methods and warnings, ``more`` tables and ``first`` pictures of its own,
+    and files of volumes (real, synthetic, Gaussian), of which the last one is looked through.
     """
     members = results["groups"]
     tables = [("Primary endpoint", _primary(results["primary"]))] if results["primary"] else []

@@ -79,13 +79,9 @@ def slices(
     upper: float | None = None,
     at: tuple[float, float, float] = (0.45, 0.5, 0.5),
 ) -> bytes:
-    """A PNG with an axial, a coronal and a sagittal slice of each volume.
+    """A PNG with an axial, a coronal and a sagittal slice of each volume (X, Y, Z), RAS.
 
-    Args:
-        volumes: Arrays (X, Y, Z) along right, anterior, superior.
-        titles: One a volume.
-        upper: Value shown as white; each volume's own maximum by default.
-        at: Where the slices lie, as shares of the axes.
+    They lie at shares of the axes; from ``upper`` on, or the own maximum, values are white.
     """
     figure, axes = _axes(1.9 * len(volumes), 6, 3, len(volumes), facecolor="black")
     for column, (volume, title) in enumerate(zip(volumes, titles, strict=True)):
@@ -260,11 +256,7 @@ def glass_brains(
 ) -> Picture:
     """Mean effect maps seen through the brain from above, a row each and a column a condition.
 
-    Args:
-        shown: Name to maps (C, V) in per cent.
-        conditions: Their names, of which the first are drawn.
-        mask: Of the V voxels, (X, Y, Z).
-        affine: Voxel to world in mm, (4, 4).
+    Maps (C, V) are in per cent, of the V voxels of a mask (X, Y, Z); the first C are drawn.
     """
     import nibabel as nib
     from matplotlib.figure import Figure

@@ -78,7 +78,9 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def pairs_table(content: Mapping[str, Any], names: tuple[str, str] = ("what", "value")) -> Any:
+def pairs_table(
+    content: Mapping[str, Any], names: Sequence[str] = ("what", "value")
+) -> pd.DataFrame:
     """Names and values; those of nested content have both names."""
     rows: list[tuple[str, str]] = []
     for name, value in content.items():

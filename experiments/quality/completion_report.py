@@ -60,13 +60,9 @@ def summarise(
     first: str,
     data_range: float,
 ) -> dict[str, Any]:
-    """Tables by direction, criteria and the verdict, as plain content.
+    """Tables of all cells by direction, criteria of the first arm and the verdict.
 
-    Args:
-        records: Of all cells.
-        truth: By modality, the PSNR of a phantom's ideal regression.
-        first: The arm that criteria are set for.
-        data_range: Of the PSNR.
+    The truth is, by modality, the PSNR of a phantom's ideal regression.
     """
     names = ("tables", "steps", "source", "costs")
     parts: dict[str, Any] = {name: {want: {} for want in MODALITIES} for name in names}

@@ -93,13 +93,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Everything that came out, as plain content.
 
-    Args:
-        rows: By generator; the sampler has one for each sampling seed, and their names begin with
-            its own.
-        sweeps: ``steps`` and ``guidance``: by value.
-        sampler: Its name.
-        about: The cohort and the fit in words.
-        sizes: Scans of each part.
+    The sampler has a row for each sampling seed, whose names begin with its own; ``steps`` and
+    ``guidance`` are swept, by value; sizes are scans of each part of the cohort.
     """
     seeds = [figures(row) for name, row in rows.items() if name.startswith(sampler)]
     own = {name: [seed[name] for seed in seeds] for name in seeds[0]}
@@ -178,13 +173,9 @@ def page(
     heldout: np.ndarray,
     asked: Sequence[int],
 ) -> str:
-    """The report.
+    """The report, with the first volumes of each row.
 
-    Args:
-        results: Of :func:`summarise`, with its ``config``.
-        pictures: The first volumes of each row.
-        heldout: Held-out volumes.
-        asked: Places of those whose labels were asked for.
+    ``asked`` are the places of the held-out volumes whose labels were asked for.
     """
     rows, sampler = results["rows"], results["name"]
     first = next(name for name in rows if name.startswith(sampler))

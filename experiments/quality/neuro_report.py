@@ -59,13 +59,7 @@ def map_pictures(shown: Mapping[str, np.ndarray], judge: NeuroJudge) -> list[Pic
 
 
 def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: NeuroJudge) -> str:
-    """The report.
-
-    Args:
-        results: Of :func:`neuromix.experiments.quality.neuro.summarise`, with its ``config``.
-        shown: Name to mean maps (C, V).
-        judge: Who judged.
-    """
+    """The report, with mean maps (C, V) by name."""
     return report_page(
         results,
         title="Evaluation of task fMRI on real runs",

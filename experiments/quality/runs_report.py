@@ -51,10 +51,8 @@ VARIED = {
 def summarise(rows: Mapping[str, Rows], extra: Mapping[str, Any], *, about: str) -> dict[str, Any]:
     """What came out, as plain content.
 
-    Args:
-        rows: Group (``main``, ``networks`` and those of :data:`VARIED`) to name to table.
-        extra: ``timing`` and ``length`` by sampler.
-        about: The cohort in words.
+    Rows are in groups, ``main``, ``networks`` and those of :data:`VARIED`; ``extra`` holds
+    ``timing`` and ``length`` by sampler.
     """
     criteria = list(_criteria(rows, extra))
     count, missed = tally(criteria)
@@ -102,13 +100,7 @@ def _ahead(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]
 
 
 def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: NeuroJudge) -> str:
-    """The report.
-
-    Args:
-        results: Of :func:`summarise`, with its ``config``.
-        shown: Name to mean maps (C, V), ``real`` first.
-        judge: Who judged.
-    """
+    """The report, with mean maps (C, V) by name."""
     rows = results["rows"]
     networks = "Networks, fewer subjects and so other ceilings: value (share)"
     varied = {group: texts for group, texts in VARIED.items() if rows.get(group)}
