@@ -71,19 +71,21 @@ def _criteria(rows: Mapping[str, Rows], extra: Mapping[str, Any]) -> Iterator[di
     for name, words in AIMED.items():
         share = own[name]["share"] if name in own else None
         note = "has no ceiling here" if share is None else f"{share:.2f} of the ceiling"
-        yield criterion(words, share, f"{NEAR:g}", share is not None and share >= NEAR, note)
+        yield criterion(
+            words, share, f"at least {NEAR:g}", share is not None and share >= NEAR, note
+        )
     if UNET in rows["networks"]:
         yield _ahead(*(rows["networks"][name]["metrics"] for name in (CLOSED, UNET)))
     lowest = min(each["r"] for each in extra["timing"][CLOSED]["conditions"].values())
     note = f"r of the mean course {lowest:.2f} or more"
-    yield criterion("unseen timing:", lowest, f"{FOLLOWS:g}", lowest >= FOLLOWS, note)
+    yield criterion("unseen timing:", lowest, f"at least {FOLLOWS:g}", lowest >= FOLLOWS, note)
     length = extra["length"][CLOSED]
     short, long = (length[key]["peak, MB"] for key in ("40", "300"))
     note = f"at a peak of {long:.0f} MB of the process, 40 at {short:.0f} MB"
-    yield criterion("300 frames", long, "the same", long <= SAME * short, note)
+    yield criterion("300 frames", long, f"at most {SAME:g} times that", long <= SAME * short, note)
     steady = min(length["tsnr"]) / max(length["tsnr"])
     note = f"steady to {steady:.2f}"
-    yield criterion("tSNR along them", steady, f"{STEADY:g}", steady >= STEADY, note)
+    yield criterion("tSNR along them", steady, f"at least {STEADY:g}", steady >= STEADY, note)
 
 
 def _ahead(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
