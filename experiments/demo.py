@@ -38,7 +38,8 @@ from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled import config as tiled_md_config
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.audit import audit
-from neuromix.experiments.frame.pages import Picture, report_page, slices
+from neuromix.experiments.frame.figures import Picture, slices
+from neuromix.experiments.frame.pages import report_page
 from neuromix.experiments.frame.run import Run
 
 NAME = "demo"
@@ -202,8 +203,8 @@ class _Demo:
             ("their squared error, to that of the mean volume", completion["error to the mean"]),
         ]
         return report_page(
+            results,
             title="neuromix demo",
-            verdict=results["verdict"],
             tables=[
                 ("What was made", pd.DataFrame(found, columns=["what", "figure"])),
                 ("Does a classifier gain?", pd.DataFrame(rows, columns=names)),
@@ -221,8 +222,6 @@ class _Demo:
                 "Voxels that respond are chosen on training subjects, few and noisy: samples, "
                 "which are made from those, follow events in them better than other people do.",
             ],
-            config=results["config"],
-            made_by=results["made by"],
         )  # fmt: skip
 
     def _figures(self, condition: str) -> list[Picture]:

@@ -41,7 +41,7 @@ from neuromix.experiments.evidence.decoding_people import divide, runs_asked_for
 from neuromix.experiments.evidence.report import page, seeds_warning
 from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.frame.cohorts import names_of
-from neuromix.experiments.frame.pages import Picture, slices
+from neuromix.experiments.frame.figures import Picture, slices
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import CEILING, Group, Roles
 

@@ -41,7 +41,7 @@ from neuromix.experiments.evidence.hybrid_report import report
 from neuromix.experiments.evidence.sites import Parts, Wanted, labelled, part, require_classes
 from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.frame.cohorts import load_cohort
-from neuromix.experiments.frame.pages import Picture, slices
+from neuromix.experiments.frame.figures import Picture, slices
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import Group, Roles
 

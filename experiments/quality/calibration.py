@@ -23,7 +23,8 @@ from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.phantom import make_phantom
 from neuromix.classifiers.base import VolumeClassifier
-from neuromix.experiments.frame.pages import report_page, rich_table, to_png
+from neuromix.experiments.frame.figures import to_png
+from neuromix.experiments.frame.pages import report_page, rich_table
 from neuromix.experiments.frame.provenance import Provenance, claim
 from neuromix.experiments.quality.config import Calibration
 
@@ -84,21 +85,16 @@ def run(config: Calibration, *, dry_run: bool = False) -> list[dict[str, Any]]:
         row for row in rows if (row["target"], row["size"], row["seed"], row["steps"]) in wanted
     ]
     table = summarise(rows)
+    about = {"config": asdict(config), "made by": provenance.told()}
     files.write_json(
         config.out / "results.json",
-        {
-            "config": asdict(config),
-            "made by": provenance.told(),
-            "cells": table.to_dict(orient="records"),
-        },
+        {**about, "cells": table.to_dict(orient="records")},
     )
     page = report_page(
+        {"verdict": verdict(table), **about},
         title="Calibration of the md phantom",
-        verdict=verdict(table),
         tables=[("Balanced accuracy on held-out phantom subjects", table)],
         figures=[(_curves(table), "Balanced accuracy against the number of training subjects.")],
-        config=asdict(config),
-        made_by=provenance.told(),
     )
     files.write_bytes(config.out / "report.html", page.encode())
     console.print(rich_table(table, title=verdict(table)))

@@ -5,8 +5,8 @@ completer and every baseline predict the held-out subjects' real images, by the 
 :mod:`neuromix.augment.metrics.completion`, in the template's brain. Trained baselines get as much
 processor time for both directions together as the completer's fit took. Beside them stand the
 completer with the source of another subject, its samples in fewer and more steps, and, on a
-phantom, the PSNR of its ideal regression. What is asked of a completer is a list of goals, each met
-or missed, in :mod:`neuromix.experiments.quality.completion_report`.
+phantom, the PSNR of its ideal regression. What is asked of a completer is a list of criteria, each
+met or missed, in :mod:`neuromix.experiments.quality.completion_report`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from neuromix.augment.pds.config import (
 from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
-from neuromix.experiments.frame.pages import slices
+from neuromix.experiments.frame.figures import slices
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality.completion_baselines import TRAINED, baselines
 from neuromix.experiments.quality.completion_report import page, summarise

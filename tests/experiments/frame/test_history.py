@@ -73,7 +73,7 @@ def commit(path, message="Endpoint"):
 def outcome(path):
     """What the results of a run say of the endpoint; the page says it, too."""
     out = path.parents[1] / "runs" / "0001-transfer"
-    carry_out("transfer", Config(path), out, Finished, lambda config: [])
+    carry_out("transfer", Config(path), out, Finished, lambda config: [], ())
     results = json.loads((out / "results.json").read_text())
     assert f"Primary endpoint, {results['primary']['origin']}." in results["verdict"]
     assert f"<td>{results['primary']['origin']}</td>" in (out / "report.html").read_text()

@@ -93,9 +93,8 @@ def opened(out, table, cells=0, **settings):
     with Run.open(out, "toy", {"data": table, **settings}, data=data) as run:
         for k in range(cells):
             run.cell({"k": k}, dict)
-        run.finish({"verdict": "Done."} | run.about, report_page(
-            title="T", verdict="Done.", config=run.config, made_by=run.about["made by"]
-        ))  # fmt: skip
+        results = {"verdict": "Done."} | run.about
+        run.finish(results, report_page(results, title="T"))
     return run.folder, (run.folder / "log.txt").read_text().splitlines()
 
 

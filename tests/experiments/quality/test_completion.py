@@ -71,7 +71,7 @@ def test_held_out_people_have_one_scan_each(tiny_pairs, tmp_path):
     assert len(split.test.subject_keys) == 2
 
 
-def test_goals_are_met_or_missed():
+def test_criteria_are_met_or_missed():
     def table(psnr, crps=0.1, **more):
         values = {"psnr": psnr, "ssim": 0.8, "crps": crps, "spectrum": 0.1, "pattern": 0.5, **more}
         return {name: {"value": v, "low": v - 0.1, "high": v + 0.1} for name, v in values.items()}
@@ -88,7 +88,7 @@ def test_goals_are_met_or_missed():
         ]
     truth = {want: {"psnr_ideal_regression": 21.4} for want in MODALITIES}
     results = summarise(records, truth, "full", (10**2.14) ** 0.5)  # the ideal's error is one
-    met = {(goal["direction"][:4], goal["goal"]): goal["met"] for goal in results["goals"]}
+    met = {tuple(f["name"].split(": ")): f["level"] == "met" for f in results["findings"]}
     assert met["fmri", "PSNR below the ideal regression, dB"]
     assert met["fmri", "a shuffled source costs"]
     assert met["dmri", "PSNR over source-blind, dB"]
@@ -100,7 +100,7 @@ def test_goals_are_met_or_missed():
     assert results["verdict"].startswith(
         "fmri 21.00 dB against 20.00 dB of PCA regression, the best baseline, and 21.40 dB of the "
     )
-    assert "pattern (fmri)" in results["verdict"]
+    assert "fmri: pattern 0.5 (above" in results["verdict"]
 
 
 def test_arms_differ_from_the_full_system_in_what_they_are_named_for(tiny_pairs, tmp_path):

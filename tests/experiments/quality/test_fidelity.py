@@ -148,7 +148,7 @@ def test_a_finished_run_makes_only_what_is_new(finished, patched):
     assert list(more["rows"]) == [name, "mean"]
     assert more["rows"][name] == results["rows"][name]
     assert list(more["sweeps"]["guidance"]) == ["2"]
-    assert not any("steps as good" in c["name"] for c in more["criteria"])
+    assert not any("steps as good" in c["name"] for c in more["findings"])
     with pytest.raises(InputError, match="holds a run with synthetic 12 and not 13"):
         run(replace(config, synthetic=13))
 
@@ -194,7 +194,7 @@ def summary(own, few=None, **others):
 
 
 def test_criteria_are_met_by_what_is_as_real_and_missed_by_each_fault():
-    assert all(c["met"] for c in summary(table())["criteria"])
+    assert all(c["level"] == "met" for c in summary(table())["findings"])
     faults = {
         "MMD² / p95": {"own": table(ratio=1.1)},
         "MS-SSIM change": {"own": table(change=0.04)},
@@ -205,11 +205,11 @@ def test_criteria_are_met_by_what_is_as_real_and_missed_by_each_fault():
         },
     }
     for name, given in faults.items():
-        missed = [c["name"] for c in summary(**given)["criteria"] if not c["met"]]
+        missed = [c["name"] for c in summary(**given)["findings"] if c["level"] == "missed"]
         assert name in missed
-    blind = summary(table(sure=0.45))["criteria"]  # the judge is at chance on real subjects
-    assert [c["name"] for c in blind if not c["met"]] == ["sex shown / real"]
-    assert "above chance" in next(c["says"] for c in blind if not c["met"])
+    blind = summary(table(sure=0.45))["findings"]  # the judge is at chance on real subjects
+    assert [c["name"] for c in blind if c["level"] == "missed"] == ["sex shown / real"]
+    assert "above chance" in next(c["aim"] for c in blind if c["level"] == "missed")
 
 
 def test_the_verdict_says_numbers_and_whether_the_gaussian_is_better():
