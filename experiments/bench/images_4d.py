@@ -32,8 +32,8 @@ from neuromix.experiments.bench.foundation import keep, machine
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.quality.completion import without
 from neuromix.experiments.quality.completion_baselines import baselines
+from neuromix.experiments.quality.monai_unet import unet_beside
 from neuromix.experiments.quality.runs_samplers import Workshop
-from neuromix.experiments.quality.runs_unet import unet_beside
 
 PEOPLE = 6
 BRIEF: dict[str, Any] = {

@@ -260,7 +260,8 @@ class Bench:
         train = self.split.train.subjects()
         source, target = (np.stack([read(s[m], m).numpy() for s in train]) for m in (have, want))
         begun = time.process_time()
-        fitted = baselines(seconds, self.settings.seed)[name].fit(source, target)
+        precision = self.settings.config(self.settings.arms[0]).training.precision
+        fitted = baselines(seconds, self.settings.seed, precision)[name].fit(source, target)
         processor = time.process_time() - begun
         seeds = range(self.settings.samples)
         spent = 0.0

@@ -44,7 +44,8 @@ from neuromix.experiments.quality.baselines import (
     inside_space,
 )
 from neuromix.experiments.quality.fidelity_judges import Bench
-from neuromix.experiments.quality.voxel_unet import MonaiUNet, steps_done, training_cost
+from neuromix.experiments.quality.monai_unet import VolumeUNet
+from neuromix.experiments.quality.training_time import steps_done, training_cost
 
 SAMPLER = "tiled DiT"
 SIMPLE: dict[str, Callable[[], Generator]] = {
@@ -274,10 +275,10 @@ class _Generators:
         cost = self._fitted(SAMPLER)[1]
         preset = PRESETS[self.config.preset]
         folder = self.config.out / "generators" / _slug(name)
-        unet = MonaiUNet(
+        unet = VolumeUNet(
             replace(preset.training, batch_size=self.config.unet_batch, seed=self.config.seed),
             folder,
-            parameters=cost["parameters"],
+            weights=cost["parameters"],
             seconds=cost["training seconds"],
             validation=(self.bench.volumes("validation"), self.bench.rows("validation")),
             steps=USUAL,

@@ -38,11 +38,11 @@ from neuromix.experiments.frame.cohorts import contents, load_cohort
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality import neuro_report, runs_report
+from neuromix.experiments.quality.monai_unet import unet_beside
 from neuromix.experiments.quality.runs_baselines import GENERATORS, Request
 from neuromix.experiments.quality.runs_probes import any_length, unseen_timing
 from neuromix.experiments.quality.runs_report import CLOSED, HYBRID, MIXED, UNET
 from neuromix.experiments.quality.runs_samplers import SamplerRuns, Workshop
-from neuromix.experiments.quality.runs_unet import unet_beside
 
 NAME = "fmri"
 ABLATIONS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,95 @@
+"""Trainings for a given time, in the one loop: how rivals are given as much as a sampler had."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from neuromix.augment import files
+from neuromix.augment.diffusion.loop import (
+    TrainConfig,
+    Trained,
+    TrainingSet,
+    checkpoints,
+    estimate,
+    train,
+)
+from neuromix.augment.diffusion.objectives import Objective
+
+CHECKS = 4
+"""Validations of a training; they come on top of the given time."""
+
+
+def timed(
+    objective: Objective, data: TrainingSet, training: TrainConfig, seconds: float, folder: Path
+) -> TrainConfig:
+    """As many steps as fit into the time; decided once, so that a training can be resumed."""
+    plan = folder / "plan.json"
+    if not plan.is_file():
+        begun, own = time.perf_counter(), time.process_time()
+        pace = estimate(objective, data, replace(training, steps=1))
+        if not torch.cuda.is_available():  # others on the machine take none of the time
+            pace *= (time.process_time() - own) / (time.perf_counter() - begun)
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(plan, {"steps": max(2, round(seconds / pace)), "seconds_per_step": pace})
+    steps = int(json.loads(plan.read_text())["steps"])
+    every = math.ceil(steps / CHECKS)
+    warmup = min(training.warmup, steps // 10 + 1)
+    return replace(
+        training, steps=steps, warmup=warmup, validate_every=every, checkpoint_every=every
+    )
+
+
+def train_for(
+    seconds: float,
+    objective: Objective,
+    data: TrainingSet,
+    training: TrainConfig,
+    folder: Path,
+    validation: TrainingSet | None = None,
+) -> dict[str, Any]:
+    """Train the network of an objective for some seconds, or go on with that; what it cost."""
+    config = timed(objective, data, training, seconds, folder)
+    done = steps_done(folder)
+    trained = train(objective, data, config, folder, validation=validation)
+    network = objective.networks["network"].eval()
+    return training_cost(folder, network, trained, done) | {"loss": trained.validation}
+
+
+def steps_done(folder: Path) -> int:
+    """Steps of a training that its last checkpoint holds."""
+    whole = checkpoints(folder)
+    return int(whole[-1].name.removeprefix("checkpoint-")) if whole else 0
+
+
+def training_cost(
+    folder: Path, network: nn.Module, trained: Trained, done: int, preparing: float = 0.0
+) -> dict[str, Any]:
+    """What a training took; kept in its folder, as a call on a finished one takes no time.
+
+    Args:
+        folder: Of the training.
+        network: What was trained.
+        trained: What the call came to.
+        done: Steps that had been done before it.
+        preparing: Seconds before the training, which are part of it: of a codec and its latents.
+    """
+    record = folder / "cost.json"
+    if not record.is_file():
+        files.write_json(record, {
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "training steps": trained.step,
+            "best step": trained.best_step,
+            # A resumed training has timed its last part only.
+            "training seconds": preparing
+            + trained.seconds * trained.step / max(trained.step - done, 1),
+        })  # fmt: skip
+    cost: dict[str, Any] = json.loads(record.read_text())
+    return cost
