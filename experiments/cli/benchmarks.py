@@ -72,10 +72,9 @@ def transforms(
     rounds: int = 30,
     workers: tuple[int, ...] = (0, 2, 4),
     draws: int = 1000,
-    kills: int = 3,
     out: Path | None = None,
 ) -> None:
-    """Time draws from a bank and loaders, weigh many draws, and kill fills (Linux only).
+    """Time draws from a bank and loaders, and weigh many draws (Linux only).
 
     Images are made up, as they do not change the speed.
 
@@ -85,12 +84,11 @@ def transforms(
         rounds: Draws and their rivals, by turns; medians are shown. A tenth for the loaders.
         workers: Numbers of workers of the loaders.
         draws: Over which the memory is watched.
-        kills: Fills that are killed at random moments and taken up again.
         out: JSON file for the figures. Default: only print them.
     """
     from neuromix.experiments.bench.transforms import transforms as run
 
-    run(spacing, samples, rounds, workers, draws, kills, out)
+    run(spacing, samples, rounds, workers, draws, out)
 
 
 def completing(

@@ -21,7 +21,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +90,7 @@ class Run:
         config: Mapping[str, Any],
         console: Console | None = None,
         data: Mapping[str, Content] | None = None,
+        free: Collection[str] = (),
     ) -> Run:
         """Begin a run, or go on with one.
 
@@ -102,6 +103,7 @@ class Run:
             console: Where messages go.
             data: By the names of the settings that tell their places: two places with the same
                 content are the same.
+            free: Settings that may differ when a run goes on, as no cell depends on them.
         """
         now = Provenance.now(data or {})
         config = dict(config) | {k: str(Path(config[k]).resolve()) for k in now.data if k in config}
@@ -113,17 +115,17 @@ class Run:
         if NUMBERED.fullmatch(out.name) or (out / "config.json").is_file():
             folder = out
         else:
-            folder, line = _latest(out, content, now)
+            folder, line = _latest(out, content, now, free)
         path = folder / "config.json"
         begun = path.is_file()
         if begun:
-            _refuse_other(folder, bids.read_json(path), content, now)
+            _refuse_other(folder, bids.read_json(path), content, now, free)
         elif folder.is_dir() and any(
             not e.name.startswith(".") and e.name != FILE for e in folder.iterdir()
         ):
             raise InputError(f"{folder} holds other files; name an empty or new folder")
         provenance, claimed = claim(folder, begun, now, content["config"])
-        if not path.is_file():
+        if free or not path.is_file():
             files.write_json(path, content)
         kept = bids.read_json(path)["config"]
         return cls(folder, kept, console or Console(), provenance, now, line or claimed)
@@ -219,14 +221,16 @@ def show_plan(steps: Sequence[tuple[str, float]], console: Console) -> None:
     console.print(rich_table(table, title=f"About {total} minutes on this machine"))
 
 
-def _latest(out: Path, content: Mapping[str, Any], now: Provenance) -> tuple[Path, str]:
+def _latest(
+    out: Path, content: Mapping[str, Any], now: Provenance, free: Collection[str]
+) -> tuple[Path, str]:
     """The latest run folder that can go on; or a new one, and why the last one can't."""
     numbered = [(NUMBERED.fullmatch(path.parent.name), path) for path in out.glob("*/config.json")]
     runs = [(int(n[1]), p) for n, p in numbered if n and n[2] == content["experiment"]]
     line = ""
     for _, path in sorted(runs, reverse=True):
         folder, before = path.parent, Provenance.of(path.parent)
-        if _difference(bids.read_json(path), content, now, before):
+        if _difference(bids.read_json(path), content, now, before, free):
             continue
         if not (why := now.change(before, content["config"])):
             return folder, ""
@@ -235,14 +239,18 @@ def _latest(out: Path, content: Mapping[str, Any], now: Provenance) -> tuple[Pat
 
 
 def _refuse_other(
-    folder: Path, before: Mapping[str, Any], content: Mapping[str, Any], now: Provenance
+    folder: Path,
+    before: Mapping[str, Any],
+    content: Mapping[str, Any],
+    now: Provenance,
+    free: Collection[str],
 ) -> None:
     if before.get("experiment") != content["experiment"]:
         raise InputError(
             f"{folder} holds a run of {before.get('experiment') or 'another kind'} and not of "
             f"{content['experiment']}; name another folder"
         )
-    if name := _difference(before, content, now, Provenance.of(folder)):
+    if name := _difference(before, content, now, Provenance.of(folder), free):
         old, new = (each["config"].get(name) for each in (before, content))
         raise InputError(
             f"{folder} holds a run with {name} {old} and not {new}; name "
@@ -255,13 +263,14 @@ def _difference(
     content: Mapping[str, Any],
     now: Provenance,
     provenance: Provenance | None,
+    free: Collection[str],
 ) -> str:
     """The first setting that is another one, or ``""``; equal data may lie elsewhere."""
     old, new = dict(before["config"]), content["config"]
     if provenance is None:  # of an older version, which knew other settings and kept bare paths
         old = {k: str(Path(v).resolve()) if v and k in now.data else v for k, v in old.items()}
     names = set(new) if provenance is None else set(old) | set(new)
-    names -= now.same(provenance)
+    names -= now.same(provenance) | {*free}
     return next((name for name in sorted(names) if old.get(name) != new.get(name)), "")
 
 

@@ -11,7 +11,6 @@ or missed, in :mod:`neuromix.experiments.quality.completion_report`.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +41,7 @@ from neuromix.augment.pds.config import (
 from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
+from neuromix.experiments.frame.pace import SECONDS, few_subjects, phantom_seconds
 from neuromix.experiments.frame.pages import slices
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality.completion_baselines import TRAINED, baselines
@@ -57,10 +57,7 @@ another."""
 LOOKED = 6
 """Held-out subjects that numbers of steps are compared on."""
 STEPS = (2, 5, 10, 20)
-MEASURED = 4
-"""Subjects that a dry run looks at."""
-SECONDS_PER_SUBJECT = 1.0
-"""Of a phantom at 4 mm, on a core of a small server; the dry run's estimate."""
+SECONDS_PER_SUBJECT = SECONDS["paired subject"]
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, 
     console = Console()
     console.print(asdict(settings))
     if dry_run:
-        show_plan(_plan(settings), console)
+        show_plan(plan(settings), console)
         return {}
     content = contents(settings, MODALITIES)
     with Run.open(out, "completion", asdict(settings), console, content) as stage:
@@ -269,9 +266,9 @@ class Bench:
         def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal spent
             for subject in self.test:
-                seen = read(subject[have], have).numpy()[None]
+                given = read(subject[have], have).numpy()[None]
                 begun = time.process_time()
-                made = fitted.predict(seen, seeds)[0]
+                made = fitted.predict(given, seeds)[0]
                 spent += time.process_time() - begun
                 yield made, read(subject[want], want).numpy()
 
@@ -353,27 +350,19 @@ def exchanged(
     return tio.Subject({**keys, have: image}), outline
 
 
-def _plan(settings: Completion) -> list[tuple[str, float]]:
-    """What would be done, and for how many seconds on this machine."""
+def plan(settings: Completion) -> list[tuple[str, float]]:
+    """What would be done, and for how many seconds; the fit is measured on this machine."""
     count = settings.train + settings.validation + settings.heldout
     config = settings.config(settings.arms[0])
-    with tempfile.TemporaryDirectory() as folder:
-        if settings.data is None:
-            place = make_phantom(
-                Path(folder) / "phantom", "paired", subjects=MEASURED, spacing=settings.spacing
-            )
-            few = Cohort.from_bids(place)
-        else:
-            few = paired(load_cohort(settings.data))
-        few = few.where(np.arange(len(few)) < MEASURED)
+    cohort = paired(load_cohort(settings.data)) if settings.data else None
+    with few_subjects("paired", cohort, settings.spacing) as few:
         fit, sample = ModalityCompleter.estimate(few, config, settings.train)
-    phantom = count * SECONDS_PER_SUBJECT * (4 / settings.spacing) ** 3 * (settings.data is None)
     trained = sum(name in TRAINED for name in settings.baselines)
     seconds = fit / 2 if settings.seconds is None else settings.seconds
     drawn = settings.heldout * (settings.samples + FEW) * len(settings.arms)
     drawn += round(LOOKED * FEW * sum(STEPS) / config.steps)
     return [
-        ("phantom subjects", phantom),
+        ("phantom", phantom_seconds("paired", settings.spacing, count) * (cohort is None)),
         (f"{len(settings.arms)} fits", len(settings.arms) * fit),
         (f"{trained} trained baselines in 2 directions", 2 * trained * seconds),
         (f"{2 * drawn} samples", 2 * drawn * sample),

@@ -35,6 +35,7 @@ from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.frame.cohorts import contents, load_cohort
+from neuromix.experiments.frame.pace import SECONDS, phantom_seconds
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality import neuro_report, runs_report
@@ -56,8 +57,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 PROBED = (CLOSED, MIXED)
 """Samplers that are asked for unseen timings and a long run."""
 PEOPLE = ("sex", "diagnosis", "age")
-SECONDS = {"subject": 1.3, "run read": 0.14, "frame, closed": 0.003, "frame, network": 0.04}
-"""On two cores of a small server; the dry run's estimate."""
 
 
 @dataclass(frozen=True)
@@ -292,17 +291,18 @@ def plan(config: FMRI) -> list[tuple[str, float]]:
     """What would be done, and seconds for each."""
     people = config.train + config.validation + config.heldout
     each = 2 * len(config.tasks)
-    frames, read = 100 * each, SECONDS["run read"] * each
-    closed = config.drawn * (frames * SECONDS["frame, closed"] + read)
+    part = (6 / config.spacing) ** 3
+    frames, read = 100 * each * part, SECONDS["run read"] * each * part
+    closed = frames * SECONDS["frame, closed form"] + read
     drawn = config.drawn * (frames * SECONDS["frame, network"] + read)
-    trained = config.train * each * 0.6
+    fit = 4 * read
     cells = len(config.widths) + len(config.ablations)
     steps = [
-        ("phantom", 0.0 if config.data else people * SECONDS["subject"]),
+        ("phantom", phantom_seconds("task", config.spacing, people) * (config.data is None)),
         ("held-out runs", 2 * config.heldout * read),
         ("trivial generators", len(GENERATORS) * config.heldout * read),
-        (CLOSED, trained + config.heldout * (frames * SECONDS["frame, closed"] + read) + closed),
-        ("fewer people", sum(config.people) * each * 0.6 + len(config.people) * closed),
+        (CLOSED, config.train * fit + (config.heldout + config.drawn) * closed),
+        ("fewer people", sum(config.people) * fit + len(config.people) * config.drawn * closed),
         ("long runs and unseen timing", 2 * drawn),
     ]
     if not config.seconds:
