@@ -31,13 +31,7 @@ SIZES: dict[str, tuple[Callable[..., list[Figure]], tuple[Any, ...], tuple[Any, 
 
 
 def everything(quick: bool, out: Path | None, against: Path | None) -> list[dict[str, Any]]:
-    """Run all parts.
-
-    Args:
-        quick: Small sizes, which show that all works and little of the speed.
-        out: JSON file for the figures.
-        against: JSON file of an earlier run.
-    """
+    """Run all parts; ``against`` is the file of an earlier run."""
     before = _earlier(against, quick) if against else {}
     rows = []
     for measure, whole, small in SIZES.values():
@@ -49,7 +43,8 @@ def everything(quick: bool, out: Path | None, against: Path | None) -> list[dict
                 row["to earlier"] = figure.value / old if old else None
             rows.append(row)
     title = machine() + (f"; earlier: {before['machine']}" if before else "")
-    Console().print(rich_table(pd.DataFrame(rows).astype(object).fillna(""), title=title))
+    table = pd.DataFrame(rows).drop(columns="weights").astype(object).fillna("")
+    Console().print(rich_table(table, title=title))
     if out is not None:
         keep(out, {"quick": quick, "rows": rows})
     return rows

@@ -44,9 +44,9 @@ class MeanNoise:
     def fit(self, volumes: np.ndarray, labels: Labels) -> MeanNoise:
         """See :class:`Generator`."""
         self.mask_ = np.asarray((volumes > 0).any(axis=0))
-        inside = volumes[:, self.mask_]
-        self.means_ = LabelMeans(inside, labels)
-        self.deviation_ = (inside - self.means_(labels)).std(axis=0)
+        values = volumes[:, self.mask_]
+        self.means_ = LabelMeans(values, labels)
+        self.deviation_ = (values - self.means_(labels)).std(axis=0)
         return self
 
     def draw(self, labels: Labels, seeds: Sequence[int]) -> np.ndarray:
@@ -104,17 +104,17 @@ class PCAGaussian:
         from sklearn.covariance import ledoit_wolf
 
         self.mask_ = np.asarray((volumes > 0).any(axis=0))
-        inside = volumes[:, self.mask_].astype(np.float32)
-        self.means_ = LabelMeans(inside, labels)
-        residuals = inside - self.means_(labels)
-        free = len(inside) - np.linalg.matrix_rank(self.means_.design(labels))
+        values = volumes[:, self.mask_].astype(np.float32)
+        self.means_ = LabelMeans(values, labels)
+        residuals = values - self.means_(labels)
+        free = len(values) - np.linalg.matrix_rank(self.means_.design(labels))
         self.pca_ = PCA(self.explained, svd_solver="full").fit(residuals)
         scores = self.pca_.transform(residuals)
         keep, size = scores.shape[1], self.pca_.singular_values_
         self.deviations_ = size / np.sqrt(free)
         residuals -= self.pca_.inverse_transform(scores)
         self.noise_ = np.sqrt((residuals**2).sum(axis=0) / free)
-        lead = min(keep, len(inside) // 10)
+        lead = min(keep, len(values) // 10)
         whitened = scores[:, :lead] / self.deviations_[:lead]
         classes = np.array([_class(row) for row in labels])
         self.roots_ = {}

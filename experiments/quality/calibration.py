@@ -23,8 +23,9 @@ from neuromix.augment.phantom import make_phantom
 from neuromix.classifiers import statistics
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.evaluate import Predictions, predict
+from neuromix.experiments.frame.figures import Point, curves
 from neuromix.experiments.frame.pace import classifier_pace, few_subjects, phantom_seconds
-from neuromix.experiments.frame.pages import report_page, rich_table, to_png
+from neuromix.experiments.frame.pages import Picture, report_page, rich_table
 from neuromix.experiments.frame.run import Run, show_plan
 
 TARGETS = ("sex", "dementia", "diagnosis")
@@ -96,9 +97,7 @@ def run(config: Calibration, *, dry_run: bool = False) -> dict[str, Any]:
             title="Calibration of the md phantom",
             verdict=results["verdict"],
             tables=[("Balanced accuracy on held-out phantom subjects", table)],
-            figures=[
-                (_curves(table), "Balanced accuracy against the number of training subjects.")
-            ],
+            figures=[_curves(table)],
             config=results["config"],
             made_by=results["made by"],
         )
@@ -154,17 +153,13 @@ def verdict(table: pd.DataFrame) -> str:
     return f"Balanced accuracy on phantom site B by training subjects: {'; '.join(parts)}."
 
 
-def _curves(table: pd.DataFrame) -> bytes:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
-    axis = figure.subplots()
-    for target, curve in table.groupby("target", sort=False):
-        x, y = curve["training subjects"], curve["balanced accuracy"]
-        axis.errorbar(
-            x, y, yerr=[y - curve["low"], curve["high"] - y], marker="o", capsize=3, label=target
-        )
-    axis.set(xscale="log", xlabel="training subjects", ylabel="balanced accuracy", ylim=(0.3, 1))
-    axis.grid(alpha=0.3)
-    axis.legend()
-    return to_png(figure)
+def _curves(table: pd.DataFrame) -> Picture:
+    names = ["training subjects", "balanced accuracy", "low", "high"]
+    return curves(
+        {
+            str(target): [Point(*row) for row in group[names].itertuples(index=False)]
+            for target, group in table.groupby("target", sort=False)
+        },
+        xlabel="training subjects", ylabel="balanced accuracy", log=True,
+        caption="Balanced accuracy against the number of training subjects.",
+    )  # fmt: skip

@@ -12,8 +12,9 @@ or missed, in :mod:`neuromix.experiments.quality.completion_report`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,7 @@ class Completion:
 
 
 def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
-    """Run the experiment; finished cells are not computed again.
-
-    Args:
-        settings: What to do.
-        out: Run folder, or a folder of them.
-        dry_run: Say how long it would take, and stop.
-    """
+    """Fit and compare what is not done yet; write ``results.json`` and ``report.html``."""
     console = Console()
     console.print(asdict(settings))
     if dry_run:
@@ -138,22 +133,16 @@ def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, 
         bench = Bench(settings, split, stage)
         seconds = settings.seconds
         for arm in settings.arms:
-            record = stage.cell({"fit": arm}, lambda arm=arm: bench.fit(arm))  # type: ignore[misc]
+            record = stage.cell({"fit": arm}, partial(bench.fit, arm))
             seconds = seconds if seconds is not None else record["processor"] / 2
-            for want in MODALITIES:
-                stage.cell({"arm": arm, "want": want}, lambda a=arm, w=want: bench.judge(a, w))  # type: ignore[misc]
         for want in MODALITIES:
+            for arm in settings.arms:
+                stage.cell({"arm": arm, "want": want}, partial(bench.judge, arm, want))
             for steps in STEPS:
-                stage.cell(
-                    {"steps": steps, "want": want},
-                    lambda n=steps, w=want: bench.in_steps(n, w),  # type: ignore[misc]
-                )
-        for name in settings.baselines:
-            for want in MODALITIES:
-                stage.cell(
-                    {"baseline": name, "want": want},
-                    lambda n=name, w=want: bench.baseline(n, w, float(seconds or 0)),  # type: ignore[misc]
-                )
+                stage.cell({"steps": steps, "want": want}, partial(bench.in_steps, steps, want))
+            for name in settings.baselines:
+                make = partial(bench.baseline, name, want, float(seconds or 0))
+                stage.cell({"baseline": name, "want": want}, make)
         results = summarise(stage.records(), truth, settings.arms[0], RANGE) | stage.about
         picture = bench.montage(settings.arms[0])
         stage.finish(results, page(results, picture, split))
@@ -204,83 +193,77 @@ class Bench:
         """An arm's table, and what a shuffled source costs."""
         completer = self.completer(arm)
         completer.check_disjoint(self.split.test)
-        errors = {"own": 0.0, "shuffled": 0.0, "mean": 0.0}
-        spent = 0.0
         people = self.split.train.subjects()
         usual = {m: typical(read(each[m], m).numpy() for each in people) for m in MODALITIES}
         have = MODALITIES[1 - MODALITIES.index(want)]
+        few: list[np.ndarray] = []
 
-        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            nonlocal spent
-            for k, subject in enumerate(self.test):
-                real = read(subject[want], want).numpy()
-                begun = time.process_time()
-                own = completer.posterior(without(subject, want), want, k, self.settings.samples)
-                spent += time.process_time() - begun
-                # The same noise for both, as many samples, and the same outline of the brain, which
-                # alone tells a good deal of a volume.
-                changed, outline = exchanged(subject, self.test[k - 1], have, usual[have])
-                other = completer.posterior(changed, want, k, FEW)
-                for name, image in (
-                    ("own", own.samples[:FEW].mean(axis=0)),
-                    ("shuffled", other.mean.numpy()),
-                    ("mean", usual[want] * outline),
-                ):
-                    error = (image - real)[:, self.mask]
-                    errors[name] += float((error**2).mean()) / len(self.test)
-                yield own.samples, real
+        def make(k: int, subject: tio.Subject) -> np.ndarray:
+            posterior = completer.posterior(without(subject, want), want, k, self.settings.samples)
+            few.append(posterior.samples[:FEW].mean(axis=0))
+            return posterior.samples
 
-        return {
-            "table": self.table(pairs()),
-            "errors": errors,
-            "processor a subject": spent / len(self.test),
-        }
+        record = self._compared(make, self.test, want)
+        errors = {"own": 0.0, "shuffled": 0.0, "mean": 0.0}
+        for k, subject in enumerate(self.test):
+            # The same noise for both, as many samples, and the same outline of the brain, which
+            # alone tells a good deal of a volume.
+            changed, outline = exchanged(subject, self.test[k - 1], have, usual[have])
+            other = completer.posterior(changed, want, k, FEW).mean.numpy()
+            images = {"own": few[k], "shuffled": other, "mean": usual[want] * outline}
+            for name, image in images.items():
+                error = (image - read(subject[want], want).numpy())[:, self.mask]
+                errors[name] += float((error**2).mean()) / len(self.test)
+        return record | {"errors": errors}
 
     def in_steps(self, steps: int, want: str) -> dict[str, Any]:
         """The first arm's table where PDM is evaluated so many times for a sample."""
         completer = self.completer(self.settings.arms[0])
         completer.register_to_config(steps=steps)
-        begun = time.process_time()
-        made = [
-            (
-                completer.posterior(without(subject, want), want, k, FEW).samples,
-                read(subject[want], want).numpy(),
-            )
-            for k, subject in enumerate(self.test[:LOOKED])
-        ]
-        processor = (time.process_time() - begun) / len(made)
-        return {"table": self.table(iter(made)), "processor a subject": processor}
+
+        def make(k: int, subject: tio.Subject) -> np.ndarray:
+            return completer.posterior(without(subject, want), want, k, FEW).samples
+
+        return self._compared(make, self.test[:LOOKED], want)
 
     def baseline(self, name: str, want: str, seconds: float) -> dict[str, Any]:
         """A baseline's table."""
         have = MODALITIES[1 - MODALITIES.index(want)]
         train = self.split.train.subjects()
         source, target = (np.stack([read(s[m], m).numpy() for s in train]) for m in (have, want))
-        begun = time.process_time()
         precision = self.settings.config(self.settings.arms[0]).training.precision
+        begun = time.process_time()
         fitted = baselines(seconds, self.settings.seed, precision)[name].fit(source, target)
         processor = time.process_time() - begun
         seeds = range(self.settings.samples)
-        spent = 0.0
 
-        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            nonlocal spent
-            for subject in self.test:
-                given = read(subject[have], have).numpy()[None]
-                begun = time.process_time()
-                made = fitted.predict(given, seeds)[0]
-                spent += time.process_time() - begun
-                yield made, read(subject[want], want).numpy()
+        def make(_: int, subject: tio.Subject) -> np.ndarray:
+            return np.asarray(fitted.predict(read(subject[have], have).numpy()[None], seeds)[0])
 
-        record = {"table": self.table(pairs()), "processor": processor}
-        record["processor a subject"] = spent / len(self.test)
+        record = self._compared(make, self.test, want) | {"processor": processor}
         return record | ({"steps": fitted.steps_} if hasattr(fitted, "steps_") else {})
 
-    def table(self, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict[str, float]]:
-        """See :func:`neuromix.augment.metrics.completion.completion_table`."""
-        return completion_table(
-            pairs, mask=self.mask, data_range=RANGE, regions=self.regions, seed=self.settings.seed
-        )
+    def _compared(
+        self,
+        make: Callable[[int, tio.Subject], np.ndarray],
+        subjects: Sequence[tio.Subject],
+        want: str,
+    ) -> dict[str, Any]:
+        """The table of what is made for subjects, and the processor time that each takes."""
+        taken: list[float] = []
+
+        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for k, subject in enumerate(subjects):
+                begun = time.process_time()
+                made = make(k, subject)
+                taken.append(time.process_time() - begun)
+                yield made, read(subject[want], want).numpy()
+
+        table = completion_table(
+            pairs(), mask=self.mask, data_range=RANGE, regions=self.regions,
+            seed=self.settings.seed,
+        )  # fmt: skip
+        return {"table": table, "processor a subject": float(np.mean(taken))}
 
     def montage(self, arm: str) -> list[tuple[bytes, str]]:
         """Real, mean, sample and uncertainty of the first held-out subject, both directions."""

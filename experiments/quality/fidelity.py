@@ -164,7 +164,7 @@ def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
             sizes={name: len(part) for name, part in bench.parts.items()},
         )
         results |= folder.about
-        pictures = {name: np.load(generators.picture(name)) for name in rows}
+        pictures = {name: folder.array({"row": name}) for name in rows}
         page = fidelity_report.page(results, pictures, bench.volumes("heldout"), generators.asked)
         folder.finish(results, page)
         console.print(rich_table(fidelity_report.overview(results)))
@@ -221,10 +221,6 @@ class _Generators:
             title, lambda: self._sampler(SAMPLER, steps, guidance), count, 0, quick=True
         )
 
-    def picture(self, title: str) -> Path:
-        """Where a row's first volumes are kept."""
-        return self.folder.folder / "volumes" / f"{_slug(title)}.npy"
-
     def _kept(
         self,
         title: str,
@@ -241,10 +237,7 @@ class _Generators:
             seeds = [(1 + turn) * 1_000_000 + k for k in range(count)]
             volumes = draw(self.labels[:count], seeds)
             cost = cost | {"seconds a volume": (time.perf_counter() - begun) / count}
-            path = self.picture(title)
-            path.parent.mkdir(exist_ok=True)
-            with files.replacing(path) as temporary, temporary.open("wb") as stream:
-                np.save(stream, volumes[:KEPT])
+            self.folder.keep_array({"row": title}, volumes[:KEPT])
             return {"cost": cost, **self.bench.compare(volumes, self.labels[:count], quick=quick)}
 
         return self.folder.cell({"row": title}, compared)

@@ -19,6 +19,7 @@ import bisect
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,13 +183,8 @@ class Arrays:
 class VolumeUNet:
     """Volumes for labels, a :class:`neuromix.experiments.quality.baselines.Generator`.
 
-    Args:
-        training: How to train; its steps follow from ``seconds``.
-        folder: For checkpoints; a finished training is not run again.
-        weights: About how many.
-        seconds: How long to train on this machine.
-        validation: Volumes and labels that choose the best step.
-        steps: Of the flow, when sampling.
+    A finished training in the folder is not run again; its steps follow from the seconds.
+    ``validation``, volumes and labels, chooses the best step; ``steps`` are those of the flow.
     """
 
     def __init__(
@@ -259,23 +255,14 @@ def unet_beside(parts: Parts) -> ConditionedUNet:
 
 
 class DiffusionUNet:
-    """Completions by flow matching: the source stands beside the noisy target.
+    """Completions: the source stands beside the noisy target; ``steps`` are those of the flow.
 
-    See :mod:`neuromix.experiments.quality.completion_baselines`.
-
-    Args:
-        seconds: Of processor time to train for.
-        training: How; its steps follow from the time.
-        weights: About how many; see :class:`ConditionedUNet`.
-        steps: Of the flow, when sampling.
+    It has the shape of :class:`neuromix.experiments.quality.completion_baselines.Baseline`, and is
+    trained for some seconds of processor time.
     """
 
     def __init__(
-        self,
-        seconds: float,
-        training: TrainConfig,
-        weights: int | None = None,
-        steps: int = 10,
+        self, seconds: float, training: TrainConfig, weights: int | None = None, steps: int = 10
     ) -> None:
         self.seconds, self.training = seconds, training
         self.weights, self.steps = weights, steps
@@ -287,10 +274,9 @@ class DiffusionUNet:
             torch.manual_seed(self.training.seed)
             self.network_ = self._network(target.shape[1:])
         data = Arrays(self._scaled(target, 1), {"source": self._scaled(source, 0)})
+        training = replace(self.training, batch_size=min(self.training.batch_size, len(source)))
         with tempfile.TemporaryDirectory() as folder:
-            cost = train_for(
-                self.seconds, self._objective(), data, self.training, Path(folder) / "training"
-            )
+            cost = train_for(self.seconds, self._objective(), data, training, Path(folder))
         self.steps_ = cost["training steps"]
         return self
 

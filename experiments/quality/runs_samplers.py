@@ -39,12 +39,7 @@ PERSON = 1_000_000
 class Workshop:
     """Fits samplers to the training subjects; whatever is finished in the folder is only loaded.
 
-    Args:
-        train: Training subjects.
-        validation: Subjects that choose the best step.
-        base: Settings of the networks; a variant changes some.
-        folder: For everything.
-        codec_seconds: Training of the codec.
+    Networks have the settings of ``base``, of which a variant changes some.
     """
 
     def __init__(
@@ -73,14 +68,7 @@ class Workshop:
     def network(
         self, name: str, changes: Mapping[str, Any], seconds: float, build: Build | None = None
     ) -> tuple[TaskFMRISampler, dict[str, Any]]:
-        """A sampler whose network was trained for some seconds, and what that took.
-
-        Args:
-            name: Of its folder.
-            changes: To the settings of all networks.
-            seconds: Of its training alone; the codec is everyone's.
-            build: Of another network than the hybrid.
-        """
+        """A sampler whose network alone was trained for some seconds, and what that took."""
         config = replace(self.base, **changes)
         folder = self.folder / name
         runs, survey = self._runs["train"], self._surveys["train"]
@@ -137,12 +125,7 @@ class Workshop:
 class SamplerRuns:
     """A sampler in the shape of :class:`neuromix.experiments.quality.runs_baselines.Generator`.
 
-    All runs that are asked for one subject are one person's.
-
-    Args:
-        sampler: What makes them.
-        people: Labels of each subject that is asked for, such as sex.
-        steps: Of the sampler.
+    All runs that are asked for one subject are one person's, of the labels in ``people``.
     """
 
     def __init__(

@@ -74,12 +74,7 @@ def training_cost(
 ) -> dict[str, Any]:
     """What a training took; kept in its folder, as a call on a finished one takes no time.
 
-    Args:
-        folder: Of the training.
-        network: What was trained.
-        trained: What the call came to.
-        done: Steps that had been done before it.
-        preparing: Seconds before the training, which are part of it: of a codec and its latents.
+    ``done`` steps stood there before the call; ``preparing`` are seconds of a codec and latents.
     """
     record = folder / "cost.json"
     if not record.is_file():
