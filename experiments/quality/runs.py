@@ -216,7 +216,7 @@ class _Bench:
     def probes(self) -> None:
         """Unseen timing and a long run, of the closed form and of a network."""
         config, judge = self.config, self.judge
-        asked = {
+        asked: dict[str, tuple[Any, ...]] = {
             "timing": (unseen_timing, self.people, config.drawn, config.usual, config.seed),
             "length": (any_length, config.tasks[0], config.usual, config.seed),
         }
