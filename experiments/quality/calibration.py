@@ -91,8 +91,8 @@ def run(config: Calibration, *, dry_run: bool = False) -> dict[str, Any]:
             key = {"target": target, "size": size, "seed": seed, "steps": config.steps}
             rows.append(folder.cell(key, fit))
         table = summarise(rows)
-        results = {"verdict": verdict(table), "cells": table.to_dict(orient="records")}
-        results |= folder.about
+        cells = {"verdict": verdict(table), "cells": table.to_dict(orient="records")}
+        results = folder.about | cells
         page = report_page(
             title="Calibration of the md phantom",
             verdict=results["verdict"],

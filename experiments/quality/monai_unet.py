@@ -18,6 +18,7 @@ from __future__ import annotations
 import bisect
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -183,7 +184,7 @@ class Arrays:
 class VolumeUNet:
     """Volumes for labels, a :class:`neuromix.experiments.quality.baselines.Generator`.
 
-    A finished training in the folder is not run again; its steps follow from the seconds.
+    A finished training in the folder is not run again; its steps follow from seconds of the clock.
     ``validation``, volumes and labels, chooses the best step; ``steps`` are those of the flow.
     """
 
@@ -213,9 +214,12 @@ class VolumeUNet:
                 space, (1, *self.mask_.shape), weights=self.weights, levels=4
             )
         objective = FlowMatching(self.network_, mask=torch.from_numpy(self.mask_)[None, None])
-        others, their = (each[:CHECKED] for each in self.validation)
-        data, judges = self._set(volumes, labels), self._set(others, their)
-        self.cost = train_for(self.seconds, objective, data, self.training, self.folder, judges)
+        others, their = self.validation
+        data = self._set(volumes, labels)
+        judges = self._set(others[:CHECKED], their[:CHECKED])
+        self.cost = train_for(
+            self.seconds, objective, data, self.training, self.folder, judges, time.perf_counter
+        )
         return self
 
     def draw(self, labels: Labels, seeds: Sequence[int]) -> np.ndarray:

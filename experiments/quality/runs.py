@@ -191,7 +191,10 @@ class _Bench:
     def main(self) -> None:
         """Trivial generators and samplers."""
         for name, trivial in GENERATORS.items():
-            fit = partial(lambda trivial: (trivial().fit(self.trained), {}), trivial)
+
+            def fit(trivial: Callable[[], Any] = trivial) -> tuple[Any, dict[str, Any]]:
+                return trivial().fit(self.trained), {}
+
             self._row("main", name, fit, self.requests)
         self._row("main", CLOSED, partial(self._sampler, CLOSED), self.requests)
         self._row("networks", CLOSED, partial(self._sampler, CLOSED), self.few)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from neuromix.augment import files
-from neuromix.augment.diffusion.loop import (
-    TrainConfig,
-    Trained,
-    TrainingSet,
-    checkpoints,
-    estimate,
-    train,
-)
+from neuromix.augment.diffusion.loop import TrainConfig, Trained, TrainingSet, checkpoints, train
 from neuromix.augment.diffusion.objectives import Objective
 
 CHECKS = 4
@@ -28,15 +25,23 @@ CHECKS = 4
 
 
 def timed(
-    objective: Objective, data: TrainingSet, training: TrainConfig, seconds: float, folder: Path
+    objective: Objective,
+    data: TrainingSet,
+    training: TrainConfig,
+    seconds: float,
+    folder: Path,
+    clock: Callable[[], float] | None = None,
 ) -> TrainConfig:
-    """As many steps as fit into the time; decided once, so that a training can be resumed."""
+    """As many steps as fit into the time; decided once, so that a training can be resumed.
+
+    By default it is processor time, of which others on the machine take none, and without an
+    accelerator only.
+    """
     plan = folder / "plan.json"
     if not plan.is_file():
-        begun, own = time.perf_counter(), time.process_time()
-        pace = estimate(objective, data, replace(training, steps=1))
-        if not torch.cuda.is_available():  # others on the machine take none of the time
-            pace *= (time.process_time() - own) / (time.perf_counter() - begun)
+        if clock is None:
+            clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+        pace = _pace(objective, data, training, clock)
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(plan, {"steps": max(2, round(seconds / pace)), "seconds_per_step": pace})
     steps = int(json.loads(plan.read_text())["steps"])
@@ -54,13 +59,26 @@ def train_for(
     training: TrainConfig,
     folder: Path,
     validation: TrainingSet | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
     """Train the network of an objective for some seconds, or go on with that; what it cost."""
-    config = timed(objective, data, training, seconds, folder)
+    config = timed(objective, data, training, seconds, folder, clock)
     done = steps_done(folder)
     trained = train(objective, data, config, folder, validation=validation)
     network = objective.networks["network"].eval()
     return training_cost(folder, network, trained, done) | {"loss": trained.validation}
+
+
+def _pace(
+    objective: Objective, data: TrainingSet, training: TrainConfig, clock: Callable[[], float]
+) -> float:
+    """Seconds of a step of the loop, on the device of the training; nothing is changed."""
+    ends: list[float] = []
+    brief = replace(training, steps=4, warmup=1, checkpoint_every=4)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = copy.deepcopy(objective)
+        train(trial, data, brief, folder, on_step=lambda _: ends.append(clock()))
+    return float(np.diff(ends[:-1]).min())  # the last step ends with a checkpoint
 
 
 def steps_done(folder: Path) -> int:

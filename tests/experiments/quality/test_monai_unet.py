@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -6,13 +7,16 @@ import torch
 
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.loop import TrainConfig
+from neuromix.augment.diffusion.objectives import FlowMatching
 from neuromix.experiments.quality.monai_unet import (
+    Arrays,
     ConditionedUNet,
     VolumeUNet,
     closest_width,
     unet,
     weights_of,
 )
+from neuromix.experiments.quality.training_time import _pace
 
 TRAINING = TrainConfig(batch_size=2, warmup=1, learning_rate=1e-3, ema_decay=0.5, log_every=1)
 WINDOW = (4, 2, 5, 6, 7)
@@ -85,6 +89,14 @@ def test_dropped_labels_leave_no_trace(windows):
     assert torch.allclose(windows(latents, time, first), windows(latents, time, second))
 
 
+def test_the_pace_changes_nothing():
+    network = ConditionedUNet(LabelSpace(), (1, 8, 9, 7), weights=1)
+    before = {name: values.clone() for name, values in network.state_dict().items()}
+    data = Arrays(torch.randn(4, 1, 8, 9, 7), {})
+    assert _pace(FlowMatching(network), data, TRAINING, time.perf_counter) > 0
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
 def test_it_trains_once_for_its_time_and_depends_on_label_and_seed_alone(tmp_path, monkeypatch):
     volumes = np.random.default_rng(0).random((12, 8, 9, 7), np.float32)
     rows = [{"sex": "FM"[k % 2], "age": 60.0 + k, "subject_id": str(k)} for k in range(12)]
@@ -105,7 +117,7 @@ def test_it_trains_once_for_its_time_and_depends_on_label_and_seed_alone(tmp_pat
     def refuse(*_):
         raise AssertionError("a finished training was run again")
 
-    monkeypatch.setattr("neuromix.experiments.quality.training_time.estimate", refuse)
+    monkeypatch.setattr("neuromix.experiments.quality.training_time._pace", refuse)
     monkeypatch.setattr("neuromix.augment.diffusion.loop._Training._step", refuse)
     again = fit()
     assert np.array_equal(again.draw(rows[4:5], [5])[0], together[4])
