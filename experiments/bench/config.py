@@ -61,7 +61,7 @@ class Training(Benchmark):
 
 @dataclass(frozen=True, kw_only=True)
 class Transforms(Benchmark):
-    """Time draws from a bank and loaders, weigh many draws, and kill fills (Linux only).
+    """Time draws from a bank and loaders, and weigh many draws (Linux only).
 
     Images are made up, as they do not change the speed.
     """
@@ -76,8 +76,6 @@ class Transforms(Benchmark):
     """Numbers of workers of the loaders."""
     draws: int = 1000
     """Over which the memory is watched."""
-    kills: int = 3
-    """Fills that are killed at random moments and taken up again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 """Changes to the network that starts from noise."""
 
 
+LEAST_SUBJECTS = 84
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Learning curves of a compact CNN on the md phantom: is it as hard as real data?"""
@@ -66,8 +69,11 @@ class Calibration:
             raise InputError(f"targets {sorted(unknown)} came; allowed are {', '.join(TARGETS)}")
         if not self.sizes or min(self.seeds, self.steps, *self.sizes) < 1:
             raise InputError("sizes, seeds and steps must each be 1 or more")
-        if self.subjects < 14:
-            raise InputError(f"{self.subjects} subjects can't be split; ask for 14 or more")
+        if self.subjects < LEAST_SUBJECTS:
+            raise InputError(
+                f"{self.subjects} subjects came, of whom a seventh judges; ask for "
+                f"{LEAST_SUBJECTS} or more, that several of each class do"
+            )
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def data(md_phantom, tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(data, patched, tmp_path_factory):
     config = Fidelity(
-        out=tmp_path_factory.mktemp("run"), data=data,
+        out=tmp_path_factory.mktemp("run") / "0001-fidelity", data=data,
         **CONFIG | {"baselines": ("planted", "MONAI U-Net", "narrow")},
     )  # fmt: skip
     return config, run(config)
