@@ -44,8 +44,8 @@ from typing import Any
 import numpy as np
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics import glm, time_series
 from neuromix.augment.metrics import response_maps as maps
+from neuromix.augment.metrics import time_series
 from neuromix.augment.metrics.summaries import RunReader, Subjects
 from neuromix.augment.metrics.task_runs import TaskRun, subjects_of
 
@@ -115,7 +115,6 @@ class NeuroJudge:
         train: Runs that the generators were trained on; without them copies can't be told.
         conditions: ``task/trial_type`` to judge by; by default all that the real runs have.
         noise_model: ``ols`` or ``ar1``, see :func:`~neuromix.augment.metrics.glm.first_level`.
-        high_pass: Hz below which drift is removed.
         smoothing: Full width at half maximum of the Gaussian that effect maps are smoothed by, in
             mm. Single voxels of single runs are mostly noise: without it the ceiling is low.
         lags: Of the autocorrelation.
@@ -133,7 +132,6 @@ class NeuroJudge:
         train: Iterable[TaskRun] = (),
         conditions: Sequence[str] | None = None,
         noise_model: str = "ols",
-        high_pass: float = glm.HIGH_PASS,
         smoothing: float = SMOOTHING,
         lags: int = 5,
         splits: int = 100,
@@ -153,7 +151,6 @@ class NeuroJudge:
             train=train,
             conditions=conditions,
             noise_model=noise_model,
-            high_pass=high_pass,
             smoothing=smoothing,
             lags=lags,
         )

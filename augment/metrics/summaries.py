@@ -79,14 +79,13 @@ class RunReader:
         train: Iterable[TaskRun],
         conditions: Sequence[str] | None,
         noise_model: str,
-        high_pass: float,
         smoothing: float,
         lags: int,
     ) -> None:
         if smoothing < 0:
             raise InputError(f"a smoothing of {smoothing:g} mm can't be; give 0 or more")
         self.affine, self.smoothing = affine, smoothing
-        self.noise_model, self.high_pass, self.lags = noise_model, high_pass, lags
+        self.noise_model, self.lags = noise_model, lags
         present = {run.condition(name) for run in real for name in glm.trial_types(run.events)}
         unknown = sorted(set(conditions or ()) - present)
         if unknown:
@@ -128,7 +127,7 @@ class RunReader:
         for run in runs:
             who = names.index(run.subject)
             series = run.series(self.mask)
-            design = glm.design_matrix(run.events, len(series), run.tr, self.high_pass)
+            design = glm.design_matrix(run.events, len(series), run.tr)
             percent = glm.percent_signal(series)[0]
             for code, value in self._courses(run, percent, design, rois[run.subject]):
                 sums[who, code] += value
@@ -166,7 +165,6 @@ class RunReader:
                 run.events,
                 run.tr,
                 noise_model=self.noise_model,
-                high_pass=self.high_pass,
             )
         except InputError as error:
             raise InputError(f"{run}: {error}") from None
