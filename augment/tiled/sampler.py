@@ -212,8 +212,8 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
             for s in seeds
         ]).to(device)  # fmt: skip
         latents = solve(self.transformer, self.scheduler, latents, steps, guidance, wanted, nothing)
-        volumes = self.codec.decode(latents * self.codec.mask.to(device))
-        volumes = volumes[:, 0].float().cpu().numpy()
+        decoded = self.codec.decode(latents * self.codec.mask.to(device))
+        volumes: np.ndarray = decoded[:, 0].float().cpu().numpy()
         volumes[volumes < FAINTEST] = 0
         return np.minimum(volumes, LARGEST)
 

@@ -21,7 +21,8 @@ from rich.console import Console
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
+from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge, failed
+from neuromix.augment.metrics.summaries import SMOOTHING
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs, subjects_of
 from neuromix.experiments.frame.cohorts import load_cohort
 from neuromix.experiments.frame.pages import rich_table
