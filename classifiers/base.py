@@ -167,7 +167,6 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         subjects: Sequence[tio.Subject],
         y: Sequence[str | None] | None = None,
         validation: Sequence[tio.Subject] | None = None,
-        sampling_weight: Sequence[float] | None = None,
     ) -> Self:
         """Train on subjects.
 
@@ -176,8 +175,6 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             y: Replaces the labels that they carry.
             validation: Subjects by which the best weights are chosen and the probabilities
                 calibrated; without them, the last weights are kept and nothing is calibrated.
-            sampling_weight: How often each subject is drawn, in proportion: gives real and
-                synthetic subjects a stated share. By default all are drawn equally often.
         """
         check_settings(self, subjects, validation)
         chosen = collect(self, subjects, y, "training")
@@ -214,12 +211,11 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             held_out.require_apart(chosen)
             judged = inputs.Store.of(held_out.rows, self.scale_), self._codes(held_out.labels)
             self.record_ = leakage.merge([self.record_, held_out.record()])
-        weights = chosen.weights(sampling_weight, len(subjects))
         rng = np.random.default_rng([self.seed, len(codes)])
         batches = inputs.Batches(
             inputs.Store.of(chosen.rows, self.scale_),
             codes,
-            inputs.draw_order(len(codes), self.steps * self.batch_size, rng, weights),
+            inputs.draw_order(len(codes), self.steps * self.batch_size, rng),
             seed=self.seed,
             shift=self.shift,
             flip=self.flip,

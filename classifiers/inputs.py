@@ -226,14 +226,7 @@ class Batches(Dataset[Any]):
         return made, self.recode(result, int(self.codes[row])), origin.of_subject(result)
 
 
-def draw_order(
-    count: int, size: int, rng: np.random.Generator, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Which of ``count`` rows comes at each of ``size`` positions.
-
-    Each comes equally often, give or take one; with weights, with a chance in their proportion.
-    """
-    if weights is not None:
-        return rng.choice(count, size, p=weights / weights.sum())
+def draw_order(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Which of ``count`` rows comes at each of ``size`` positions: equally often, or one more."""
     rounds = [rng.permutation(count) for _ in range(-(-size // count))]
     return np.concatenate(rounds)[:size]

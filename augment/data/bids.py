@@ -299,10 +299,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def source_of(root: Path) -> Path:
+    """The raw dataset in whose ``derivatives`` a dataset lies, or the dataset itself."""
+    above = root.parent.parent
+    marks = ("dataset_description.json", "participants.tsv")
+    is_nested = root.parent.name == "derivatives" and any((above / m).is_file() for m in marks)
+    return above if is_nested else root
+
+
+def plain(text: str) -> str:
+    """A name without line breaks and double blanks."""
+    return " ".join(text.split())
+
+
 def title_of(folder: Path) -> str:
     """The ``Name`` in a folder's ``dataset_description.json``, or ``""``."""
     path = folder / "dataset_description.json"
-    return " ".join(str(read_json(path).get("Name") or "").split()) if path.is_file() else ""
+    return plain(str(read_json(path).get("Name") or "")) if path.is_file() else ""
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

@@ -116,14 +116,10 @@ class Cohort:
             bids.join_runs(chosen, names),
             columns=["subject_id", "session_id", *bids.RUN, *(f"{name}_path" for name in names)],
         )
-        above = root.parent.parent
-        is_nested = root.parent.name == "derivatives" and any(
-            (above / name).is_file() for name in ("dataset_description.json", "participants.tsv")
-        )
-        source = above if is_nested else root
+        source = bids.source_of(root)
         home = root if (root / "participants.tsv").is_file() else source
         table = labels.attach(rows, home, codings or {}, columns or {})
-        table["dataset"] = bids.title_of(source) or " ".join(source.name.split())
+        table["dataset"] = bids.title_of(source) or bids.plain(source.name)
         return cls(table)
 
     @classmethod

@@ -208,9 +208,7 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
     def timed(self, events: pd.DataFrame | None, frames: int | None = None) -> TaskFMRISampler:
         """The same sampler for runs of given events and length: another sampler, as it were.
 
-        Args:
-            events: Onset, duration and trial type; drawn like the training runs' by default.
-            frames: Length of the runs; that of the training runs of the task by default.
+        By default events are drawn like the training runs', and runs as long as those of the task.
         """
         about = self.about
         if frames is not None:

@@ -40,14 +40,12 @@ class RunFit(NamedTuple):
     """Where the run has signal, (V,)."""
 
 
-def design_matrix(
-    events: pd.DataFrame, frames: int, tr: float, high_pass: float = HIGH_PASS
-) -> pd.DataFrame:
+def design_matrix(events: pd.DataFrame, frames: int, tr: float) -> pd.DataFrame:
     """The predicted response to each trial type, cosine drifts and a constant, (frames, P)."""
     from nilearn.glm.first_level import make_first_level_design_matrix
 
     return make_first_level_design_matrix(
-        tr * np.arange(frames), events, hrf_model="glover", high_pass=high_pass
+        tr * np.arange(frames), events, hrf_model="glover", high_pass=HIGH_PASS
     )
 
 
@@ -69,18 +67,16 @@ def first_level(
     tr: float,
     *,
     noise_model: str = "ols",
-    high_pass: float = HIGH_PASS,
 ) -> RunFit:
     """Fit the GLM of one run (T, V).
 
     ``ols``, or ``ar1``, which whitens each voxel and takes longer; effects are unbiased either way.
-    ``high_pass`` is in Hz, ``tr`` in seconds.
     """
     from nilearn.glm.first_level import run_glm
 
     if noise_model not in NOISE_MODELS:
         raise InputError(f"noise model {noise_model!r} came; allowed are {', '.join(NOISE_MODELS)}")
-    design = design_matrix(events, len(series), tr, high_pass)
+    design = design_matrix(events, len(series), tr)
     if len(series) <= design.shape[1]:
         raise InputError(
             f"a run of {len(series)} frames is too short for a design of {design.shape[1]} "

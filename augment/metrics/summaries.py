@@ -20,6 +20,10 @@ SEGMENT = 32
 """Frames of the spectrum's segments, and the least that quarters are taken of."""
 
 
+SMOOTHING = 8.0
+"""Width of the Gaussian in mm that effect maps are smoothed by, as is customary."""
+
+
 @dataclass(frozen=True, eq=False)
 class Subjects:
     """What is kept of the runs of S subjects; an array each, subjects along the first axis."""
@@ -67,26 +71,40 @@ class Fingerprint:
 
 
 class RunReader:
-    """Reads runs in one way; see :class:`NeuroJudge` for the arguments."""
+    """Reads runs in one way.
+
+    Args:
+        real: Held-out real runs.
+        affine: Voxel to world in mm, (4, 4), of all runs.
+        mask: Of the brain, (X, Y, Z); by default
+            :func:`~neuromix.augment.metrics.task_runs.signal_mask`.
+        regions: Of the mask's voxels, for connectivity, (V,); by default
+            :func:`~neuromix.augment.metrics.task_runs.grid_regions`.
+        train: Runs that the generators were trained on; without them copies can't be told.
+        conditions: ``task/trial_type`` to judge by; by default all that the real runs have.
+        noise_model: ``ols`` or ``ar1``, see :func:`~neuromix.augment.metrics.glm.first_level`.
+        smoothing: Full width at half maximum of the Gaussian that effect maps are smoothed by, in
+            mm. Single voxels of single runs are mostly noise: without it the ceiling is low.
+        lags: Of the autocorrelation.
+    """
 
     def __init__(
         self,
         real: Sequence[TaskRun],
         affine: np.ndarray,
         *,
-        mask: np.ndarray | None,
-        regions: np.ndarray | None,
-        train: Iterable[TaskRun],
-        conditions: Sequence[str] | None,
-        noise_model: str,
-        high_pass: float,
-        smoothing: float,
-        lags: int,
+        mask: np.ndarray | None = None,
+        regions: np.ndarray | None = None,
+        train: Iterable[TaskRun] = (),
+        conditions: Sequence[str] | None = None,
+        noise_model: str = "ols",
+        smoothing: float = SMOOTHING,
+        lags: int = 5,
     ) -> None:
         if smoothing < 0:
             raise InputError(f"a smoothing of {smoothing:g} mm can't be; give 0 or more")
         self.affine, self.smoothing = affine, smoothing
-        self.noise_model, self.high_pass, self.lags = noise_model, high_pass, lags
+        self.noise_model, self.lags = noise_model, lags
         present = {run.condition(name) for run in real for name in glm.trial_types(run.events)}
         unknown = sorted(set(conditions or ()) - present)
         if unknown:
@@ -128,7 +146,7 @@ class RunReader:
         for run in runs:
             who = names.index(run.subject)
             series = run.series(self.mask)
-            design = glm.design_matrix(run.events, len(series), run.tr, self.high_pass)
+            design = glm.design_matrix(run.events, len(series), run.tr)
             percent = glm.percent_signal(series)[0]
             for code, value in self._courses(run, percent, design, rois[run.subject]):
                 sums[who, code] += value
@@ -166,7 +184,6 @@ class RunReader:
                 run.events,
                 run.tr,
                 noise_model=self.noise_model,
-                high_pass=self.high_pass,
             )
         except InputError as error:
             raise InputError(f"{run}: {error}") from None

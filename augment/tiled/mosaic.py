@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,8 +27,6 @@ from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-
-Array = TypeVar("Array", "torch.Tensor", np.ndarray)
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Voxel axis along which the slices of a plane are stacked, in a volume whose axes run right,
@@ -42,8 +40,8 @@ class Tiling:
     Orientation: voxel axes are kept as they are, nothing is flipped, turned or resampled. A slice
     is what indexing gives: ``volume[:, :, k]`` (axial), ``volume[:, k, :]`` (coronal) or
     ``volume[k, :, :]`` (sagittal), its first axis down the rows of the tile. The affine of a volume
-    is therefore the affine of what :meth:`untile` gives back; keep it beside the tiling. (An image
-    viewer, which puts superior or anterior on top, shows the tiles turned.)
+    is therefore the affine of what :meth:`from_slices` gives back; keep it beside the tiling. (An
+    image viewer, which puts superior or anterior on top, shows the tiles turned.)
 
     Args:
         shape: Voxels along x, y and z.
@@ -103,22 +101,6 @@ class Tiling:
         """Pixels of the mosaic."""
         (rows, columns), (height, width) = self.layout, self.tile_shape
         return rows * height, columns * width
-
-    def tile(self, volume: Array, fill: float = 0.0) -> Array:
-        """Lay a volume (..., X, Y, Z), array or tensor, out as a mosaic (..., H, W).
-
-        ``fill`` is the value of the padding and the spare slots; best that of background.
-        """
-        if isinstance(volume, np.ndarray):
-            return _array(self.tile(_tensor(volume), fill))
-        return self._join(self._split(volume, fill), fill)
-
-    def untile(self, mosaic: Array) -> Array:
-        """Inverse of :meth:`tile`: (..., H, W) to (..., X, Y, Z)."""
-        if isinstance(mosaic, np.ndarray):
-            return _array(self.untile(_tensor(mosaic)))
-        self._check("mosaic", mosaic.shape[-2:], self.mosaic_shape)
-        return self._stack(self._cut(mosaic))
 
     def slices(self, volume: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
         """Take volumes (B, C, X, Y, Z) apart into padded slices (B * S, C, h, w)."""
@@ -221,14 +203,3 @@ def _pad(tensor: torch.Tensor, shape: Sequence[int], fill: float) -> torch.Tenso
     padded = tensor.new_full(shape, fill)
     padded[tuple(slice(side) for side in tensor.shape)] = tensor
     return padded
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    import torch
-
-    # NIfTI files may be big-endian, and views may run backwards: torch takes neither.
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.contiguous().numpy()

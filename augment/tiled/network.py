@@ -185,19 +185,15 @@ class TiledDiT(DiTTransformer2DModel):
     ) -> TiledDiT:
         """Start from a DiT that was pretrained on pictures, such as ``facebook/DiT-XL-2-256``.
 
-        The blocks, the patches, the time embedder and the head are its own. Its class table is
-        replaced by tables for the label space, whose vectors spread as those of the classes did.
-        The vector of "no class" goes into the time embedder's bias, so that with all labels missing
-        the new network is the pretrained one without a class. The label and slice maps to the
-        tokens start at zero.
+        The blocks, the patches, the time embedder and the head are its own, but for the output
+        channels that predict the variance. Its class table is replaced by tables for the label
+        space, whose vectors spread as those of the classes did. The vector of "no class" goes into
+        the time embedder's bias, so that with all labels missing the new network is the pretrained
+        one without a class. The label and slice maps to the tokens start at zero.
 
-        Args:
-            path: Folder, or name on the Hugging Face hub.
-            label_space: What the network is to be conditioned on.
-            tiling: How volumes are laid out.
-            subfolder: Where in it ``config.json`` and the weights lie.
-            revision: Branch or commit on the hub. The published DiT-XL-2-256 has safetensors on
-                ``refs/pr/1`` and only a pickle on its main branch.
+        ``path`` is a folder or a name on the Hugging Face hub, ``revision`` a branch or commit
+        there. The published DiT-XL-2-256 has safetensors on ``refs/pr/1`` and only a pickle on its
+        main branch.
         """
         config, state, classes = load_dit(path, subfolder, revision)
         for name in ("proj_out_2.weight", "proj_out_2.bias"):  # without those of the variance

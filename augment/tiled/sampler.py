@@ -213,7 +213,7 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
         ]).to(device)  # fmt: skip
         latents = solve(self.transformer, self.scheduler, latents, steps, guidance, wanted, nothing)
         decoded = self.codec.decode(latents * self.codec.mask.to(device))
-        volumes = decoded[:, 0].float().cpu().numpy()
+        volumes: np.ndarray = decoded[:, 0].float().cpu().numpy()
         volumes[volumes < FAINTEST] = 0
         return np.minimum(volumes, LARGEST)
 

@@ -31,6 +31,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from monai.networks.nets import VQVAE, AutoencoderKL, PatchDiscriminator
 from torch import Tensor
 
+from neuromix.augment.diffusion.objectives import standardise
 from neuromix.augment.errors import InputError
 
 FACTOR = 4
@@ -46,13 +47,8 @@ DECAY = 0.99
 class VolumeAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' order of bases
     """Volumes (N, 1, X, Y, Z) to latents (N, C, X / 4, Y / 4, Z / 4) and back.
 
-    Args:
-        shape: Voxels X, Y and Z; sides that four does not divide are padded.
-        kind: ``vq`` (codes) or ``kl`` (a normal code).
-        channels: Latent channels C.
-        widths: Channels of the two levels.
-        codes: Number K of codes of ``vq``.
-        layers: Residual layers of a level.
+    Sides that four does not divide are padded. ``vq`` has a number K of codes, ``kl`` a normal
+    code; ``widths`` are the channels of the two levels, which have so many residual ``layers``.
     """
 
     mask: Tensor
@@ -160,19 +156,7 @@ class VolumeAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
 
     def standardise(self, volumes: Iterable[Tensor]) -> None:
         """Set shift and scale so that latents have zero mean and unit variance in each channel."""
-        self.shift.zero_()
-        self.scale.fill_(1)
-        inside = self.latent_mask.double()
-        count, total, squares = 0.0, torch.zeros(1), torch.zeros(1)
-        for batch in volumes:
-            mean, deviation = (part.double() for part in self.moments(batch))
-            count += len(batch) * float(inside[0, 0].sum())
-            total = total.to(mean) + (mean * inside).sum((0, 2, 3, 4))
-            squares = squares.to(mean) + ((mean**2 + deviation**2) * inside).sum((0, 2, 3, 4))
-        centre = total / count
-        spread = (squares / count - centre**2).sqrt().clamp_min(1e-6)
-        self.shift.copy_(centre[:, None, None, None])
-        self.scale.copy_(spread[:, None, None, None])
+        standardise(self, self.latent_mask, volumes)
 
     @torch.no_grad()
     def revive(self, encodings: Tensor) -> dict[str, float]:

@@ -23,6 +23,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
 from torch import Tensor
 
+from neuromix.augment.diffusion.objectives import standardise
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.mosaic import Tiling
 
@@ -37,10 +38,8 @@ QUIET = -4.0
 class SliceAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' order of bases
     """Volumes to latents of mosaics and back, slice by slice.
 
-    Args:
-        tiling: ``Tiling.to_dict()``, in pixels.
-        architecture: Config of the ``AutoencoderKL``.
-        largest: Value of the volumes that becomes 1; larger ones are clipped, 0 becomes -1.
+    ``architecture`` is the config of the ``AutoencoderKL``; ``largest`` the value of the volumes
+    that becomes 1: larger ones are clipped, 0 becomes -1.
     """
 
     shift: Tensor
@@ -146,18 +145,7 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
 
     def standardise(self, volumes: Iterable[Tensor]) -> None:
         """Set shift and scale so that latents have zero mean and unit variance in each channel."""
-        self.shift.zero_()
-        self.scale.fill_(1)
-        inside = self.mask.double()
-        count, total, squares = 0.0, torch.zeros(1), torch.zeros(1)
-        for batch in volumes:
-            mean, deviation = (part.double() for part in self.moments(batch))
-            count += len(batch) * float(inside[0, 0].sum())
-            total = total.to(mean) + (mean * inside).sum((0, 2, 3))
-            squares = squares.to(mean) + ((mean**2 + deviation**2) * inside).sum((0, 2, 3))
-        centre = total / count
-        self.shift.copy_(centre[:, None, None])
-        self.scale.copy_((squares / count - centre**2).sqrt()[:, None, None])
+        standardise(self, self.mask, volumes)
 
     def _scaled(self, values: Tensor) -> Tensor:
         return (values * (2 / self.config["largest"]) - 1).clamp(-1, 1)
