@@ -21,7 +21,7 @@ from neuromix.augment.tiled.latents import common_grid
 from neuromix.experiments.audit import report
 from neuromix.experiments.audit.origin import ARMS, FEWEST, Audit, BankOrigin, left_right, worth
 from neuromix.experiments.audit.report import Finding
-from neuromix.experiments.evidence.arms import sex_or_dementia
+from neuromix.experiments.evidence.samples import sex_or_dementia
 from neuromix.experiments.frame.arms import judge, runs_of
 from neuromix.experiments.frame.cohorts import first_scans, names_of
 from neuromix.experiments.frame.run import Run

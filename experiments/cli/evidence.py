@@ -63,9 +63,10 @@ def transfer(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from neuromix.experiments.evidence.transfer import PRESETS, run
+    from neuromix.experiments.evidence.configs import PRESETS
+    from neuromix.experiments.evidence.transfer import run
 
-    run(replace(PRESETS[preset], **given_options(given)), out, dry_run=dry_run)
+    run(replace(PRESETS["transfer"][preset], **given_options(given)), out, dry_run=dry_run)
 
 
 def settings(
@@ -124,9 +125,10 @@ def settings(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
-    from neuromix.experiments.evidence.settings import PRESETS, run
+    from neuromix.experiments.evidence.configs import PRESETS
+    from neuromix.experiments.evidence.settings import run
 
-    run(replace(PRESETS[preset], **given_options(given)), out, dry_run=dry_run)
+    run(replace(PRESETS["settings"][preset], **given_options(given)), out, dry_run=dry_run)
 
 
 def decoding(
@@ -186,10 +188,10 @@ def decoding(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
+    from neuromix.experiments.evidence.configs import PRESETS
     from neuromix.experiments.evidence.decoding import run
-    from neuromix.experiments.evidence.decoding_config import PRESETS
 
-    run(replace(PRESETS[preset], **given_options(given)), out, dry_run=dry_run)
+    run(replace(PRESETS["decoding"][preset], **given_options(given)), out, dry_run=dry_run)
 
 
 def hybrid(
@@ -223,7 +225,7 @@ def hybrid(
         data: BIDS folder or table with fmri, dmri and diagnosis. Default: a phantom is made.
         lacks: The modality that subjects lack. Tiny: dmri.
         missing: Shares of the training subjects that lack it, in percent. Tiny: 0 30 50 70.
-        arms: Some of: drop, mask, mean, regression, pds, pds-extra, pds-by-label, complete.
+        arms: Some of: drop, mask, mean, regression, pds, pds-by-label, complete.
             Tiny: all. Test subjects that lack it are judged where mask and complete are there.
         seeds: Of the classifiers, in each arm. Tiny: 5.
         train: Training subjects. Tiny: 160.
@@ -239,7 +241,7 @@ def hybrid(
         dry_run: Say what would be done and how long it would take, and stop.
     """
     given = locals()
+    from neuromix.experiments.evidence.configs import PRESETS
     from neuromix.experiments.evidence.hybrid import run
-    from neuromix.experiments.evidence.hybrid_config import PRESETS
 
-    run(replace(PRESETS[preset], **given_options(given)), out, dry_run=dry_run)
+    run(replace(PRESETS["hybrid"][preset], **given_options(given)), out, dry_run=dry_run)
