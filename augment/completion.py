@@ -26,9 +26,10 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment import files
-from neuromix.augment.bank.filling import PLACES, UNITS, missing
+from neuromix.augment.bank.filling import PLACES, UNITS
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.digests import file_digests
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
@@ -41,16 +42,14 @@ PAIR = ("fmri", "dmri")
 LABELS = ("site", "age", "sex", "diagnosis")
 
 
-class Posterior(Protocol):
-    """Many samples of an image together."""
+class Posterior(NamedTuple):
+    """What many samples of an image say together."""
 
-    @property
-    def mean(self) -> tio.Image:
-        """Of the samples."""
-
-    @property
-    def deviation(self) -> tio.Image:
-        """Standard deviation of the samples."""
+    mean: tio.Image
+    deviation: tio.Image
+    """Standard deviation of the samples, voxel by voxel: how uncertain the mean is."""
+    samples: np.ndarray
+    """(K, N, X, Y, Z)."""
 
 
 class UncertainCompleter(Completer, Protocol):
@@ -78,7 +77,7 @@ class UncertainCompleter(Completer, Protocol):
         """Mean and deviation of samples of the image ``want``."""
 
 
-class Completed(NamedTuple):
+class Completion(NamedTuple):
     """What a call came to."""
 
     made: int
@@ -99,7 +98,7 @@ def complete_dataset(
     seed: int = 0,
     by_label: bool = False,
     progress: bool = False,
-) -> Completed:
+) -> Completion:
     """Fill in what is missing, or go on with that.
 
     Args:
@@ -140,11 +139,11 @@ def complete_dataset(
         path = out / _location(row, want, space)
         sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
         deviation = path.with_name(path.name.replace(f"_{PLACES[want][1]}.nii", "_stdmap.nii"))
-        known = subject_hash(row["dataset"], row["subject_id"]) in labelled
-        labels = {"diagnosis": row["diagnosis"]} if known and row["diagnosis"] else None
-        told = {"SourceHash": digest, "Labels": labels or {}}
+        is_trained = subject_hash(row["dataset"], row["subject_id"]) in labelled
+        labels = {"diagnosis": row["diagnosis"]} if is_trained and row["diagnosis"] else None
+        source_record = {"SourceHash": digest, "Labels": labels or {}}
         if sidecar.is_file() and path.is_file() and deviation.is_file():
-            if told.items() <= bids.read_json(sidecar).items():
+            if source_record.items() <= bids.read_json(sidecar).items():
                 continue
             renewed += 1
         subject = tio.Subject(
@@ -159,7 +158,7 @@ def complete_dataset(
             "Description": f"mean of {samples} samples made from {have}; no scan",
             "Synthetic": True,
             "Sources": [os.path.relpath(source, out)],
-            **told, "Seed": number, "Samples": samples,
+            **source_record, "Seed": number, "Samples": samples,
             "Completer": settings["completer"], "WeightsHash": settings["weights"],
             "SpatialReference": space, "Units": UNITS[want],
             "Uncertainty": deviation.name,
@@ -168,7 +167,7 @@ def complete_dataset(
             content["TaskName"] = row["task"] or "rest"
         files.write_json(sidecar, content)
         made += 1
-    return Completed(made, len(tasks) - made, whole, renewed)
+    return Completion(made, len(tasks) - made, whole, renewed)
 
 
 def with_completions(cohort: Cohort, derivative: str | Path) -> Cohort:
@@ -245,10 +244,10 @@ def _tables(out: Path, cohort: Cohort, tasks: list[tuple[dict[str, Any], str, st
     bids.describe(out, name=str(names[0]), derivative=True)
     rows = []
     for row, _, _ in tasks:
-        told = {"participant_id": f"sub-{row['subject_id']}"}
+        columns = {"participant_id": f"sub-{row['subject_id']}"}
         if row["session_id"]:
-            told["session_id"] = f"ses-{row['session_id']}"
-        rows.append(told | {k: None if missing(row[k]) else row[k] for k in LABELS})
+            columns["session_id"] = f"ses-{row['session_id']}"
+        rows.append(columns | {k: row[k] if known(row[k]) else None for k in LABELS})
     if rows:
         files.write_table(out / "participants.tsv", pd.DataFrame(rows).drop_duplicates())
 

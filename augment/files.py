@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,18 +104,27 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_bytes(path, table.to_csv(sep="\t", index=False, na_rep="n/a").encode())
 
 
+def write_array(path: Path, count: int, parts: Iterable[np.ndarray], dtype: Any) -> None:
+    """Write ``count`` rows of an array, some at a time, so that memory holds no more."""
+    with replacing(path) as temporary:
+        writer, done = None, 0
+        for part in parts:
+            if writer is None:
+                shape = (count, *part.shape[1:])
+                writer = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+            writer[done : done + len(part)] = part
+            done += len(part)
+        assert writer is not None and done == count
+        writer.flush()
+
+
 def write_nifti(
     path: Path, data: np.ndarray, affine: np.ndarray, *, tr: float | None = None
 ) -> None:
-    """Write a NIfTI-1 file in template space, compressed if the name ends in ``.gz``.
+    """Write (X, Y, Z) or (X, Y, Z, T) as NIfTI-1 in template space, compressed if named ``.gz``.
 
-    Equal input gives equal bytes.
-
-    Args:
-        path: Name ending in ``.nii`` or ``.nii.gz``.
-        data: Array (X, Y, Z) or (X, Y, Z, T).
-        affine: Voxel to world in mm, (4, 4).
-        tr: Seconds between frames, kept in the header.
+    Equal input gives equal bytes. ``affine`` is voxel to world in mm; ``tr``, seconds between
+    frames.
     """
     import nibabel as nib
 

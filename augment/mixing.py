@@ -22,12 +22,12 @@ from torch.utils.data import Dataset
 from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data import origin
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import known
 from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.replacement import (
     Frame,
     drawn_from,
-    is_known,
     labels_of,
     replacement,
     with_marks,
@@ -98,7 +98,7 @@ def mix(
     return mixed
 
 
-class Plan(NamedTuple):
+class MixPlan(NamedTuple):
     """What a mix holds in one epoch, item by item."""
 
     subject: np.ndarray
@@ -140,7 +140,7 @@ class MixedDataset(Dataset[tio.Subject]):
         )
         # In shared memory, so that workers that live on see the epoch change.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._planned: tuple[int, Plan] | None = None
+        self._planned: tuple[int, MixPlan] | None = None
         self._frames: dict[str, Frame] = {}
 
     @property
@@ -181,10 +181,10 @@ class MixedDataset(Dataset[tio.Subject]):
         return [self[index] for index in range(len(self))]
 
     def dry_iter(self) -> list[tio.Subject]:
-        """The real subject behind each item, with nothing loaded or drawn; see :class:`Plan`."""
+        """The real subject behind each item, with nothing loaded or drawn; see :class:`MixPlan`."""
         return [self._subjects[index] for index in self._current().subject]
 
-    def plan(self, epoch: int) -> Plan:
+    def plan(self, epoch: int) -> MixPlan:
         """What the mix holds in an epoch."""
         count = len(self._subjects)
         everyone = np.arange(count)
@@ -193,11 +193,11 @@ class MixedDataset(Dataset[tio.Subject]):
         if self.mode == "replace":
             is_real = np.ones(count, bool)
             is_real[rng.permutation(self._models)[:wanted]] = False
-            return Plan(everyone, is_real)
+            return MixPlan(everyone, is_real)
         added = [_take(members, number, rng) for members, number in self._quotas(wanted)]
         models = np.concatenate([everyone[:0], *added])
         is_real = np.arange(count + len(models)) < count
-        return Plan(np.concatenate([everyone, models]), is_real)
+        return MixPlan(np.concatenate([everyone, models]), is_real)
 
     def _quotas(self, wanted: int) -> list[tuple[np.ndarray, int]]:
         """How many samples are modelled on which subjects."""
@@ -215,13 +215,13 @@ class MixedDataset(Dataset[tio.Subject]):
         goals = share + (np.arange(len(sizes)) < left)
         return [(group, int(goal - len(group))) for group, goal in zip(members, goals, strict=True)]
 
-    def _current(self) -> Plan:
+    def _current(self) -> MixPlan:
         epoch = self.epoch
         if self._planned is None or self._planned[0] != epoch:
             self._planned = epoch, self.plan(epoch)
         return self._planned[1]
 
-    def _frames_of(self, model: tio.Subject, plan: Plan) -> dict[str, Frame]:
+    def _frames_of(self, model: tio.Subject, plan: MixPlan) -> dict[str, Frame]:
         """What images must look like to be stacked with those of the first real subject there is.
 
         Its header is read once. Where no real subject is left, samples stay as they are.
@@ -276,12 +276,12 @@ class SyntheticSampler(BaseEstimator):
         resampled = [*subjects, *(mixed[k] for k in range(len(subjects), len(mixed)))]
         if y is None:
             return resampled, None
-        seen: dict[tuple[Any, ...], Any] = {}
+        y_of: dict[tuple[Any, ...], Any] = {}
         for k in np.unique(behind[len(subjects) :]):
             key = tuple(subjects[k][name] for name in mixed.match)
-            if seen.setdefault(key, y[k]) != y[k]:
+            if y_of.setdefault(key, y[k]) != y[k]:
                 raise InputError(
-                    f"subjects with equal {', '.join(mixed.match)} have y {seen[key]!r} and "
+                    f"subjects with equal {', '.join(mixed.match)} have y {y_of[key]!r} and "
                     f"{y[k]!r}; add the label that y is made from to match"
                 )
         if isinstance(y, np.ndarray):
@@ -298,25 +298,25 @@ def _match(
     """Labels that samples share with the subjects that they are modelled on."""
     first = subjects[0]
     if match is None:
-        found = [n for n in source.labels if isinstance(first.get(n), str)]
-        found = [n for n in found if any(is_known(subject.get(n)) for subject in subjects)]
+        chosen = [n for n in source.labels if isinstance(first.get(n), str)]
+        chosen = [n for n in chosen if any(known(subject.get(n)) for subject in subjects)]
     else:
-        found = [match] if isinstance(match, str) else list(match)
-    names = tuple(dict.fromkeys([*found, *balance]))
+        chosen = [match] if isinstance(match, str) else list(match)
+    names = tuple(dict.fromkeys([*chosen, *balance]))
     if not names or not set(names) <= set(source.labels):
         raise InputError(
             f"samples are to share {', '.join(names) or 'no label'} with subjects; {source.uri} "
             f"knows {', '.join(source.labels)}: choose among them with match=..."
         )
-    known = [labels_of(subject, names) for subject in subjects]
-    known = [labels for labels in known if len(labels) == len(names)]
-    if not known:
+    models = [labels_of(subject, names) for subject in subjects]
+    models = [labels for labels in models if len(labels) == len(names)]
+    if not models:
         raise InputError(f"no subject has all of {', '.join(names)}; choose others with match=...")
     if isinstance(source, SampleBank):
         # Better now than in the middle of an epoch.
-        texts = [name for name in names if isinstance(known[0][name], str)]
+        texts = [name for name in names if isinstance(models[0][name], str)]
         has = set(zip(*(source.table[name] for name in texts), strict=True))
-        for labels in known:
+        for labels in models:
             if texts and tuple(labels[name] for name in texts) not in has:
                 source.draw(labels, 0)
     return names

@@ -19,6 +19,7 @@ import torch
 import torchio as tio
 
 from neuromix.augment.data import origin
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.grid import Grid, resample
 from neuromix.augment.errors import InputError
 
@@ -45,13 +46,6 @@ class Frame(NamedTuple):
         return cls(channels, Grid(tuple(shape), image.affine))
 
 
-def is_known(label: Any) -> bool:
-    """Whether a label has a value: missing ones are ``""``, ``None`` or NaN."""
-    return (
-        label is not None and label != "" and not (isinstance(label, float) and math.isnan(label))
-    )
-
-
 def labels_of(subject: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Those labels of a subject that are known; a name that it lacks altogether is refused."""
     for name in names:
@@ -60,7 +54,7 @@ def labels_of(subject: Mapping[str, Any], names: Collection[str]) -> dict[str, A
                 example = dict.fromkeys(names, "...")
                 raise InputError(f"an image alone has no {name!r}; give labels={example}")
             raise InputError(f"a subject has no {name!r}; it has {', '.join(map(str, subject))}")
-    return {name: subject[name] for name in names if is_known(subject[name])}
+    return {name: subject[name] for name in names if known(subject[name])}
 
 
 def partner(sample: tio.Subject, name: str) -> tio.Image:
@@ -121,11 +115,8 @@ def replacement(
 
     Every label comes from the sample. What it does not know is missing: ``""`` or NaN.
 
-    Args:
-        sample: What a source drew.
-        subject: The real subject in whose place it comes; it is neither changed nor loaded.
-        frames: By image name, what the images must look like; others stay as they are.
-        kept: Images that stay those of the subject.
+    ``frames`` say by image name what the images must look like, others stay as they are; those
+    ``kept`` stay the subject's, which is neither changed nor loaded.
     """
     values: dict[str, Any] = {}
     for key, value in subject.items():
@@ -153,13 +144,9 @@ def has_image(subject: tio.Subject, name: str) -> bool:
 def changed(
     subject: tio.Subject, images: dict[str, tio.Image], made_as: str, made_by: str
 ) -> tio.Subject:
-    """A copy of the subject with some images that are synthetic, in whole or in part.
+    """A copy of a subject with marks and with some images that are synthetic, in whole or in part.
 
-    Args:
-        subject: With its marks.
-        images: By name.
-        made_as: Joins its ``synthetic_id``.
-        made_by: Joins its ``origin``.
+    ``made_as`` joins its ``synthetic_id``, ``made_by`` its ``origin``.
     """
     rest = {key: copy.deepcopy(value) for key, value in subject.items() if key not in images}
     names = [text for text in (subject["synthetic_id"], made_as) if text]

@@ -184,12 +184,7 @@ class RandomSynthetic(_Marked, RandomTransform):
 class Synthetic(_Marked):
     """Put one certain sample in the place of a subject; what :class:`RandomSynthetic` records.
 
-    Args:
-        source: Where the sample's bank or sampler lies.
-        sample_id: The ``synthetic_id`` of the sample.
-        mode: ``replace`` or ``mixup``.
-        weight: The sample's share of a ``mixup``.
-        **kwargs: As in every TorchIO transform.
+    ``weight`` is the sample's share of a ``mixup``.
     """
 
     def __init__(
@@ -290,14 +285,7 @@ class CompleteModality(_Marked, RandomTransform):
 
 
 class Completed(_Marked):
-    """Fill in a modality with a certain seed; what :class:`CompleteModality` records.
-
-    Args:
-        source: Where the completer lies.
-        want: The image to fill in.
-        seed: What the completer drew with.
-        **kwargs: As in every TorchIO transform.
-    """
+    """Fill in a modality with a certain seed; what :class:`CompleteModality` records."""
 
     def __init__(self, source: str, want: str, seed: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -387,12 +375,7 @@ class TimeConsistent(RandomTransform):
 
 
 class SharedOverTime(tio.Transform):
-    """Apply recorded transforms to every frame; what :class:`TimeConsistent` records.
-
-    Args:
-        steps: Names of TorchIO intensity transforms and their arguments.
-        **kwargs: As in every TorchIO transform.
-    """
+    """Apply recorded transforms to every frame; what :class:`TimeConsistent` records."""
 
     def __init__(self, steps: Sequence[tuple[str, dict[str, Any]]], **kwargs: Any) -> None:
         super().__init__(**kwargs)

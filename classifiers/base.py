@@ -167,7 +167,6 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         subjects: Sequence[tio.Subject],
         y: Sequence[str | None] | None = None,
         validation: Sequence[tio.Subject] | None = None,
-        sampling_weight: Sequence[float] | None = None,
     ) -> Self:
         """Train on subjects.
 
@@ -176,14 +175,12 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             y: Replaces the labels that they carry.
             validation: Subjects by which the best weights are chosen and the probabilities
                 calibrated; without them, the last weights are kept and nothing is calibrated.
-            sampling_weight: How often each subject is drawn, in proportion: gives real and
-                synthetic subjects a stated share. By default all are drawn equally often.
         """
         check_settings(self, subjects, validation)
         chosen = collect(self, subjects, y, "training")
-        found = set(chosen.labels)
+        present = set(chosen.labels)
         order = CATEGORIES.get(self.target, ())
-        classes = [c for c in order if c in found] if found <= set(order) else sorted(found)
+        classes = [c for c in order if c in present] if present <= set(order) else sorted(present)
         if len(classes) < 2:
             raise InputError(
                 f"{len(chosen.labels)} of {len(subjects)} subjects have the label {self.target}, "
@@ -214,12 +211,11 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             held_out.require_apart(chosen)
             judged = inputs.Store.of(held_out.rows, self.scale_), self._codes(held_out.labels)
             self.record_ = leakage.merge([self.record_, held_out.record()])
-        weights = chosen.weights(sampling_weight, len(subjects))
         rng = np.random.default_rng([self.seed, len(codes)])
         batches = inputs.Batches(
             inputs.Store.of(chosen.rows, self.scale_),
             codes,
-            inputs.draw_order(len(codes), self.steps * self.batch_size, rng, weights),
+            inputs.draw_order(len(codes), self.steps * self.batch_size, rng),
             seed=self.seed,
             shift=self.shift,
             flip=self.flip,
@@ -266,15 +262,15 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
     def labels(self, subjects: Iterable[Mapping[str, Any]]) -> list[str | None]:
         """The target of each subject; ``None`` where it has none."""
         key = "diagnosis" if self.target == "dementia" else self.target
-        found = []
+        targets = []
         for subject in subjects:
             if key not in subject:
                 raise InputError(f"subjects have no {key!r}; they have {sorted(subject)}")
             if isinstance(subject[key], float):
                 raise InputError(f"{key} is a number; a classifier needs a label with classes")
             label = subject[key]
-            found.append(DEMENTIA.get(label) if self.target == "dementia" else label or None)
-        return found
+            targets.append(DEMENTIA.get(label) if self.target == "dementia" else label or None)
+        return targets
 
     def check_disjoint(self, cohort: Cohort, *, voxels: bool = True) -> None:
         """Raise ``LeakageError`` if a subject of the cohort had a part in the training.

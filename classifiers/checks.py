@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.classifiers import inputs, training
@@ -15,6 +17,8 @@ def check_settings(classifier: Any, subjects: Any, validation: Any) -> None:
     """Refuse settings of a classifier that can't be meant, and warn of those that do nothing."""
     if isinstance(subjects, Cohort) or isinstance(validation, Cohort):
         raise InputError("a cohort came; a classifier takes subjects: pass cohort.subjects()")
+    if isinstance(subjects, DataLoader) or isinstance(validation, DataLoader):
+        raise InputError("a loader came; a classifier makes its own batches: pass loader.dataset")
     for name, allowed in (
         ("network", NETWORKS),
         ("frames", inputs.FRAMES),

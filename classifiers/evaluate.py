@@ -21,13 +21,12 @@ from neuromix.augment.data.split import tied_sites
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.classifiers.predictions import Predictions, people, pool
 from neuromix.classifiers.scores import SCORES, confusion
-from neuromix.classifiers.statistics import compare, delong, gap_closed, holm, summarise
+from neuromix.classifiers.statistics import compare, gap_closed, holm, summarise
 
 __all__ = [
     "Predictions",
     "compare",
     "cross_validate_subjects",
-    "delong",
     "gap_closed",
     "holm",
     "learning_curve",
@@ -189,13 +188,8 @@ def nested_subsets(
 ) -> dict[int, np.ndarray]:
     """Rows of the first so many subjects of a random order: each subset holds the smaller ones.
 
-    Every subset has the classes in the shares of the whole, as well as whole subjects allow.
-
-    Args:
-        subjects: Name of each row's subject.
-        labels: Class of each row; a subject counts for that of its last one.
-        sizes: Numbers of subjects.
-        seed: Decides the order.
+    Every subset has the classes in the shares of the whole, as well as whole subjects allow; a
+    subject counts for the class of its last row.
     """
     names, last, person = people(subjects)
     if not sizes or min(sizes) < 1 or max(sizes) > len(names):

@@ -31,12 +31,10 @@ Scale = dict[str, np.ndarray]
 def read(subject: tio.Subject, images: Sequence[str], frames: str) -> dict[str, np.ndarray]:
     """Those of the images that a subject has, (C, X, Y, Z) in float32.
 
-    Args:
-        subject: May hold placeholders of :class:`neuromix.augment.transforms.FillMissing`.
-        images: Their names.
-        frames: ``all`` frames are channels, or a ``summary``: their mean and deviation over time.
+    It may hold placeholders of :class:`neuromix.augment.transforms.FillMissing`. ``all`` frames are
+    channels, or a ``summary``: their mean and deviation over time.
     """
-    found = {}
+    volumes = {}
     for name in images:
         if not has_image(subject, name):
             continue
@@ -53,12 +51,12 @@ def read(subject: tio.Subject, images: Sequence[str], frames: str) -> dict[str, 
                     f"{name} has {len(data)} frame; a summary needs two: set frames='all'"
                 )
             data = np.stack([data.mean(0), data.std(0)])
-        found[name] = data
-    if not found:
+        volumes[name] = data
+    if not volumes:
         names = sorted(subject.get_images_dict(intensity_only=False))
         wanted = " or ".join(map(repr, images))
         raise InputError(f"a subject has no image {wanted}; it has {names}")
-    return found
+    return volumes
 
 
 def one_shape(rows: Sequence[Mapping[str, np.ndarray]], images: Sequence[str]) -> dict[str, Any]:
@@ -99,12 +97,9 @@ def standardise(data: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """Standardised images of subjects, N rows.
+    """Standardised images of N subjects, (N, C, X, Y, Z) in half precision by image.
 
-    Args:
-        volumes: (N, C, X, Y, Z) in half precision, by image.
-        present: Which of the images a row has, (N, images).
-        scale: What they were standardised with.
+    ``present`` (N, images) says which a row has.
     """
 
     volumes: dict[str, torch.Tensor]
@@ -140,16 +135,10 @@ def network_input(volumes: dict[str, torch.Tensor], present: torch.Tensor) -> An
 class Batches(Dataset[Any]):
     """Training batches. What is done to a volume depends on the seed and its position alone.
 
-    Args:
-        store: Volumes of the training subjects.
-        codes: Class of each, (N,).
-        order: Row at each position of the training.
-        seed: Decides moves and augmentation.
-        shift: Volumes are moved by up to this many voxels along each axis.
-        flip: Mirror half of the volumes left to right, whichever axis of theirs that is.
-        augment: Applied to subjects of ``kept`` with the images in their own units.
-        kept: Labels and affines of each row, for ``augment`` and ``flip``.
-        recode: The class of an augmented subject, whose label may be another's.
+    ``codes`` (N,) are the classes, ``order`` the row at each position of the training. Volumes are
+    moved by up to ``shift`` voxels along each axis, ``flip`` mirrors half of them left to right,
+    whichever axis of theirs that is, and ``augment`` is applied to subjects of ``kept`` with the
+    images in their own units; ``recode`` gives the class of one, whose label may be another's.
     """
 
     def __init__(
@@ -237,14 +226,7 @@ class Batches(Dataset[Any]):
         return made, self.recode(result, int(self.codes[row])), origin.of_subject(result)
 
 
-def draw_order(
-    count: int, size: int, rng: np.random.Generator, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Which of ``count`` rows comes at each of ``size`` positions.
-
-    Each comes equally often, give or take one; with weights, with a chance in their proportion.
-    """
-    if weights is not None:
-        return rng.choice(count, size, p=weights / weights.sum())
+def draw_order(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Which of ``count`` rows comes at each of ``size`` positions: equally often, or one more."""
     rounds = [rng.permutation(count) for _ in range(-(-size // count))]
     return np.concatenate(rounds)[:size]

@@ -20,12 +20,6 @@ class CompactNet(nn.Module):
 
     A strided stem turns cubes of 8³ voxels into features in two steps. The head keeps a coarse
     location (4³ cells), because registered brains have their structures in one place.
-
-    Args:
-        channels: Images per subject.
-        classes: Classes to tell apart.
-        width: Features after the first step; doubled once.
-        dropout: Share of features dropped before the last layer.
     """
 
     def __init__(self, channels: int, classes: int, width: int = 32, dropout: float = 0.5) -> None:
@@ -80,12 +74,6 @@ class FullyConvolutionalNet(nn.Module):
     The shape of SFCN (Peng et al., Accurate brain age prediction with lightweight deep neural
     networks, 2021), narrower, and with a strided first convolution in place of its first two
     levels. The mean forgets where a feature was, which suits brains that are not registered.
-
-    Args:
-        channels: Images per subject.
-        classes: Classes to tell apart.
-        widths: Features at each level, each half as fine as the one before.
-        dropout: Share of features dropped before the last layer.
     """
 
     def __init__(
@@ -122,12 +110,9 @@ class FullyConvolutionalNet(nn.Module):
 
 
 class MonaiNet(nn.Module):
-    """A network of MONAI, parted into features and head.
+    """A network of MONAI, parted into features (batch, width) and head.
 
-    Args:
-        features: Gives (batch, width), or volumes that are averaged to that.
-        width: Features that the head sees.
-        classes: Classes to tell apart.
+    Features that are volumes are averaged to that.
     """
 
     def __init__(self, features: nn.Module, width: int, classes: int) -> None:
@@ -137,10 +122,10 @@ class MonaiNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, classes) of volumes (batch, channels, X, Y, Z)."""
-        seen = self.features(x)
-        if seen.ndim == 5:
-            seen = functional.relu(seen).mean((2, 3, 4))
-        logits: Tensor = self.head(seen)
+        features = self.features(x)
+        if features.ndim == 5:
+            features = functional.relu(features).mean((2, 3, 4))
+        logits: Tensor = self.head(features)
         return logits
 
 
@@ -184,11 +169,6 @@ class ImageTowers(nn.Module):
     """A network for each image of a subject; what those say that are present adds up.
 
     Each gives log odds, whose sum over independent images is right whichever of them are there.
-
-    Args:
-        network: Name in :data:`NETWORKS`.
-        channels: Of each image, by its name.
-        classes: Classes to tell apart.
     """
 
     def __init__(self, network: str, channels: Mapping[str, int], classes: int) -> None:
@@ -199,19 +179,18 @@ class ImageTowers(nn.Module):
         )
 
     def forward(self, present: Tensor, **images: Tensor) -> Tensor:
-        """Logits (batch, classes).
+        """Logits (batch, classes) of images (batch, channels, X, Y, Z).
 
-        Args:
-            present: Which image of a subject is there, (batch, images) of booleans.
-            **images: (batch, channels, X, Y, Z) each; of absent ones the values do not matter.
+        ``present`` (batch, images) says which image of a subject is there; the values of absent
+        ones do not matter.
         """
         total = torch.zeros(len(present), self.classes, device=present.device)
         for column, (name, tower) in enumerate(self.towers.items()):
             rows = present[:, column].nonzero()[:, 0]
             if len(rows):
                 # A lone volume comes twice: a single value cannot be normalised over a batch.
-                seen = tower(images[name][rows if len(rows) > 1 else rows.repeat(2)])
-                total = total.index_add(0, rows, seen[: len(rows)].float())
+                logits = tower(images[name][rows if len(rows) > 1 else rows.repeat(2)])
+                total = total.index_add(0, rows, logits[: len(rows)].float())
         return total
 
 

@@ -61,12 +61,6 @@ class Pretrained:
 
     It is a setting of that other one: scikit-learn's ``clone`` keeps it, where it would reset a
     classifier.
-
-    Args:
-        kind: Class of the classifier, for people.
-        features: Weights by name.
-        scale: What its images are standardised with.
-        record: Who had a part in its making.
     """
 
     kind: str
@@ -149,12 +143,12 @@ def load(cls: type[Classifier], folder: Path) -> Classifier:
         raise InputError(f"{folder} has no {SETTINGS}; name a folder that a classifier's save made")
     try:
         content = json.loads((folder / SETTINGS).read_text())
-        told, kind = content["format"], content["kind"]
+        saved, kind = content["format"], content["kind"]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{folder / SETTINGS} is damaged; save the classifier again") from None
-    if told != FORMAT:
+    if saved != FORMAT:
         raise InputError(
-            f"{folder} was saved in format {told}, and this version of neuromix reads {FORMAT}; "
+            f"{folder} was saved in format {saved}, and this version of neuromix reads {FORMAT}; "
             "load it with the version that saved it, or train again"
         )
     if kind != cls.__name__:
@@ -174,9 +168,9 @@ def load(cls: type[Classifier], folder: Path) -> Classifier:
         classifier.steps_, classifier.history_ = content["steps"], content["history"]
         classifier.record_ = content["record"]
         if "pretrained" in content:
-            told = content["pretrained"]
-            scale = _arrays(told["scale"])
-            classifier.pretrained = Pretrained(told["kind"], features, scale, told["record"])
+            saved = content["pretrained"]
+            scale = _arrays(saved["scale"])
+            classifier.pretrained = Pretrained(saved["kind"], features, scale, saved["record"])
         with torch.random.fork_rng():
             module = classifier._module()
         module.load_state_dict(tensors)

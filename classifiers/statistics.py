@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm, rankdata
 
 from neuromix.augment.errors import InputError
 from neuromix.classifiers.predictions import Predictions, aligned, people
@@ -142,48 +141,6 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def delong(a: Predictions, b: Predictions) -> dict[str, Any]:
-    r"""The AUC of ``a`` minus that of ``b`` for two classes, by DeLong's test.
-
-    The AUC is the mean over cases of :math:`V_{10}`, the share of controls that a case outranks,
-    and over controls of :math:`V_{01}`, the share of cases that outrank a control. The variance of
-    a difference is the sum of the variances of the differences of both, each over its number
-    (DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988).
-
-    Returns:
-        ``difference``, ``interval``, the two-sided ``p``, and the areas ``a`` and ``b``.
-    """
-    rows = aligned([[a], [b]])
-    first = rows[0][0]
-    if len(first.classes) != 2:
-        raise InputError(f"{len(first.classes)} classes came; DeLong's test is for two")
-    if len(set(first.subjects)) != len(first.subjects):
-        raise InputError("some subjects have several rows; use compare(..., metric='auc')")
-    case = first.codes == 1
-    if min(case.sum(), (~case).sum()) < 2:
-        raise InputError("DeLong's test needs two subjects of each class")
-    of_cases, of_controls = zip(
-        *(_placements(run[0].probabilities[:, 1], case) for run in rows), strict=True
-    )
-    areas = [float(placed.mean()) for placed in of_cases]
-    spread = sum(np.var(x - y, ddof=1) / len(x) for x, y in (of_cases, of_controls))
-    error = math.sqrt(spread)
-    difference = areas[0] - areas[1]
-    if error > 0:
-        p = float(2 * norm.sf(abs(difference) / error))
-    else:
-        p = 1.0 if difference == 0 else 0.0
-    reach = float(norm.ppf(0.975)) * error
-    return {
-        "difference": difference,
-        "interval": [difference - reach, difference + reach],
-        "p": p,
-        "a": areas[0],
-        "b": areas[1],
-        "subjects": len(case),
-    }
-
-
 def _bootstrap(
     arms: Sequence[Sequence[Predictions]], metric: str, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -252,12 +209,3 @@ def _interval(drawn: np.ndarray) -> list[float]:
 
 def _about(runs: Sequence[Predictions], metric: str) -> dict[str, Any]:
     return {"metric": metric, "seeds": len(runs), "subjects": len(set(runs[0].subjects))}
-
-
-def _placements(scores: np.ndarray, case: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The share of controls below each case, and of cases above each control; ties count half."""
-    ranks = rankdata(scores)
-    cases, controls = case.sum(), (~case).sum()
-    of_cases = (ranks[case] - rankdata(scores[case])) / controls
-    of_controls = 1 - (ranks[~case] - rankdata(scores[~case])) / cases
-    return of_cases, of_controls

@@ -25,12 +25,8 @@ MONITORS = ("loss", "balanced_accuracy")
 class VolumeNet(NeuralNet):
     """A network under skorch, in mixed precision, of which the features may be frozen.
 
-    Args:
-        *args: As in skorch.
-        precision: Name in :data:`PRECISIONS`.
-        is_ordinal: The outputs are those of :func:`neuromix.classifiers.networks.ordinal`.
-        is_frozen: Features are not trained, nor are their running statistics.
-        **kwargs: As in skorch.
+    ``is_ordinal`` outputs are those of :func:`neuromix.classifiers.networks.ordinal`; of frozen
+    features the running statistics stay, too.
     """
 
     def __init__(
@@ -60,8 +56,8 @@ class VolumeNet(NeuralNet):
         """Logits of a batch, in float64."""
         self._set_training(False)
         with torch.inference_mode():
-            found: np.ndarray = self.infer(batch).cpu().numpy().astype(float)
-        return found
+            logits: np.ndarray = self.infer(batch).cpu().numpy().astype(float)
+        return logits
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Batches; in training, the time in which the network waits for them is added up."""
@@ -80,10 +76,6 @@ class Clocked:
 
     The seconds that each is waited for are added to ``net.waiting``, and where its synthetic
     subjects are from to ``net.origins``.
-
-    Args:
-        batches: A data loader.
-        net: Who waits.
     """
 
     def __init__(self, batches: Any, net: VolumeNet) -> None:
@@ -129,13 +121,7 @@ def device_for(device: str, precision: str) -> str:
 def class_weights(
     given: str | Mapping[str, float] | None, names: Sequence[str], codes: np.ndarray
 ) -> torch.Tensor | None:
-    """Weight of each class in the loss.
-
-    Args:
-        given: ``None``, ``balanced`` or a weight for each class.
-        names: Of the classes.
-        codes: Class of each training subject.
-    """
+    """Weight of each class in the loss: ``None``, ``balanced`` or as it is given for each."""
     if given is None:
         return None
     if given == "balanced":
@@ -150,13 +136,7 @@ def class_weights(
 
 
 class Chunks(Sampler[int]):
-    """Positions of the training, a chunk of steps at a time.
-
-    Args:
-        steps: Of the whole training.
-        every: Steps in a chunk.
-        batch_size: Positions in a step.
-    """
+    """Positions of the training, a chunk of ``every`` steps at a time."""
 
     def __init__(self, steps: int, every: int, batch_size: int) -> None:
         self.steps, self.every, self.batch_size = steps, every, batch_size
@@ -178,12 +158,8 @@ class Enough(Exception):
 class Monitor(Callback):
     """Judges the network after every chunk of steps, and keeps the best weights.
 
-    Args:
-        logits: Of the validation subjects, by the network at hand.
-        codes: Their classes.
-        by: ``loss`` or ``balanced_accuracy``; of equal accuracies, the lower loss wins.
-        patience: Chunks without a better one after which to stop; ``None`` goes on to the end.
-        chunks: Tells the step.
+    ``logits`` are those of the validation subjects by the network at hand. Of equal accuracies, the
+    lower loss wins. After ``patience`` chunks without a better one it stops.
     """
 
     def __init__(
@@ -227,11 +203,7 @@ class Monitor(Callback):
 
 
 class Bar(Callback):
-    """Moves a progress bar on by a step.
-
-    Args:
-        advance: Called after each step.
-    """
+    """Moves a progress bar on by a step."""
 
     def __init__(self, advance: Callable[[], None]) -> None:
         self.advance = advance

@@ -25,21 +25,19 @@ class Reader(Protocol):
         """The label of each subject; ``None`` where it has none."""
 
 
-class TrainingSet:
+class LabelledSubjects:
     """Labelled subjects, row by row."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, np.ndarray]] = []
         self.labels: list[str] = []
-        self.indices: list[int] = []
         self.kept: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
         self.people: set[origin.Person] = set()
         self.voxels: set[str] = set()
         self.origins: set[str] = set()
 
-    def add(self, index: int, subject: tio.Subject, label: str, row: dict[str, np.ndarray]) -> None:
-        """Keep the subject that stood at an index, of which ``row`` are the images."""
-        self.indices.append(index)
+    def add(self, subject: tio.Subject, label: str, row: dict[str, np.ndarray]) -> None:
+        """Keep a subject, of which ``row`` are the images."""
         self.labels.append(label)
         self.rows.append(row)
         images = subject.get_images_dict(intensity_only=False)
@@ -51,7 +49,7 @@ class TrainingSet:
         if not origin.is_made(subject):
             self.voxels |= leakage.voxels_of(subject, row)
 
-    def require_apart(self, trained_on: TrainingSet) -> None:
+    def require_apart(self, trained_on: LabelledSubjects) -> None:
         """Refuse to judge a training by people, or images, that are trained on."""
         both = self.people & trained_on.people
         copies = self.voxels & trained_on.voxels
@@ -67,51 +65,24 @@ class TrainingSet:
         own = leakage.record_of(self.people, self.voxels)
         return leakage.merge([own, *origin.records(self.origins)])
 
-    def weights(self, given: Sequence[float] | None, count: int) -> np.ndarray | None:
-        """Of the rows, from those given for ``count`` subjects."""
-        if given is None:
-            return None
-        weights = np.asarray(given, float)
-        if weights.shape != (count,) or not (weights >= 0).all() or not np.isfinite(weights).all():
-            raise InputError(
-                f"sampling_weight of shape {weights.shape} came for {count} subjects; a number of "
-                "0 or more is needed for each"
-            )
-        weights = weights[self.indices]
-        drawn = {label for label, weight in zip(self.labels, weights, strict=True) if weight > 0}
-        if drawn != set(self.labels):
-            never = sorted(set(self.labels) - drawn)
-            raise InputError(
-                f"sampling_weight is 0 for all subjects of {', '.join(never)}; give some of each "
-                "class a weight above 0"
-            )
-        return weights
-
 
 def collect(
     classifier: Reader,
     subjects: Sequence[tio.Subject],
     y: Sequence[str | None] | None,
     what: str,
-) -> TrainingSet:
-    """Read the subjects that have a label, each once.
-
-    Args:
-        classifier: Tells the label and the images.
-        subjects: A list or a dataset, such as :func:`neuromix.augment.mix` returns.
-        y: Replaces their labels.
-        what: What to call them: training, validation.
-    """
+) -> LabelledSubjects:
+    """Read the subjects that have a label, each once; ``y`` replaces the labels they carry."""
     if y is not None and len(y) != len(subjects):
         raise InputError(f"{len(y)} labels came for {len(subjects)} subjects; give one each")
     images = [classifier.image] if isinstance(classifier.image, str) else list(classifier.image)
-    chosen = TrainingSet()
+    chosen = LabelledSubjects()
     for index in range(len(subjects)):
         subject = subjects[index]
         label = classifier.labels([subject])[0] if y is None else y[index]
         if isinstance(label, str) and label:
             row = inputs.read(subject, images, classifier.frames)
-            chosen.add(index, subject, str(label), row)
+            chosen.add(subject, str(label), row)
     left_out = len(subjects) - len(chosen.rows)
     if not len(subjects):
         raise InputError(f"no {what} subjects came; a classifier needs some")

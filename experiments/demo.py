@@ -30,7 +30,7 @@ from neuromix.augment.data.cohort import Cohort, Split
 from neuromix.augment.fmri import config as task_fmri_config
 from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics.glm import design_matrix, first_level, percent_signal, roi_course
-from neuromix.augment.metrics.task_runs import brain_mask, read_runs
+from neuromix.augment.metrics.task_runs import read_runs, signal_mask
 from neuromix.augment.pds import config as modality_config
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import shortened
@@ -38,7 +38,8 @@ from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled import config as tiled_md_config
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.audit import audit
-from neuromix.experiments.frame.pages import Picture, report_page, slices
+from neuromix.experiments.frame.figures import Picture, slices
+from neuromix.experiments.frame.pages import report_page
 from neuromix.experiments.frame.run import Run
 
 NAME = "demo"
@@ -180,8 +181,8 @@ class _Demo:
             self.folder / "bank-md", split / "train.tsv", split / "test.tsv", seeds=sizes.seeds,
             steps=sizes.judge_steps, judge_steps=sizes.judge_steps, seed=SEED,
         )  # fmt: skip
-        told = audit.run(config, self.folder / AUDIT)
-        return {key: told[key] for key in ("verdict", "level", "utility")}
+        card = audit.run(config, self.folder / AUDIT)
+        return {key: card[key] for key in ("verdict", "level", "utility")}
 
     def page(self, results: dict[str, Any]) -> str:
         """All of it on one page."""
@@ -193,7 +194,7 @@ class _Demo:
         names = ["target", "trained on", "real only", "so", "points gained, from", "to (95 %)"]
         fmri, completion = results["task fMRI"], results["completion"]
         card = results["audit"]["verdict"]
-        found = [
+        made = [
             ("MD maps in the bank", results["MD maps"]["samples"]),
             ("task fMRI runs in the bank", fmri["runs"]),
             (f"samples follow events of {fmri['condition']}, r", fmri["samples follow"]),
@@ -202,10 +203,10 @@ class _Demo:
             ("their squared error, to that of the mean volume", completion["error to the mean"]),
         ]
         return report_page(
+            results,
             title="neuromix demo",
-            verdict=results["verdict"],
             tables=[
-                ("What was made", pd.DataFrame(found, columns=["what", "figure"])),
+                ("What was made", pd.DataFrame(made, columns=["what", "figure"])),
                 ("Does a classifier gain?", pd.DataFrame(rows, columns=names)),
                 ("The data card of the MD bank", pd.DataFrame({"verdict": [card]})),
             ],
@@ -221,8 +222,6 @@ class _Demo:
                 "Voxels that respond are chosen on training subjects, few and noisy: samples, "
                 "which are made from those, follow events in them better than other people do.",
             ],
-            config=results["config"],
-            made_by=results["made by"],
         )  # fmt: skip
 
     def _figures(self, condition: str) -> list[Picture]:
@@ -267,22 +266,22 @@ class _Demo:
     def _responses(self, cohort: Cohort) -> dict[str, np.ndarray]:
         """Each condition's effect in per cent, mean over the runs, (X, Y, Z)."""
         runs = read_runs(cohort)
-        mask = brain_mask(read_runs(self._split("task").train.where(task=TASK)))
+        mask = signal_mask(read_runs(self._split("task").train.where(task=TASK)))
         fits = [first_level(run.series(mask), run.events, run.tr) for run in runs]
-        found = {}
+        maps = {}
         for name in fits[0].effects:
-            found[name] = np.zeros(mask.shape)
-            found[name][mask] = np.mean([fit.effects[name] for fit in fits], axis=0)
-        return found
+            maps[name] = np.zeros(mask.shape)
+            maps[name][mask] = np.mean([fit.effects[name] for fit in fits], axis=0)
+        return maps
 
     def _follows(self, cohort: Cohort, condition: str, where: np.ndarray) -> float:
         """How well the mean of some voxels follows the events of a condition; mean over runs."""
-        found = []
+        correlations = []
         for run in read_runs(cohort):
             percent, _, _ = percent_signal(run.series(where))
             design = design_matrix(run.events, len(percent), run.tr)
-            found.append(roi_course(percent.mean(axis=1), design, condition))
-        return float(np.mean(found))
+            correlations.append(roi_course(percent.mean(axis=1), design, condition))
+        return float(np.mean(correlations))
 
     def _hidden(self, test: Cohort) -> Path:
         """A dataset of held-out subjects that have dMRI alone."""
@@ -308,15 +307,18 @@ class _Demo:
 
 def _verdict(results: dict[str, Any]) -> str:
     """What happened, in sentences."""
-    told = []
+    gains = []
     for target, use in results["audit"]["utility"].items():
         row = use["gain"]
         low, high = (100 * end for end in row["interval"])
-        told.append(f"{target} by {100 * row['difference']:+.1f} points ({low:.1f} to {high:.1f})")
-    gains = f"Samples beside real subjects changed {' and '.join(told)}" if told else "No use shown"
+        points = f"{100 * row['difference']:+.1f} points ({low:.1f} to {high:.1f})"
+        gains.append(f"{target} by {points}")
+    said = "No use shown"
+    if gains:
+        said = f"Samples beside real subjects changed {' and '.join(gains)}"
     fmri, completion = results["task fMRI"], results["completion"]
     return (
-        f"{gains}, 95 % intervals. {fmri['runs']} synthetic runs follow the events of "
+        f"{said}, 95 % intervals. {fmri['runs']} synthetic runs follow the events of "
         f"{fmri['condition']} with r = {fmri['samples follow']:.2f}, those of held-out people with "
         f"{fmri['people follow']:.2f}. {completion['images']} hidden fMRI images were filled in "
         f"from dMRI with {100 * completion['error to the mean']:.0f} % of the squared error of a "

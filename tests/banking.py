@@ -7,7 +7,7 @@ import torch
 import torchio as tio
 
 from neuromix.augment.bank.bank import SampleBank
-from neuromix.augment.bank.filling import missing
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import subject_hash
 
@@ -44,7 +44,7 @@ class FakeSampler:
                 tensor=torch.from_numpy(noise.astype(np.float32)), affine=GRID.affine, **extra
             )
         keys = {"dataset": "neuromix", "subject_id": "x", "session_id": "", "age": float("nan")}
-        keys |= {name: value for name, value in labels.items() if not missing(value)}
+        keys |= {name: value for name, value in labels.items() if known(value)}
         return tio.Subject(**scans, **keys, synthetic=True, synthetic_id=str(seed))
 
 

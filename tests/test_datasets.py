@@ -1,4 +1,4 @@
-"""Trees and tables that look like four well-known datasets are read as the README says."""
+"""Trees and tables that look like four well-known datasets are read as the docs say."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.errors import InputError
 from neuromix.experiments.cli.main import main
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
 GRID = Grid.mni(8)
 
 
@@ -27,8 +27,8 @@ def md(path):
 
 
 def command(name):
-    """The options that the README gives for a dataset."""
-    (row,) = re.findall(rf"^\| {name} .*`neuromix cohort ([^`]*)`", README, re.M)
+    """The options that the page gives for a dataset."""
+    (row,) = re.findall(rf"^\| {name} .*`neuromix cohort ([^`]*)`", PAGE, re.M)
     return shlex.split(row)
 
 
@@ -39,7 +39,7 @@ def place(tmp_path, monkeypatch):
 
 
 def read(name, place):
-    """Run the README's line, and read what it wrote."""
+    """Run the line of the page, and read what it wrote."""
     assert main(["cohort", *command(name), "--out", "split", "--fractions", "0", "0", "1"]) == 0
     return Cohort.from_table(place / "split" / "test.tsv", {"md": "md_path"}).table
 

@@ -32,7 +32,7 @@ from neuromix.augment.data import origin
 from neuromix.augment.data.cohort import COLUMNS, Split
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.leakage import provenance, voxel_hash, voxel_hashes
-from neuromix.augment.diffusion.pipeline import apart
+from neuromix.augment.diffusion.fitting import apart
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.phantom import make_phantom
 from neuromix.classifiers.base import VolumeClassifier

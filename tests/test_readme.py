@@ -1,4 +1,4 @@
-"""The README's examples are run in their order, in one folder and one session."""
+"""The examples of README and docs are run in their order, in one folder and one session."""
 
 import re
 import shlex
@@ -11,18 +11,19 @@ from neuromix.experiments.evidence.configs import Transfer
 from neuromix.experiments.frame.verdict import Endpoint
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+EXAMPLES = ("README.md", "docs/data.md", "docs/use.md")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    blocks = re.findall(r"^```(python|bash run)\n(.*?)^```", README, re.M | re.S)
+    text = "\n".join((ROOT / page).read_text() for page in EXAMPLES)
+    blocks = re.findall(r"^```(python|bash run)\n(.*?)^```", text, re.M | re.S)
     assert {kind for kind, _ in blocks} == {"python", "bash run"}
     for kind, text in blocks:
         if kind == "python":
-            exec(compile(text, "README.md", "exec"), names)
+            exec(compile(text, "examples", "exec"), names)
             continue
         for line in filter(None, text.splitlines()):
             program, *args = shlex.split(line, comments=True)

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from neuromix.augment.bank.filling import FORMAT, Filling, location, missing
+from neuromix.augment.bank.filling import FORMAT, Filling, location
 from neuromix.augment.data import bids, leakage
 from neuromix.augment.data.cohort import COLUMNS
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.grid import SPACE
 from neuromix.augment.errors import InputError
 from neuromix.augment.source import SAMPLERS, Sampler
@@ -151,9 +152,7 @@ class SampleBank:
     def check_disjoint(self, cohort: Cohort, *, voxels: bool = True) -> None:
         """Raise ``LeakageError`` if a subject of the cohort had a part in its making.
 
-        Args:
-            cohort: Subjects that shall judge what the bank is good for.
-            voxels: Compare images too, which finds subjects under new names; each image is read.
+        ``voxels`` compares images too, which finds subjects under new names; each image is read.
         """
         leakage.check_disjoint(self.record, cohort, voxels=voxels)
 
@@ -198,18 +197,6 @@ class SampleBank:
             subjects.append(tio.Subject(**scans, **self._keys(row)))
         return subjects
 
-    def regenerate(self, synthetic_id: str, sampler: Sampler) -> tio.Subject:
-        """Make a sample again from what its sidecar says."""
-        made_by = self.about["sampler"]
-        if (sampler.version, sampler.fingerprint()) != (made_by["version"], made_by["weights"]):
-            raise InputError(
-                f"{self.path} was filled by another {made_by['class']} (weights "
-                f"{made_by['weights']}, version {made_by['version']}); pass that one"
-            )
-        path = next(iter(self._paths(self._row(synthetic_id)).values()))
-        told = bids.read_json(Path(path).with_suffix(".json"))
-        return sampler([told["Labels"]], [told["Seed"]], told["Steps"], told["Guidance"])[0]
-
     def verify(self, *, progress: bool = False) -> list[str]:
         """Compare every image and sidecar with the table, and list what does not fit."""
         from rich.progress import track
@@ -220,7 +207,7 @@ class SampleBank:
             for image, path in self._paths(row).items():
                 try:
                     content = Path(path).read_bytes()
-                    told = bids.read_json(Path(path).with_suffix(".json"))
+                    sidecar = bids.read_json(Path(path).with_suffix(".json"))
                 except OSError as error:
                     problems.append(_broken(name, path, str(error.strerror).lower()))
                 except InputError as error:
@@ -229,10 +216,10 @@ class SampleBank:
                     checksum = self._columns[f"{image}_sha256"][row]
                     if hashlib.sha256(content).hexdigest() != checksum:
                         problems.append(_broken(name, path, "not what was written"))
-                    if told.get("Seed") != self._columns["seed"][row]:
+                    if sidecar.get("Seed") != self._columns["seed"][row]:
                         problems.append(f"sample {name}: its sidecar tells another seed")
-        known = {f"sub-{name}" for name in self._row_of}
-        strange = sorted({p.name for p in self.path.glob("sub-*")} - known)
+        named = {f"sub-{name}" for name in self._row_of}
+        strange = sorted({p.name for p in self.path.glob("sub-*")} - named)
         return problems + [f"{self.path / name} is not in participants.tsv" for name in strange]
 
     def digest(self) -> str:
@@ -261,7 +248,7 @@ class SampleBank:
 
     def _candidates(self, labels: Mapping[str, Any]) -> np.ndarray:
         """Rows of the samples that have these labels."""
-        asked = {name: value for name, value in labels.items() if not missing(value)}
+        asked = {name: value for name, value in labels.items() if known(value)}
         for name in asked:
             if name not in self.labels:
                 raise InputError(f"the bank has no label {name!r}; it has {self._offer()}")
@@ -272,29 +259,29 @@ class SampleBank:
             for name, value in exact:
                 fits &= (self.table[name] == value).to_numpy()
             self._matches[exact] = np.flatnonzero(fits)
-        found = self._matches[exact]
+        rows = self._matches[exact]
         for name in asked:
             if kinds[name] == "number":
                 try:
-                    distance = np.abs(self._numbers[name][found] - float(asked[name]))
+                    distance = np.abs(self._numbers[name][rows] - float(asked[name]))
                 except (TypeError, ValueError):
                     raise InputError(f"{name} {asked[name]!r} is no number; give one") from None
-                found = found[distance <= self.tolerance]
-        if not len(found):
+                rows = rows[distance <= self.tolerance]
+        if not len(rows):
             raise InputError(f"no sample has {asked}; the bank has {self._offer()}")
-        return found
+        return rows
 
     def _offer(self) -> str:
         """The labels and their values, for messages."""
-        told = []
+        texts = []
         for name, kind in self.about["labels"].items():
             values = self.table[name]
             if kind == "number":
-                told.append(f"{name} {values.min():g} to {values.max():g}")
+                texts.append(f"{name} {values.min():g} to {values.max():g}")
             else:
                 counts = values[values != ""].value_counts().sort_index().head(10)
-                told.append(f"{name} " + ", ".join(f"{v} ({n})" for v, n in counts.items()))
-        return "; ".join(told) or "no labels"
+                texts.append(f"{name} " + ", ".join(f"{v} ({n})" for v, n in counts.items()))
+        return "; ".join(texts) or "no labels"
 
     def _row(self, synthetic_id: str) -> int:
         try:

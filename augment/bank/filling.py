@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
@@ -24,6 +23,7 @@ import pandas as pd
 from neuromix.augment import files
 from neuromix.augment.data import bids, leakage
 from neuromix.augment.data.cohort import COLUMNS
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.grid import SPACE
 from neuromix.augment.errors import InputError
 from neuromix.augment.source import Sampler
@@ -180,11 +180,11 @@ class Filling:
 
     def _finished(self, k: int) -> dict[str, Any] | None:
         """What the sidecar says, if all images and sidecars of a sample are there."""
-        for sidecar in (self.root / f"sub-{name_of(k)}").glob("*/*.json"):
+        for sidecar in (self.root / f"sub-{sample_name(k)}").glob("*/*.json"):
             record = bids.read_json(sidecar)
             if record["Labels"] != self.wanted[k]:
                 raise InputError(
-                    f"sample {name_of(k)} of {self.root} was made with {record['Labels']}, now "
+                    f"sample {sample_name(k)} of {self.root} was made with {record['Labels']}, now "
                     f"{self.wanted[k]} is asked for; name another folder"
                 )
             paths = [self.root / image["Path"] for image in record["Images"].values()]
@@ -216,11 +216,11 @@ class Filling:
         self, k: int, seed: int, subject: tio.Subject, rejected: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """Write the images of a sample, then their sidecars."""
-        name = name_of(k)
+        name = sample_name(k)
         for left_over in (self.root / f"sub-{name}").glob("*/.*.tmp"):
             left_over.unlink()  # of a process that was killed, on any machine; the slot is ours
         images = subject.get_images_dict(intensity_only=False)
-        keys = {c: _scalar(subject[c]) for c in COLUMNS[3:] if not missing(subject.get(c))}
+        keys = {c: _scalar(subject[c]) for c in COLUMNS[3:] if known(subject.get(c))}
         if any(PLACES[image][0] == "func" for image in images):
             keys.setdefault("task", "rest")  # BIDS asks for a task
         record: dict[str, Any] = {
@@ -270,19 +270,19 @@ class Filling:
             k, reason = next(iter(self.failures.items()))
             raise InputError(
                 f"{len(self.failures)} of {len(self.wanted)} samples were rejected {ATTEMPTS} "
-                f"times each, such as {name_of(k)} ({self.wanted[k]}), the last time for: "
+                f"times each, such as {sample_name(k)} ({self.wanted[k]}), the last time for: "
                 f"{reason}; loosen the filters and fill another folder"
             )
         about = bids.read_json(self.root / "bank.json")
         if about["samples"] > len(self.wanted):
             return  # another process extends the bank, and writes the tables when it is done
         records = [self.records[k] for k in range(len(self.wanted))]
-        told = [record["Subject"] | record["Labels"] for record in records]
-        names = list(dict.fromkeys(name for row in told for name in row))
+        labels_of_all = [record["Subject"] | record["Labels"] for record in records]
+        names = list(dict.fromkeys(name for row in labels_of_all for name in row))
         names.sort(key=lambda name: COLUMNS.index(name) if name in COLUMNS else len(COLUMNS))
         kinds = {}
         for name in names:
-            values = [row[name] for row in told if name in row]
+            values = [row[name] for row in labels_of_all if name in row]
             is_number = all(isinstance(v, Real) and not isinstance(v, bool) for v in values)
             # Of a cohort's own columns, only age is a number; a run called 1 is a name.
             is_number = name == "age" or (is_number and name not in COLUMNS)
@@ -290,15 +290,15 @@ class Filling:
         images = [image for image in PLACES if any(image in r["Images"] for r in records)]
         rows: list[dict[str, Any]] = []
         rejected: list[dict[str, Any]] = []
-        for k, (record, labels) in enumerate(zip(records, told, strict=True)):
-            row = {"participant_id": f"sub-{name_of(k)}"}
+        for k, (record, labels) in enumerate(zip(records, labels_of_all, strict=True)):
+            row = {"participant_id": f"sub-{sample_name(k)}"}
             row |= {name: labels.get(name) for name in names}
-            row |= {"synthetic_id": name_of(k), "seed": record["Seed"]}
+            row |= {"synthetic_id": sample_name(k), "seed": record["Seed"]}
             rows.append(
                 row | {f"{i}_sha256": record["Images"].get(i, {}).get("Sha256") for i in images}
             )
             rejected += [
-                {"sample": name_of(k), "seed": r["Seed"], "reason": r["Reason"]}
+                {"sample": sample_name(k), "seed": r["Seed"], "reason": r["Reason"]}
                 for r in record["Rejected"]
             ]
         if rejected:
@@ -318,19 +318,15 @@ class Filling:
         files.write_json(self.root / "bank.json", about | {"images": images, "labels": kinds})
 
 
-def name_of(k: int) -> str:
+def sample_name(k: int) -> str:
     """Sample ``k``, counted from 0, as banks name it."""
     return f"syn{k + 1:06d}"
 
 
 def location(name: str, image: str, space: str, run: Mapping[str, Any]) -> str:
-    """The path of a sample's image inside its bank.
+    """The path of a sample's image, a key of ``PLACES``, inside its bank.
 
-    Args:
-        name: Of the sample.
-        image: Key of ``PLACES``.
-        space: Of the bank.
-        run: ``task, dir, run`` and ``chunk``, as far as there are any.
+    ``run`` has ``task, dir, run`` and ``chunk``, as far as there are any.
     """
     if image not in PLACES:
         raise InputError(f"image {image!r} has no place in a bank; allowed are {', '.join(PLACES)}")
@@ -354,14 +350,9 @@ def derive(seed: int, k: int, attempt: int) -> int:
     return int(state >> np.uint64(11))
 
 
-def missing(value: Any) -> bool:
-    """Whether a label tells nothing."""
-    return value is None or value == "" or (isinstance(value, Real) and math.isnan(value))
-
-
 def _plain(labels: Mapping[str, Any]) -> dict[str, Any]:
     """Labels that are known, as JSON gives them back."""
-    return {name: _scalar(value) for name, value in labels.items() if not missing(value)}
+    return {name: _scalar(value) for name, value in labels.items() if known(value)}
 
 
 def _scalar(value: Any) -> Any:

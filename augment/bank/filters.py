@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.leakage import provenance, voxel_hash
 from neuromix.augment.errors import InputError
 
@@ -108,7 +109,7 @@ class Faithful:
     def __call__(self, subject: tio.Subject) -> str | None:
         """The reason to reject a subject, or ``None``."""
         wanted = subject.get(self.label)
-        if wanted in (None, ""):
+        if not known(wanted):
             return None
         names = list(self.classes)
         if wanted not in names:

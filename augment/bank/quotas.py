@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromix.augment.data.cohort import KEY
+from neuromix.augment.data.conditions import known
 from neuromix.augment.data.leakage import provenance
 from neuromix.augment.errors import InputError
 
@@ -33,12 +34,7 @@ Labels = dict[str, Any]
 
 
 class Wanted(list[Labels]):
-    """Labels for a bank, which remembers whose labels they are.
-
-    Args:
-        labels: One a sample.
-        cohort: Real subjects who decided them.
-    """
+    """Labels for a bank, one a sample, which remembers whose of a cohort they are."""
 
     def __init__(self, labels: Iterable[Labels], cohort: Cohort) -> None:
         super().__init__(labels)
@@ -52,14 +48,7 @@ BINS = 5
 
 
 def grid(space: LabelSpace, given: Mapping[str, Any], count: int, seed: int) -> list[Labels]:
-    """All there is: categories in turn, ages even over the range.
-
-    Args:
-        space: What the sampler can be asked for.
-        given: Labels that all samples shall have.
-        count: How many.
-        seed: Decides the ages.
-    """
+    """All there is: categories in turn, ages even over the range; ``given`` labels for all."""
     unknown = set(given) - set(space.names)
     if unknown:
         raise InputError(
@@ -88,11 +77,7 @@ def grid(space: LabelSpace, given: Mapping[str, Any], count: int, seed: int) -> 
 def like(cohort: Cohort, space: LabelSpace, count: int, seed: int) -> list[Labels]:
     """The joint distribution of a cohort: random rows, their ages moved a little.
 
-    Args:
-        cohort: Whose labels to take; a label that a row lacks is not asked for.
-        space: What the sampler can be asked for; other columns are left aside.
-        count: How many.
-        seed: Decides the rows.
+    Columns that the space lacks are left aside; a label that a row lacks is not asked for.
     """
     rows = _rows(cohort, space)
     return Wanted((_copy(rows, space, seed, k) for k in range(count)), cohort)
@@ -107,13 +92,9 @@ def balance(
 ) -> list[Labels]:
     """Make classes equally large in real and synthetic subjects together.
 
-    Args:
-        cohort: The real subjects. The classes are the combinations of ``by`` that occur in it; the
-            other labels of a sample come from a random row of its class.
-        space: What the sampler can be asked for.
-        by: Labels with categories.
-        count: How many; just enough by default. With fewer, the smallest classes come first.
-        seed: Decides the rows.
+    The classes are the combinations of ``by``, labels with categories, that occur in the cohort;
+    the other labels of a sample come from a random row of its class. ``count`` is just enough by
+    default; with fewer, the smallest classes come first.
     """
     for name in by:
         _require_category(name, space)
@@ -144,14 +125,9 @@ def deconfound(
     nowhere below the real counts; it need not make the classes equal. The labels that are neither
     target nor confounder come from a random real row of the same cell.
 
-    Args:
-        cohort: The real subjects that will be trained on; rows that lack one of the labels count
-            for nothing.
-        space: What the sampler can be asked for.
-        target: Label with categories.
-        by: The confounders. One that is the same in all rows needs no cure and is left aside.
-        count: How many; just enough by default. With fewer, the worst gaps are filled first.
-        seed: Decides the rows.
+    Rows that lack one of the labels count for nothing, and a confounder that is the same in all
+    rows needs no cure and is left aside. ``count`` is just enough by default; with fewer, the worst
+    gaps are filled first.
     """
     _require_category(target, space)
     if target in by:
@@ -203,15 +179,9 @@ def associations(
 ) -> pd.DataFrame:
     """How strongly the target hangs together with each confounder, 0 not at all to 1.
 
-    Args:
-        cohort: The real subjects.
-        labels: Those of the samples.
-        target: Label with categories.
-        by: The confounders.
-
-    Returns:
-        A row a confounder with the columns ``label``, ``measure`` (Cramér's V for categories, the
-        correlation ratio for numbers), ``before`` (real alone) and ``after`` (real and synthetic).
+    A row a confounder with the columns ``label``, ``measure`` (Cramér's V for categories, the
+    correlation ratio for numbers), ``before`` (real alone) and ``after`` (with samples of
+    ``labels``).
     """
     import pandas as pd
 
@@ -247,7 +217,7 @@ def _rows(cohort: Cohort, space: LabelSpace) -> list[Labels]:
     """The labels of each row as far as the space has them, whatever the order of the table."""
     rows = []
     for row in cohort.table.sort_values(list(KEY)).to_dict("records"):
-        labels = {name: row[name] for name in space.names if _known(row.get(name))}
+        labels = {name: row[name] for name in space.names if known(row.get(name))}
         try:
             space.encode(labels)
         except InputError as error:
@@ -262,10 +232,6 @@ def _rows(cohort: Cohort, space: LabelSpace) -> list[Labels]:
             f"{', '.join(space.names)}"
         )
     return rows
-
-
-def _known(value: Any) -> bool:
-    return value is not None and value != "" and value == value  # NaN is unequal to itself
 
 
 def _complete(rows: Sequence[Labels], names: Sequence[str]) -> list[Labels]:
@@ -320,7 +286,7 @@ def _smallest_product(counts: np.ndarray) -> np.ndarray:
     limits[np.arange(len(t)), t] = limits[np.arange(len(t)), height + b] = 1
     floors = np.log(counts[t, b])
     start = np.concatenate([np.zeros(height), np.log(counts.max(axis=0))])
-    found = minimize(
+    solution = minimize(
         lambda x: (
             logsumexp(x[:height]) + logsumexp(x[height:]),
             np.concatenate([softmax(x[:height]), softmax(x[height:])]),
@@ -331,7 +297,7 @@ def _smallest_product(counts: np.ndarray) -> np.ndarray:
         constraints={"type": "ineq", "fun": lambda x: limits @ x - floors, "jac": lambda x: limits},
         options={"maxiter": 1000, "ftol": 1e-9},
     )
-    shares = np.exp(found.x[:height] - found.x[:height].max())
+    shares = np.exp(solution.x[:height] - solution.x[:height].max())
     return np.outer(shares, (counts / shares[:, None]).max(axis=0))
 
 

@@ -57,11 +57,7 @@ ENTITIES = (
 def parse_name(name: str) -> tuple[dict[str, str], str, str]:
     """Take a file name apart.
 
-    Args:
-        name: The name without its folder.
-
-    Returns:
-        The entities (``{"sub": "01", "task": "rest"}``), the suffix and the extension.
+    Entities (``{"sub": "01", "task": "rest"}``), suffix and extension.
     """
     *pairs, last = name.split("_")
     suffix, dot, extension = last.partition(".")
@@ -113,7 +109,7 @@ def index(root: str | Path) -> list[ImageFile]:
     Other folders (``derivatives``, ``sourcedata``, ``code``) are not entered, and no file is opened
     or asked for its size, so that 100,000 subjects take seconds.
     """
-    found = []
+    files_there = []
     try:
         for subject in _entries(root):
             if not (subject.name.startswith("sub-") and subject.is_dir()):
@@ -121,14 +117,14 @@ def index(root: str | Path) -> list[ImageFile]:
             for folder in _entries(subject.path):
                 if folder.name.startswith("ses-") and folder.is_dir():
                     for datatype in _entries(folder.path):
-                        found += _images(datatype)
+                        files_there += _images(datatype)
                 else:
-                    found += _images(folder)
+                    files_there += _images(folder)
     except OSError as error:
         raise InputError(
             f"{error.filename} cannot be read ({error.strerror}); name a BIDS folder you may read"
         ) from None
-    return found
+    return files_there
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -170,10 +166,8 @@ def find(
 ) -> tuple[list[ImageFile], list[str]]:
     """The files of some images that have some entities, and the names of these images.
 
-    Args:
-        root: The dataset's folder.
-        images: Which; by default those of ``DEFAULTS`` that occur.
-        entities: Allowed labels by entity; ``""`` means that the name lacks the entity.
+    Images are by default those of ``DEFAULTS`` that occur. Entities have allowed labels; ``""``
+    means that the name lacks the entity.
     """
     for name in images or ():
         if name not in IMAGES:
@@ -183,16 +177,16 @@ def find(
             raise InputError(f"{key!r} is not a BIDS entity; they are {', '.join(ENTITIES)}")
     everything = index(root)
     wanted = [file for file in everything if file.image in (images or DEFAULTS)]
-    found = wanted
+    chosen = wanted
     for key, label in entities.items():
         allowed = {str(label)} if isinstance(label, str | int) else set(map(str, label))
-        found = [file for file in found if file.entities.get(key, "") in allowed]
-    present = {file.image for file in found}
+        chosen = [file for file in chosen if file.entities.get(key, "") in allowed]
+    present = {file.image for file in chosen}
     absent = [name for name in images or () if name not in present]
-    if found and not absent:
-        return found, [name for name in images or DEFAULTS if name in present]
+    if chosen and not absent:
+        return chosen, [name for name in images or DEFAULTS if name in present]
     named = f"{' or '.join(absent or DEFAULTS)} image"
-    if len(wanted) > len(found):
+    if len(wanted) > len(chosen):
         labels = {key: {file.entities.get(key, "") for file in wanted} for key in entities}
         has = "; ".join(f"{key} is {', '.join(map(repr, sorted(labels[key])))}" for key in labels)
         raise InputError(f"{root} has no {named} with {dict(entities)}; in its files {has}")
@@ -207,14 +201,13 @@ def find(
     raise InputError(f"{root} has no {named}; {advice}")
 
 
-def join(found: Sequence[ImageFile], images: Sequence[str]) -> list[list[str]]:
+def join_runs(found: Sequence[ImageFile], images: Sequence[str]) -> list[list[str]]:
     """Join the images of each session: a row per run, or per session where nothing has runs.
 
     Only BOLD has runs (task, dir, run, chunk). An image that lacks some of these, such as an
     anatomical one, belongs to every run that agrees with the rest.
 
-    Returns:
-        Rows of subject, session, task, dir, run, chunk and one path per image (``""`` if absent).
+    Rows hold subject, session, task, dir, run, chunk and one path per image (``""`` if absent).
     """
     sessions: dict[tuple[str, str], list[ImageFile]] = {}
     for file in found:
@@ -306,10 +299,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def source_of(root: Path) -> Path:
+    """The raw dataset in whose ``derivatives`` a dataset lies, or the dataset itself."""
+    above = root.parent.parent
+    marks = ("dataset_description.json", "participants.tsv")
+    is_nested = root.parent.name == "derivatives" and any((above / m).is_file() for m in marks)
+    return above if is_nested else root
+
+
+def plain(text: str) -> str:
+    """A name without line breaks and double blanks."""
+    return " ".join(text.split())
+
+
 def title_of(folder: Path) -> str:
     """The ``Name`` in a folder's ``dataset_description.json``, or ``""``."""
     path = folder / "dataset_description.json"
-    return " ".join(str(read_json(path).get("Name") or "").split()) if path.is_file() else ""
+    return plain(str(read_json(path).get("Name") or "")) if path.is_file() else ""
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

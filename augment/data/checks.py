@@ -41,17 +41,9 @@ class Problem:
 def validate(
     table: pd.DataFrame, images: Sequence[str], *, progress: bool = False
 ) -> list[Problem]:
-    """Find every problem of a cohort.
+    """Find every problem of a cohort's table, in the order of its rows.
 
     A missing label is none, nor is an image that a row lacks if the row has another.
-
-    Args:
-        table: Rows of a cohort, with a column ``NAME_path`` for each image.
-        images: Which images to look into.
-        progress: Show a progress bar.
-
-    Returns:
-        The problems, in the order of the rows; an empty list if all is well.
     """
     import joblib
     from nibabel.imageglobals import logger
@@ -70,11 +62,11 @@ def validate(
     try:
         looks = joblib.Parallel(threads, prefer="threads", return_as="generator")(jobs)
         bar = track(looks, "checking files", total=len(places), disable=not progress)
-        seen = dict(zip(places, bar, strict=True))
+        look_of = dict(zip(places, bar, strict=True))
     finally:
         logger.setLevel(level)
     for image in images:
-        _report_mixed(image, [seen[p] for p, (name, _) in places.items() if name == image])
+        _report_mixed(image, [look_of[p] for p, (name, _) in places.items() if name == image])
 
     problems = [
         *_empty_rows(table),
@@ -84,7 +76,7 @@ def validate(
     ]
     subjects, sessions = list(table["subject_id"]), list(table["session_id"])
     for path, (image, row) in sorted(places.items(), key=lambda place: place[1][1]):
-        for finding in seen[path].findings:
+        for finding in look_of[path].findings:
             problems.append(Problem(subjects[row], sessions[row], image, path, *finding))
     return problems
 
@@ -104,9 +96,9 @@ def _contradictions(table: pd.DataFrame) -> Iterator[Problem]:
     for dataset, subject, sex in people:
         if sex:
             sexes.setdefault((dataset, subject), {})[sex] = None
-    for (_, subject), told in sexes.items():
-        if len(told) > 1:
-            what = f"sex is {' in one row and '.join(told)} in another"
+    for (_, subject), values in sexes.items():
+        if len(values) > 1:
+            what = f"sex is {' in one row and '.join(values)} in another"
             yield Problem(subject, "", "", "", what, "mend the one that is wrong")
 
 
@@ -137,11 +129,11 @@ def _report_mixed(image: str, looks: list[Look]) -> None:
     """Report each file whose grid differs from that of most others."""
     differences: dict[int, list[str]] = {}
     for name in ("spacing", "shape", "orientation", "position"):
-        told = {i: look.geometry[name] for i, look in enumerate(looks) if name in look.geometry}
-        if not told:
+        values = {i: look.geometry[name] for i, look in enumerate(looks) if name in look.geometry}
+        if not values:
             continue
-        usual = Counter(told.values()).most_common(1)[0][0]
-        for i, value in told.items():
+        usual = Counter(values.values()).most_common(1)[0][0]
+        for i, value in values.items():
             if not _same(value, usual):
                 by = ", " if name == "position" else " x "
                 text = f"{name} {write(value, by)} instead of {write(usual, by)}"

@@ -14,6 +14,7 @@ A value that is missing is ``""``, and NaN for age.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,19 +111,15 @@ class Cohort:
         """
         root = Path(root).resolve()
         images = [images] if isinstance(images, str) else images
-        found, names = bids.find(root, images, entities)
+        chosen, names = bids.find(root, images, entities)
         rows = pd.DataFrame(
-            bids.join(found, names),
+            bids.join_runs(chosen, names),
             columns=["subject_id", "session_id", *bids.RUN, *(f"{name}_path" for name in names)],
         )
-        above = root.parent.parent
-        is_nested = root.parent.name == "derivatives" and any(
-            (above / name).is_file() for name in ("dataset_description.json", "participants.tsv")
-        )
-        source = above if is_nested else root
+        source = bids.source_of(root)
         home = root if (root / "participants.tsv").is_file() else source
         table = labels.attach(rows, home, codings or {}, columns or {})
-        table["dataset"] = bids.title_of(source) or " ".join(source.name.split())
+        table["dataset"] = bids.title_of(source) or bids.plain(source.name)
         return cls(table)
 
     @classmethod
@@ -167,6 +164,8 @@ class Cohort:
                 os.path.normpath(path.parent / place) if place else "" for place in raw[column]
             ]
         given = table["dataset"] if "dataset" in table.columns else pd.Series("", table.index)
+        if dataset and (given != "").all():
+            warnings.warn(f"dataset={dataset!r} changes nothing: {path} tells it", stacklevel=2)
         name = dataset or bids.title_of(path.parent) or f"{splitting.UNNAMED}{path.name}"
         return cls(table.assign(dataset=given.where(given != "", name)))
 
@@ -375,9 +374,12 @@ class Split(NamedTuple):
     @classmethod
     def load(cls, folder: str | Path) -> Split:
         """Read what :meth:`save` wrote; a subject in two parts is refused."""
+        split = cls(*(Cohort.load(Path(folder) / f"{part}.tsv") for part in cls._fields))
         # Parts that name no dataset are of one, whatever their files are called.
-        name = bids.title_of(Path(folder)) or f"{splitting.UNNAMED}{Path(folder).resolve().name}"
-        split = cls(*(Cohort.load(Path(folder) / f"{part}.tsv", name) for part in cls._fields))
+        one = f"{splitting.UNNAMED}{Path(folder).resolve().name}"
+        for part in split:
+            datasets = part.table["dataset"]
+            part.table["dataset"] = datasets.mask(datasets.str.startswith(splitting.UNNAMED), one)
         splitting.require_apart({f"{name}.tsv": part for name, part in split._asdict().items()})
         return split
 

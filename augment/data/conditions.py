@@ -7,7 +7,7 @@ is guessed: every accepted spelling is in the two tables below.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
@@ -39,16 +39,10 @@ MISSING = {"", "n/a", "na", "nan", "none", "unknown", "?"}
 
 
 def parse_label(name: str, value: Any, codings: Mapping[str, str] | None = None) -> str | None:
-    """Translate one raw label into the project's own value.
+    """Translate one raw label into the project's own value, or ``None`` if it is missing.
 
-    Args:
-        name: ``sex``, ``diagnosis`` or any other label (which is kept as it is).
-        value: What the table says.
-        codings: More spellings, for example ``{"0": "F"}`` or ``{"0": "female"}``; they win over
-            the built-in ones.
-
-    Returns:
-        The label, or ``None`` if it is missing.
+    ``name`` is ``sex``, ``diagnosis`` or any other label (which is kept as it is); ``codings`` are
+    more spellings, such as ``{"0": "F"}``, which win over the built-in ones.
     """
     text = _text(value)
     for code, target in (codings or {}).items():
@@ -65,18 +59,18 @@ def parse_label(name: str, value: Any, codings: Mapping[str, str] | None = None)
         return None
     if name not in CODINGS:
         return text
-    known = CODINGS[name]
-    if text.lower() not in known:
+    spellings = CODINGS[name]
+    if text.lower() not in spellings:
         raise InputError(
-            f"{name} {value!r} is not known; allowed are {', '.join(known)} (any case); "
+            f"{name} {value!r} is not known; allowed are {', '.join(spellings)} (any case); "
             f"say what it means, or n/a: codings={{{name!r}: {{{text!r}: 'n/a'}}}}, on the command "
             f"line --codings {name}:{text}=n/a"
         )
-    return known[text.lower()]
+    return spellings[text.lower()]
 
 
 def _text(value: Any) -> str:
-    if _missing(value):
+    if not known(value):
         return ""
     if isinstance(value, Real) and not isinstance(value, Integral) and float(value).is_integer():
         return str(int(float(value)))
@@ -107,7 +101,7 @@ class LabelSpace:
         categories: dict[str, tuple[str, ...]] = {}
         ranges: dict[str, tuple[float, float]] = {}
         for name in names:
-            values = [row[name] for row in rows if name in row and not _missing(row[name])]
+            values = [row[name] for row in rows if name in row and known(row[name])]
             if not values:
                 raise InputError(
                     f"no subject has the label {name!r}; choose labels that the cohort has"
@@ -115,15 +109,20 @@ class LabelSpace:
             if name not in CATEGORIES and all(isinstance(value, Real) for value in values):
                 ranges[name] = (float(min(values)), float(max(values)))
             else:
-                found = set(map(str, values))
-                order = CATEGORIES.get(name, tuple(sorted(found)))
-                if strange := found.difference(order):
+                present = set(map(str, values))
+                order = CATEGORIES.get(name, tuple(sorted(present)))
+                if strange := present.difference(order):
                     raise InputError(
                         f"{name} {min(strange)!r} is not known; allowed are {', '.join(order)}; "
                         "translate it with parse_label"
                     )
-                categories[name] = tuple(value for value in order if value in found)
+                categories[name] = tuple(value for value in order if value in present)
         return cls(categories, ranges)
+
+    @classmethod
+    def from_known(cls, rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> LabelSpace:
+        """As :meth:`from_labels`, of those labels that some row has."""
+        return cls.from_labels(rows, [n for n in names if any(known(row.get(n)) for row in rows)])
 
     def encode(self, labels: Mapping[str, Any]) -> dict[str, float]:
         """Turn labels into numbers: the index of a category, a range scaled to [0, 1].
@@ -137,7 +136,7 @@ class LabelSpace:
         codes: dict[str, float] = {}
         for name, values in self.categories.items():
             value = labels.get(name)
-            if _missing(value):
+            if not known(value):
                 codes[name] = len(values)
             elif value not in values:
                 raise InputError(f"{name} {value!r} is not in the space; allowed are {values}")
@@ -145,7 +144,7 @@ class LabelSpace:
                 codes[name] = values.index(value)
         for name, (low, high) in self.ranges.items():
             value = labels.get(name)
-            if _missing(value):
+            if not known(value):
                 codes[name] = math.nan
                 continue
             try:
@@ -175,16 +174,12 @@ class LabelSpace:
         )
 
 
-def _missing(value: Any) -> bool:
+def known(value: Any) -> bool:
+    """Whether a label is there: missing ones are ``None``, ``""``, NaN and pandas' NA."""
     # pandas.NA is known by its type's name, since this module does without pandas.
     if value is None or type(value).__name__ == "NAType":
-        return True
-    return math.isnan(value) if isinstance(value, Real) else value == ""
-
-
-def known(value: Any) -> bool:
-    """Whether a label is there."""
-    return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
+        return False
+    return not math.isnan(value) if isinstance(value, Real) else bool(value != "")
 
 
 def inside(space: LabelSpace, row: Mapping[str, Any]) -> dict[str, Any]:

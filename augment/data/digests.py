@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuromix.augment import files
 from neuromix.augment.data import bids
+from neuromix.augment.data.conditions import known
 from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,10 +69,7 @@ def file_digests(paths: Iterable[str | Path]) -> Generator[str]:
 def kept(paths: Iterable[str | Path], kind: str, make: Callable[[Path], str]) -> Generator[str]:
     """A digest of each file: from the cache where the file is as it was, computed otherwise.
 
-    Args:
-        paths: Files.
-        kind: Of the digest; another name for every way to compute one.
-        make: Computes the digest of a file.
+    ``kind`` is another name for every way to compute one.
     """
     folder = _folder()
     cache = _read(folder) if folder else {}
@@ -106,12 +104,10 @@ class Content:
 
     @classmethod
     def of(cls, cohort: Cohort, images: Sequence[str] = (), more: str = "") -> Content:
-        """Look at a cohort.
+        """Look at a cohort, of which neither its name nor the places of its files count.
 
-        Args:
-            cohort: Its name and the places of its files do not count.
-            images: Names of the images that count, if it has them; all by default.
-            more: A digest of what else does.
+        ``images`` are those that count, if it has them, by default all; ``more`` a digest of what
+        else does.
         """
         names = [name for name in cohort.images if not images or name in images]
         rows: list[dict[str, Any]] = []
@@ -119,7 +115,7 @@ class Content:
         for row in cohort.table.to_dict("records"):
             paths = {name: row[f"{name}_path"] for name in names if row[f"{name}_path"]}
             says = {k: v for k, v in row.items() if not str(k).endswith("_path")}
-            says = {k: v for k, v in says.items() if v != "" and v == v}  # NaN is no age
+            says = {k: v for k, v in says.items() if known(v)}
             # The name of a file tells a synthetic image, and nothing else.
             marks = {
                 name: [mark for mark in ("synthetic", "imputed") if f"_desc-{mark}" in Path(p).name]
@@ -133,12 +129,12 @@ class Content:
             [path, *events] for (_, path), (events, _) in zip(places, runs, strict=True)
         ]
         digests = file_digests(itertools.chain(*groups))
-        found = [
+        image_digests = [
             digest_of([*itertools.islice(digests, len(group)), times])
             for group, (_, times) in zip(groups, runs, strict=True)
         ]
         digests.close()  # keeps the new ones
-        return cls([digest_of(row) for row in rows], found, more)
+        return cls([digest_of(row) for row in rows], image_digests, more)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Content:
@@ -155,12 +151,7 @@ class Content:
         return digest_of([self.rows, self.images, self.more])
 
     def change(self, before: Content, name: str) -> str:
-        """What is not as before, in words, or ``""``.
-
-        Args:
-            before: What it was.
-            name: Of the cohort.
-        """
+        """What is not as before of a cohort of that name, in words, or ``""``."""
         for what, now, then in (
             ("images", self.images, before.images), ("rows", self.rows, before.rows)
         ):  # fmt: skip

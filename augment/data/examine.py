@@ -71,12 +71,7 @@ class Look:
 
 
 def look_at(path: str, image: str) -> Look:
-    """Everything about a file.
-
-    Args:
-        path: Of the file.
-        image: What it is to be, such as ``md``.
-    """
+    """Everything about a file that is to be an image such as ``md``."""
     look = Look()
     try:
         with np.errstate(all="ignore"):
@@ -234,17 +229,17 @@ def _check_tr(header: Any, path: Path, look: Look) -> None:
     unit = {"msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 1.0)
     tr = float(header.get_zooms()[3]) * unit
     try:
-        told = bids.metadata(path).get("RepetitionTime")
+        in_sidecar = bids.metadata(path).get("RepetitionTime")
     except InputError as error:
         look.report(_reason(error), "the TR cannot be checked without it")
-        told = None
-    if told is not None and not isinstance(told, int | float):
-        look.report(f"RepetitionTime is {told!r} in the sidecar", "write a number of seconds")
+        in_sidecar = None
+    if in_sidecar is not None and not isinstance(in_sidecar, int | float):
+        look.report(f"RepetitionTime is {in_sidecar!r} in the sidecar", "write a number of seconds")
     elif not tr > 0:
-        known = f"{told} s, as the sidecar says," if told else "the repetition time"
+        known = f"{in_sidecar} s, as the sidecar says," if in_sidecar else "the repetition time"
         look.report(f"the TR is {tr:g} s in the header", f"write {known} there")
-    elif told is not None and not abs(told - tr) <= TR_TOLERANCE:
-        what = f"the TR is {tr:g} s in the header and {told} s in the sidecar"
+    elif in_sidecar is not None and not abs(in_sidecar - tr) <= TR_TOLERANCE:
+        what = f"the TR is {tr:g} s in the header and {in_sidecar} s in the sidecar"
         look.report(what, "mend the one that is wrong")
 
 

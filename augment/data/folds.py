@@ -51,10 +51,6 @@ class GeneratorKFold:
     separate_sites: bool = False
     shared: Source | None = None
 
-    def get_n_splits(self) -> int:
-        """How many folds :meth:`split` gives."""
-        return self.n_splits
-
     def split(self, cohort: Cohort) -> Iterator[Fold]:
         """Fit and give one fold after the other.
 

@@ -101,20 +101,12 @@ def resample(
     transform: np.ndarray | None = None,
     order: int = 1,
 ) -> np.ndarray:
-    """Move an image from one grid to another.
+    """Move an image (X, Y, Z) or (X, Y, Z, T) from one grid to another, as float32.
 
     Where the target is coarser, the image is smoothed first (a Gaussian of half the ratio), so that
-    nothing aliases. Outside the source the value is zero.
-
-    Args:
-        data: Array (X, Y, Z) or (X, Y, Z, T) on the source grid.
-        source: Its grid.
-        target: The grid to fill.
-        transform: World of the target to world of the source, (4, 4); the identity by default.
-        order: Spline order; 0 for label images (which are not smoothed).
-
-    Returns:
-        Array of the target's shape, with the frames of ``data``, as float32.
+    nothing aliases. Outside the source the value is zero. ``transform`` (4, 4) leads from the world
+    of the target to that of the source, by default the same; a spline order of 0 is for label
+    images, which are not smoothed.
     """
     if source == target and transform is None:
         return np.asarray(data, dtype=np.float32)

@@ -46,11 +46,9 @@ def canonical(
 ) -> pd.DataFrame:
     """Give ids and labels their own names and values; other columns stay as they are.
 
-    Args:
-        table: As read, all text.
-        codings: More spellings, by label; they win over all others.
-        columns: Where to find a label or an id that has another name.
-        levels: What the dataset says that the codes of a column mean, by column.
+    ``codings`` are more spellings, by label, and win over all others; ``columns`` say where to find
+    a label or an id that has another name; ``levels`` what the dataset says that codes mean, by
+    column.
     """
     _check_names("codings", codings, LABELS)
     _check_names("columns", columns, ALIASES)
@@ -92,16 +90,16 @@ def _whose(result: pd.DataFrame, rows: pd.Series) -> str:
     return f"sub-{result['subject_id'][rows].iloc[0]}: " if "subject_id" in result else ""
 
 
-def _source(target: str, found: list[str]) -> str | None:
+def _source(target: str, candidates: list[str]) -> str | None:
     """The one column that tells a label, of those with a fitting name."""
-    if len(found) > 1:
-        found = [column for column in found if column.strip().lower() != BASELINE]
-    if len(found) > 1:
+    if len(candidates) > 1:
+        candidates = [column for column in candidates if column.strip().lower() != BASELINE]
+    if len(candidates) > 1:
         raise InputError(
-            f"columns {' and '.join(map(repr, found))} all tell {target}; say which one counts "
-            f"with columns={{{target!r}: {found[0]!r}}}"
+            f"columns {' and '.join(map(repr, candidates))} all tell {target}; say which one "
+            f"counts with columns={{{target!r}: {candidates[0]!r}}}"
         )
-    return found[0] if found else None
+    return candidates[0] if candidates else None
 
 
 def _code(value: object) -> str:
@@ -147,29 +145,25 @@ def _age(text: str, codings: Mapping[str, str]) -> float:
 def attach(rows: pd.DataFrame, home: Path, codings: Codings, columns: Columns) -> pd.DataFrame:
     """Add to rows of images what a BIDS dataset knows of its subjects and sessions.
 
-    Labels come from ``participants.tsv`` (of the session too, if it has a ``session_id``) and
-    where a subject's ``sessions.tsv`` tells a value for the session, from there. Rows that nothing
-    is known of lack labels; participants without images are left out.
+    Labels come from ``participants.tsv`` (of the session too, if it has a ``session_id``) and where
+    a subject's ``sessions.tsv`` tells a value for the session, from there. Rows that nothing is
+    known of lack labels; participants without images are left out.
 
-    Args:
-        rows: At least ``subject_id`` and ``session_id``.
-        home: The folder of ``participants.tsv``.
-        codings: See :func:`canonical`.
-        columns: See :func:`canonical`.
+    ``home`` is the folder of ``participants.tsv``.
     """
     people_file = home / "participants.tsv"
     people = bids.read_table(people_file) if people_file.is_file() else None
     visits = _visits(home, rows)
-    told = [*([] if people is None else people.columns), *visits.columns]
+    names = [*([] if people is None else people.columns), *visits.columns]
     for column in columns.values():
-        if column not in told:
-            raise InputError(f"{home} tells no {column!r} of its subjects; it has {told}")
+        if column not in names:
+            raise InputError(f"{home} tells no {column!r} of its subjects; it has {names}")
     levels = {**_levels(home / "participants.json"), **_levels(home / "sessions.json")}
     result = rows
     if people is not None:
         people = canonical(people, codings, columns, levels)
         if "subject_id" not in people.columns:
-            raise InputError(f"{people_file} has no column participant_id; it has {told}")
+            raise InputError(f"{people_file} has no column participant_id; it has {names}")
         result = _left_join(rows, people, people_file)
     if len(visits):
         known = _left_join(rows, canonical(visits, codings, columns, levels), home)
@@ -215,10 +209,10 @@ def _visits(home: Path, rows: pd.DataFrame) -> pd.DataFrame:
         except (OSError, ValueError, csv.Error) as error:
             raise InputError(f"{path} cannot be read as a table ({error}); mend it") from None
         for line in lines:
-            told = {column: value for column, value in line.items() if column and value}
-            if "session_id" not in told:
+            cells = {column: value for column, value in line.items() if column and value}
+            if "session_id" not in cells:
                 raise InputError(f"{path} has no session_id in each line; add the column")
-            visits.append({**told, "subject_id": subject})
+            visits.append({**cells, "subject_id": subject})
     return pd.DataFrame(visits, dtype=str).fillna("").replace("n/a", "")
 
 
@@ -227,10 +221,10 @@ def _levels(path: Path) -> dict[str, dict[str, str]]:
     content = bids.read_json(path) if path.is_file() else {}
     levels = {}
     for column, entry in content.items():
-        told = entry.get("Levels") if isinstance(entry, dict) else None
-        if isinstance(told, dict):
+        meanings = entry.get("Levels") if isinstance(entry, dict) else None
+        if isinstance(meanings, dict):
             levels[column] = {
                 str(code): str(text.get("Description", "") if isinstance(text, dict) else text)
-                for code, text in told.items()
+                for code, text in meanings.items()
             }
     return levels

@@ -75,13 +75,9 @@ def voxels_of(subject: tio.Subject, images: Iterable[str]) -> set[str]:
 
 
 def provenance(cohorts: Sequence[Cohort], voxels: Sequence[str] = ()) -> dict[str, Any]:
-    """The record of a model.
+    """The record of a model that the cohorts and the images of these digests influenced.
 
     Who had a part in banks and completers whose files are in the cohorts is in it, too.
-
-    Args:
-        cohorts: Every cohort that influenced it: training, validation.
-        voxels: Digests of their images.
     """
     people: set[Person] = set()
     origins: set[str] = set()
@@ -121,10 +117,7 @@ def merge(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def check_disjoint(record: Mapping[str, Any], cohort: Cohort, *, voxels: bool = True) -> None:
     """Raise :class:`LeakageError` if a cohort shares subjects with the makers of a model.
 
-    Args:
-        record: What :func:`provenance` gave.
-        cohort: Subjects that shall judge the model.
-        voxels: Compare images too, which finds subjects under new names; each image is read.
+    ``voxels`` compares images too, which finds subjects under new names; each image is read.
     """
     images = _images(cohort) if voxels and record["voxels"] else ()
     _refuse(record, cohort.subject_keys, images)
@@ -162,7 +155,7 @@ def _refuse(
     how = f" ({len(renamed)} of them by their images, under other names)" if renamed else ""
     raise LeakageError(
         f"{len(shared)} of {len(people)} held-out subjects had a part in the making of "
-        f"the samples{how}: {named}{more}; hold out others, or fit without them",
+        f"what they would judge{how}: {named}{more}; hold out others, or fit without them",
         shared,
     )
 

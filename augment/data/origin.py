@@ -52,10 +52,9 @@ def person_of(subject: Mapping[str, Any]) -> Person | None:
 
 
 def of_maker(maker: Any) -> str:
-    """What a subject says of the bank, sampler or completer that it is from.
+    """What a subject says of its maker.
 
-    Args:
-        maker: Has a ``uri``, a folder that holds its record, or at least a ``record``.
+    That is its ``uri``, a folder that holds its record, or what leads to its ``record``.
     """
     record = getattr(maker, "record", None)
     uri = str(getattr(maker, "uri", ""))
@@ -111,11 +110,7 @@ def records(origins: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def inherited(*places: str | None) -> list[dict[str, Any]]:
-    """The records of models that a training begins from.
-
-    Args:
-        *places: Folders of a sampler or of a part of one; what is no folder has no record.
-    """
+    """The records of models that a training begins from; what is no folder has none."""
     folders = [Path(place) for place in places if place and Path(place).is_dir()]
     above = (read_record(up) for folder in folders for up in (folder, folder.resolve().parent))
     return [record for record in above if record]

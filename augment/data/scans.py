@@ -79,8 +79,8 @@ def _holds(path: Path, is_packed: bool, needed: int) -> bool:
         return path.stat().st_size >= needed
     with path.open("rb") as stream:
         stream.seek(max(-4, -path.stat().st_size), 2)
-        told = int.from_bytes(stream.read(), "little")
-    if told == needed % 2**32:  # as the last four bytes of an unbroken file tell
+        claimed = int.from_bytes(stream.read(), "little")
+    if claimed == needed % 2**32:  # as the last four bytes of an unbroken file tell
         return True
     size = 0  # several members, surplus data, or a piece that is missing
     with gzip.open(path) as packed:

@@ -31,13 +31,7 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def by_subject(strata: np.ndarray, fractions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The part of each subject.
-
-    Args:
-        strata: Stratum of each subject, 0 to S - 1.
-        fractions: Share of each part, summing to one.
-        rng: Decides who goes where.
-    """
+    """The part of each subject of strata 0 to S - 1; ``fractions`` of the parts sum to one."""
     sizes = _sizes(len(strata), fractions, "subjects")
     counts = _spread(np.bincount(strata), sizes, rng)
     parts = np.empty(len(strata), int)
@@ -52,11 +46,7 @@ def by_site(
 ) -> np.ndarray:
     """The part of each subject where sites stay whole: the best of some random greedy fillings.
 
-    Args:
-        sites: Group of sites that each subject belongs to, 0 to G - 1.
-        strata: As in :func:`by_subject`.
-        fractions: As in :func:`by_subject`.
-        rng: As in :func:`by_subject`.
+    ``sites`` are 0 to G - 1; strata and fractions as in :func:`by_subject`.
     """
     wanted = fractions > 0
     groups = sites.max(initial=-1) + 1
@@ -82,11 +72,9 @@ def by_site(
 
 
 def tied_sites(subjects: np.ndarray, sites: np.ndarray) -> np.ndarray:
-    """The group of each subject: sites that share a subject are one group.
+    """The group of each subject, of rows' subjects 0 to N - 1 and sites 0 to S - 1.
 
-    Args:
-        subjects: Subject of each row, 0 to N - 1.
-        sites: Site of each row, 0 to S - 1.
+    Sites that share a subject are one group.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -133,8 +121,10 @@ def _spread(strata: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> 
     )
     limits = np.concatenate([strata - floor.sum(axis=1), sizes - floor.sum(axis=0)])
     bounds = np.stack([np.zeros(rest.size), (rest > 0).ravel().astype(float)], axis=1)
-    found = optimize.linprog(cost.ravel(), A_eq=sums, b_eq=limits, bounds=bounds, method="highs-ds")
-    return (floor + np.round(found.x.reshape(rest.shape))).astype(int)
+    solution = optimize.linprog(
+        cost.ravel(), A_eq=sums, b_eq=limits, bounds=bounds, method="highs-ds"
+    )
+    return (floor + np.round(solution.x.reshape(rest.shape))).astype(int)
 
 
 def require_comparable(one: Iterable[str], other: Iterable[str]) -> None:

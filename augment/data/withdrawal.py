@@ -37,11 +37,7 @@ class Part(NamedTuple):
 def parts_of(root: Path, dataset: str, subject_id: str, image: Path | None = None) -> list[Part]:
     """Everything under a folder that a person had a part in, in the order of making it again.
 
-    Args:
-        root: Folder to look through.
-        dataset: Of the person.
-        subject_id: Of the person.
-        image: One of the person's images, which finds them under other names, too.
+    ``image``, one of the person's, finds them under other names, too.
     """
     if not root.is_dir():
         raise InputError(f"{root} is no folder; name one with banks, samplers or classifiers")

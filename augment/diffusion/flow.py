@@ -30,12 +30,7 @@ class FlowStep(NamedTuple):
 
 
 class FlowMultistepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' order
-    """Solves dx/dt = v from noise to data.
-
-    Args:
-        first: Time of the first evaluation, just below 1.
-        last: Time of the last evaluation.
-    """
+    """Solves dx/dt = v from noise to data, from just below t = 1 (``first``) to ``last``."""
 
     @register_to_config
     def __init__(self, first: float = 0.999, last: float = 0.01) -> None:
@@ -51,21 +46,15 @@ class FlowMultistepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._before: Tensor | None = None
 
     def step(self, velocity: Tensor, time: Any, sample: Tensor) -> FlowStep:
-        """From one time to the next.
-
-        Args:
-            velocity: Of the network, (B, ...).
-            time: It is known; here as in other schedulers.
-            sample: x_t, (B, ...).
-        """
+        """One step of the sample x_t (B, ...) by a velocity (B, ...); the times are known."""
         t, u = self.times[self._done : self._done + 2]
-        found = sample - t * velocity
-        estimate = found
+        clean = sample - t * velocity
+        estimate = clean
         if self._before is not None and u > 0:
             earlier = self.times[self._done - 1]
             ratio = _log_odds(u, t) / (2 * _log_odds(t, earlier))
-            estimate = found + ratio * (found - self._before)
-        self._before = found
+            estimate = clean + ratio * (clean - self._before)
+        self._before = clean
         self._done += 1
         return FlowStep(u / t * sample + (1 - u - u * (1 - t) / t) * estimate)
 

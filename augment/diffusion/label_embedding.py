@@ -7,24 +7,27 @@ missing). ``torch.utils.data.default_collate`` makes such tensors of encoded row
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.data.conditions import LabelSpace, inside
+
+
+def encode_rows(space: LabelSpace, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """Codes (N,) by name of rows of labels, as far as the space knows them."""
+    codes = [space.encode(inside(space, row)) for row in rows]
+    return {name: torch.tensor([row[name] for row in codes]) for name in space.names}
 
 
 class LabelEmbedder(nn.Module):
-    """Sum of one vector per label: a table per category, a curve per continuous label.
+    """Sum of one vector (D) per label: a table per category, a curve per continuous label.
 
-    Each label has a learned vector for "missing", which starts at zero.
-
-    Args:
-        space: The labels.
-        dim: Width D of the vectors.
-        scale: Standard deviation of their entries at the start.
+    Each label has a learned vector for "missing", which starts at zero; ``scale`` is the standard
+    deviation of all other entries at the start.
     """
 
     def __init__(self, space: LabelSpace, dim: int, scale: float) -> None:
@@ -53,12 +56,7 @@ def drop_labels(
     """Make samples unconditional: all their labels become missing.
 
     Once per sample and before the network: with a random mask in training, with a mask of ones for
-    the unconditional half of classifier-free guidance.
-
-    Args:
-        space: The labels.
-        labels: Codes (B,) by name.
-        dropped: Which samples, booleans (B,).
+    the unconditional half of classifier-free guidance. ``dropped`` are booleans (B,).
     """
     missing = space.encode({})
     return {name: codes.masked_fill(dropped, missing[name]) for name, codes in labels.items()}

@@ -28,46 +28,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from neuromix.augment import files
+from neuromix.augment.diffusion.config import TrainConfig
 from neuromix.augment.diffusion.objectives import Batch, Objective
 from neuromix.augment.diffusion.state import TrainingState
 from neuromix.augment.errors import InputError, TrainingError
 
 BEST, LOG = "best.safetensors", "metrics.jsonl"
-PRECISIONS = ("no", "bf16")
-"""Their gradients need no scaling. Those of fp16 do, and would be clipped while scaled."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train. One instance a preset stands beside each sampler."""
-
-    steps: int = 1000
-    batch_size: int = 16
-    """Samples of an optimiser step, over all processes and micro-batches together."""
-    learning_rate: float = 3e-4
-    warmup: int = 50
-    """Steps in which the learning rate rises; it then falls to zero along a cosine."""
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    ema_decay: float = 0.999
-    accumulation: int = 1
-    """Micro-batches of an optimiser step."""
-    precision: str = "no"
-    """``no`` (float32) or ``bf16`` (mixed)."""
-    validate_every: int = 200
-    checkpoint_every: int = 200
-    checkpoints: int = 2
-    """How many checkpoints are kept."""
-    log_every: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise InputError(
-                f"precision {self.precision!r} came; allowed are {', '.join(PRECISIONS)}: take "
-                "bf16, or no where the machine lacks it"
-            )
 
 
 class TrainingSet(Protocol):
@@ -324,10 +290,10 @@ class _Training:
 
     def _resume(self) -> int:
         """Load the last checkpoint; the step to go on from."""
-        found = checkpoints(self.folder)
-        if not found:
+        there = checkpoints(self.folder)
+        if not there:
             return 0
-        last = found[-1]
+        last = there[-1]
         state = json.loads((last / "state.json").read_text())
         if state["settings"] != self._settings():
             raise InputError(
@@ -373,8 +339,8 @@ class _Training:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _broken(self, step: int, name: str, loss: float) -> str:
-        found = checkpoints(self.folder)
-        good = f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+        there = checkpoints(self.folder)
+        good = f"the last good checkpoint is {there[-1]}" if there else "there is no checkpoint yet"
         return (
             f"the loss of {name} at step {step} is {loss} or its gradient is not finite; {good}; "
             "lower the learning rate or look for NaN in the data, then run it again"

@@ -22,7 +22,7 @@ the batch nor on the number of processes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -53,12 +53,10 @@ class Objective(Protocol):
 
 
 class _Denoising(Objective):
-    """A network that sees noisy latents, a time and labels.
+    """``network(latents (B, C, ...), time (B,), labels)`` that has a ``label_space``.
 
-    Args:
-        network: ``network(latents (B, C, ...), time (B,), labels)`` with a ``label_space``.
-        label_dropout: Share of samples whose labels are dropped, all at once.
-        mask: Where latents mean something, broadcast to (B, C, ...); everywhere by default.
+    Labels are dropped all at once, of a share of samples; the mask, broadcast to (B, C, ...), says
+    where latents mean something, by default everywhere.
     """
 
     def __init__(
@@ -104,13 +102,8 @@ class FlowMatching(_Denoising):
 class NoisePrediction(_Denoising):
     """The noise itself, under a diffusers DDPM-like schedule, weighted by min-SNR.
 
-    Args:
-        network: As above.
-        alphas: Cumulative products of the schedule, (T,), such as
-            ``DDPMScheduler(...).alphas_cumprod``.
-        label_dropout: As above.
-        mask: As above.
-        most: Signal-to-noise ratio at which the weight begins to fall.
+    ``alphas`` are the cumulative products of the schedule, (T,); ``most`` is the signal-to-noise
+    ratio at which the weight begins to fall.
     """
 
     def __init__(
@@ -148,10 +141,8 @@ class Autoencoding(Objective):
     Squares: with absolute errors instead, 700 steps on slices of MD left held-out errors (root mean
     square) 30 % larger, and a penalty on the errors of edges made them larger still.
 
-    Args:
-        network: ``network(images, generators)`` gives the images as it sees them, what it makes of
-            them, and mean and log-variance of the code, as :class:`SliceAutoencoder` does.
-        kl: Weight of the divergence of the code, a mean over its elements.
+    ``network(images, generators)`` gives the images as it sees them, what it makes of them, and
+    mean and log-variance of the code; ``kl`` is the weight of a mean over its elements.
     """
 
     def __init__(self, network: nn.Module, kl: float = 1e-5) -> None:
@@ -160,10 +151,31 @@ class Autoencoding(Objective):
 
     def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
         """Mean loss over a batch ``{"images"}`` of (B, 1, h, w)."""
-        seen, again, mean, logvar = self.networks[name](batch["images"], generators)
+        inputs, again, mean, logvar = self.networks[name](batch["images"], generators)
         mean, logvar = mean.float(), logvar.float()
         divergence = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        return ((again.float() - seen) ** 2).mean() + self.kl * divergence
+        return ((again.float() - inputs) ** 2).mean() + self.kl * divergence
+
+
+def standardise(codec: Any, mask: Tensor, volumes: Iterable[Tensor]) -> None:
+    """Set a codec's shift and scale so that latents have mean 0 and variance 1 in each channel.
+
+    ``codec.moments`` gives means and deviations (B, C, ...) of batches of training volumes; the
+    mask (1, C, ...) of ones and zeros says where they count.
+    """
+    codec.shift.zero_()
+    codec.scale.fill_(1)
+    inside, axes = mask.double(), [0, *range(2, mask.ndim)]
+    count, total, squares = 0.0, torch.zeros(1), torch.zeros(1)
+    for batch in volumes:
+        mean, deviation = (part.double() for part in codec.moments(batch))
+        count += len(batch) * float(inside[0, 0].sum())
+        total = total.to(mean) + (mean * inside).sum(axes)
+        squares = squares.to(mean) + ((mean**2 + deviation**2) * inside).sum(axes)
+    centre = total / count
+    spread = (squares / count - centre**2).sqrt().clamp_min(1e-6)
+    codec.shift.copy_(centre.reshape(codec.shift.shape))
+    codec.scale.copy_(spread.reshape(codec.scale.shape))
 
 
 def noise_like(samples: Tensor, generators: Generators) -> Tensor:

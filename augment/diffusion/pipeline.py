@@ -9,29 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import math
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate import PartialState
+import torch
+from torch import Tensor
 
-from neuromix.augment import files
-from neuromix.augment.data import leakage
-from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.data.digests import Content, digest_of
-from neuromix.augment.data.leakage import subject_hash
-from neuromix.augment.data.split import require_apart
+from neuromix.augment.data import leakage, origin
+from neuromix.augment.data.cohort import COLUMNS, Cohort
+from neuromix.augment.data.conditions import LabelSpace, known
 from neuromix.augment.errors import InputError
-from neuromix.augment.software import commit
 from neuromix.augment.source import SAMPLERS
 
 if TYPE_CHECKING:
     import torchio as tio
-
-    from neuromix.augment.data.cohort import Cohort
 
 
 class Saved:
@@ -144,6 +138,21 @@ class SamplerSource(Saved):
         labels, seed, steps, guidance = parse_recipe(synthetic_id)
         return self([labels], [seed], steps, guidance)[0]
 
+    def _subject(
+        self, image: tio.Image, seed: int, synthetic_id: str, labels: Mapping[str, Any]
+    ) -> tio.Subject:
+        """A subject with the keys of a cohort's, its labels and its marks."""
+        import torchio as tio
+
+        keys = {"dataset": "neuromix", "subject_id": f"syn{seed}", "age": math.nan}
+        shown = {name: value for name, value in labels.items() if known(value)}
+        marks = {
+            "synthetic": True, "synthetic_id": synthetic_id, "origin": origin.of_maker(self),
+        }  # fmt: skip
+        return tio.Subject(
+            {self.image: image, **dict.fromkeys(COLUMNS, ""), **keys, **shown, **marks}
+        )
+
 
 def refuse_worker() -> None:
     """A network cannot run in the worker processes of a DataLoader."""
@@ -166,8 +175,13 @@ def recipe(labels: Mapping[str, Any], seed: int, steps: int, guidance: float) ->
 def parse_recipe(synthetic_id: str) -> tuple[dict[str, Any], int, int, float]:
     """Labels, seed, steps and guidance; inverse of :func:`recipe`."""
     try:
-        told = json.loads(synthetic_id)
-        return dict(told["labels"]), int(told["seed"]), int(told["steps"]), told["guidance"]
+        content = json.loads(synthetic_id)
+        return (
+            dict(content["labels"]),
+            int(content["seed"]),
+            int(content["steps"]),
+            content["guidance"],
+        )
     except (ValueError, TypeError, KeyError):
         raise InputError(
             f"{synthetic_id!r} is no synthetic_id of a sampler; it must be one that a subject "
@@ -175,92 +189,38 @@ def parse_recipe(synthetic_id: str) -> tuple[dict[str, Any], int, int, float]:
         ) from None
 
 
-def apart(train: Cohort, validation: Cohort | None) -> list[Cohort]:
-    """The training subjects and the validation subjects, if there are any; nobody may be both."""
-    if validation is None:
-        return [train]
-    require_apart({"training": train, "validation": validation})
-    return [train, validation]
+@torch.no_grad()
+def solve(
+    network: Any,
+    scheduler: Any,
+    latents: Tensor,
+    steps: int,
+    guidance: float,
+    wanted: Mapping[str, Tensor],
+    nothing: Mapping[str, Tensor],
+) -> Tensor:
+    """From noise (B, ...) to samples, step by step, with classifier-free guidance.
+
+    p = p(x, t, nothing) + guidance (p(x, t, wanted) - p(x, t, nothing)),      x <- step(p, t, x)
+    """
+    both = {name: torch.cat([wanted[name], nothing[name]]) for name in wanted}
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        time = t.expand(len(latents)).to(latents.device)
+        if guidance == 1:
+            predicted = network(latents, time, wanted)
+        else:
+            pair = network(torch.cat([latents, latents]), torch.cat([time, time]), both)
+            asked, free = pair.chunk(2)
+            predicted = free + guidance * (asked - free)
+        latents = scheduler.step(predicted, t, latents).prev_sample
+    return latents
 
 
 def check_requests(labels: Sequence[Any], seeds: Sequence[int]) -> None:
     """Refuse lists that do not belong together."""
     if len(labels) != len(seeds):
         raise InputError(f"{len(labels)} labels came with {len(seeds)} seeds; give one seed each")
-
-
-def keep_settings(
-    settings: Mapping[str, Any],
-    cohorts: Sequence[Cohort],
-    images: Sequence[str],
-    work: Path,
-    begun: Sequence[Path],
-    resume: bool,
-    progress: bool = False,
-) -> dict[str, Any]:
-    """See to it that a fit goes on with what was made of the same data, settings and version.
-
-    Other settings and other people are refused: they are another fit. If the images, the labels or
-    the version are not what they were, everything is made anew.
-
-    Args:
-        settings: All that decides a fit, plain content for a JSON file.
-        cohorts: Training subjects and, if any, validation subjects.
-        images: Names of the images that are learned from.
-        work: Folder of the fit.
-        begun: Files and folders of a fit; those that are there go if it is not to be resumed.
-        resume: Whether it is.
-        progress: Say in a line what is reused, or made anew and why.
-
-    Returns:
-        Digests of the cohorts as ``data``, and the ``commit``, for the record of the fit.
-    """
-    looked = [Content.of(cohort, images) for cohort in cohorts]
-    contents = dict(zip(("train", "validation"), looked, strict=False))
-    made_from = {"data": {k: each.digest for k, each in contents.items()}, "commit": commit()}
-    if not PartialState().is_main_process:  # the others find what it has left
-        return made_from
-    people = sorted({subject_hash(*key) for cohort in cohorts for key in cohort.subject_keys})
-    settings = dict(settings) | {"people": f"{len(people)} ({digest_of(people)[:8]})"}
-    now = json.loads(json.dumps(settings))
-    now |= {"neuromix": version("neuromix")}
-    now |= {"data": {name: content.to_dict() for name, content in contents.items()}}
-    path = work / "settings.json"
-    there = [part for part in begun if part.exists()]
-    before = json.loads(path.read_text()) if path.is_file() else {}
-    if resume and there and before:
-        odd = [name for name in settings if name in before and now[name] != before[name]]
-        if odd:
-            raise InputError(
-                f"{work} holds a training with {odd[0]} {before[odd[0]]!r}, and "
-                f"{now[odd[0]]!r} came; name another folder, or train without resuming"
-            )
-    why = _change(before, now, contents) if resume else "it is not to be resumed"
-    if there and progress:
-        done = f"made anew, {why}" if why else "goes on: data, settings and version are the same"
-        print(f"{work}: {done}", flush=True)
-    if why:
-        for part in there:
-            if part.is_dir():
-                shutil.rmtree(part)
-            else:
-                part.unlink()
-        files.write_json(path, now)
-    return made_from
-
-
-def _change(
-    before: Mapping[str, Any], now: Mapping[str, Any], contents: Mapping[str, Content]
-) -> str:
-    """Why nothing of a fit can be reused, or ``""``."""
-    if before.get("data", {}).keys() != contents.keys():
-        return "it was made by an older neuromix, or of other parts of the data"
-    if before["neuromix"] != now["neuromix"]:
-        return f"neuromix {before['neuromix']} made it and this is {now['neuromix']}"
-    for name, content in contents.items():
-        if why := content.change(Content.from_dict(before["data"][name]), f"the {name} subjects"):
-            return why
-    return "" if before == now else "its settings changed"
 
 
 def is_sampler(folder: Path) -> bool:

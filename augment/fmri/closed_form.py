@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace, inside, known
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.fmri.config import TaskFMRIConfig
 from neuromix.augment.fmri.linear_run import Courses, Estimated, LinearRun
 from neuromix.augment.fmri.runs import BASIS, Runs, Survey, design_of, of_task
@@ -62,7 +63,7 @@ def fit_linear(
     if kept.is_dir():
         before: LinearRun = LinearRun.from_pretrained(kept)
         return before
-    space = space_of(runs, config)
+    space = label_space_of(runs, config)
     people = list(dict.fromkeys(run.subject for run in runs.runs))
     directions = list(space.categories.get("dir", ("",)))
     estimated = [
@@ -80,7 +81,6 @@ def fit_linear(
         )
         for run in runs.runs
     ]
-    codes = [space.encode(inside(space, run.labels)) for run in runs.runs]
     linear = LinearRun(
         label_space=space.to_dict(), courses=BASIS * len(runs.conditions),
         shape=list(survey.mask.shape), voxels=int(survey.mask.sum()),
@@ -92,18 +92,16 @@ def fit_linear(
         data: np.ndarray = runs.runs[k].read()[:, survey.mask] / np.float32(survey.scales[k])
         return data
 
-    told = {name: torch.tensor([row[name] for row in codes]) for name in space.names}
-    linear.fit(estimated, read, told, runs.tr, work, progress)
+    codes = encode_rows(space, [run.labels for run in runs.runs])
+    linear.fit(estimated, read, codes, runs.tr, work, progress)
     with files.replacing_folder(kept) as folder:
         linear.save_pretrained(folder)
     return linear
 
 
-def space_of(runs: Runs, config: TaskFMRIConfig) -> LabelSpace:
+def label_space_of(runs: Runs, config: TaskFMRIConfig) -> LabelSpace:
     """What a sampler of these runs can be asked for."""
-    rows = [run.labels for run in runs.runs]
-    names = [name for name in config.labels if any(known(row.get(name)) for row in rows)]
-    return LabelSpace.from_labels(rows, names)
+    return LabelSpace.from_known([run.labels for run in runs.runs], config.labels)
 
 
 def generator(*words: int) -> torch.Generator:

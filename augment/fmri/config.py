@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from neuromix.augment.diffusion.loop import TrainConfig
+from neuromix.augment.diffusion.config import TrainConfig, schedule
 from neuromix.augment.errors import InputError
 
 
 @dataclass(frozen=True)
 class TaskFMRIConfig:
-    """Everything that a fit is made with."""
+    """Fit the task fMRI sampler on training runs.
+
+    Each needs its events.tsv; all have one grid and one TR (`neuromix prepare --what bold`).
+    """
 
     labels: tuple[str, ...] = ("task", "dir", "sex", "diagnosis", "age")
     """Labels to condition on, beside the events; one that no subject has is left out."""
@@ -70,55 +73,56 @@ class TaskFMRIConfig:
             raise InputError(f"{self.sampled} volumes of a run came; the autoencoder needs 1")
 
 
+@dataclass(frozen=True)
+class WindowShape:
+    """What is looked at of a response."""
+
+    frames: int = 4
+    step: float = 6.0
+    """Seconds of a frame."""
+    unit: Literal["percent", "signal"] = "percent"
+    shrink: int = 1
+    """Voxels along a side of the cubes that are averaged to one."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or not 0 < self.step < float("inf") or self.shrink < 1:
+            raise InputError(
+                f"{self.frames} frames of {self.step:g} s, shrunk by {self.shrink}, came; a "
+                "response needs 1 frame or more, a step above 0 s and cubes of 1 voxel or more"
+            )
+        if self.unit not in ("percent", "signal"):
+            raise InputError(f"unit {self.unit!r} came; allowed are percent, signal")
+
+
 PRESETS = {
     "demo": TaskFMRIConfig(
         start=0.0,
         widths=(16, 32), depths=(1, 1), head_dim=16, codes=256, autoencoder_widths=(8, 16),
-        training=TrainConfig(
-            steps=60, batch_size=4, learning_rate=1e-3, warmup=10, ema_decay=0.95,
-            validate_every=30, checkpoint_every=30,
-        ),
-        autoencoding=TrainConfig(
-            steps=100, batch_size=8, learning_rate=2e-3, warmup=10, ema_decay=0.95,
-            validate_every=50, checkpoint_every=50,
-        ),
+        training=schedule(60, 4, 1e-3, warmup=10, ema_decay=0.95, every=30),
+        autoencoding=schedule(100, 8, 2e-3, warmup=10, ema_decay=0.95, every=50),
     ),
     "tiny": TaskFMRIConfig(
         start=0.0,
         codes=1024, autoencoder_widths=(16, 32),
-        training=TrainConfig(
-            steps=1500, batch_size=8, learning_rate=1e-3, warmup=50, ema_decay=0.99,
-            validate_every=250, checkpoint_every=250,
-        ),
-        autoencoding=TrainConfig(
-            steps=1000, batch_size=8, learning_rate=1e-3, warmup=50, ema_decay=0.99,
-            validate_every=250, checkpoint_every=250,
-        ),
+        training=schedule(1500, 8, 1e-3, warmup=50, ema_decay=0.99, every=250),
+        autoencoding=schedule(1000, 8, 1e-3, warmup=50, ema_decay=0.99, every=250),
     ),
     "base": TaskFMRIConfig(
         window=40, overlap=8, stages=("cnn", "transformer", "transformer"),
         widths=(128, 256, 512), depths=(2, 4, 4), head_dim=64,
-        training=TrainConfig(
-            steps=50_000, batch_size=16, learning_rate=3e-4, warmup=500, ema_decay=0.999,
-            precision="bf16", validate_every=2000, checkpoint_every=2000,
+        training=schedule(
+            50_000, 16, 3e-4, warmup=500, ema_decay=0.999, every=2000, precision="bf16",
         ),
-        autoencoding=TrainConfig(
-            steps=20_000, batch_size=8, learning_rate=3e-4, warmup=500, ema_decay=0.999,
-            validate_every=2000, checkpoint_every=2000,
-        ),
+        autoencoding=schedule(20_000, 8, 3e-4, warmup=500, ema_decay=0.999, every=2000),
     ),
     "paper": TaskFMRIConfig(
         window=40, overlap=8, objective="noise", time="stack",
         stages=("cnn", "cnn", "transformer"), widths=(256, 512, 1024), depths=(2, 2, 8),
         head_dim=64, autoencoder_widths=(64, 128),
-        training=TrainConfig(
-            steps=400_000, batch_size=16, learning_rate=1e-4, warmup=1000, ema_decay=0.9999,
-            precision="bf16", validate_every=5000, checkpoint_every=5000,
+        training=schedule(
+            400_000, 16, 1e-4, warmup=1000, ema_decay=0.9999, every=5000, precision="bf16",
         ),
-        autoencoding=TrainConfig(
-            steps=100_000, batch_size=8, learning_rate=1e-4, warmup=1000, ema_decay=0.999,
-            validate_every=5000, checkpoint_every=5000,
-        ),
+        autoencoding=schedule(100_000, 8, 1e-4, warmup=1000, ema_decay=0.999, every=5000),
     ),
 }  # fmt: skip
 """From two cores to the size of the published system, whose window and widths are not known. demo

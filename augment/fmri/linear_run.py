@@ -66,15 +66,10 @@ class Estimated(NamedTuple):
 
 
 class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own order of bases
-    """Draws people and their runs.
+    """Draws people and their runs: K ``courses`` of the design, V ``voxels`` of the brain.
 
-    Args:
-        label_space: ``LabelSpace.to_dict()``.
-        courses: Columns K of the design.
-        shape: Voxels X, Y and Z.
-        voxels: Those V of the brain.
-        people: Training people whose deviations are summed, the first ones.
-        patterns: Patterns J of the noise.
+    The deviations of the first ``people`` of the training are summed; J ``patterns`` are the
+    noise's.
     """
 
     mask: Tensor
@@ -136,13 +131,9 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
     ) -> None:
         """Estimate everything.
 
-        Args:
-            runs: The training runs.
-            read: Number of a run to its frames (T, V), scaled to a mean of about 1.
-            codes: Code (N,) of each label of a person, for each run.
-            tr: Seconds between frames.
-            folder: For estimates of each run, on disk.
-            progress: Show a progress bar.
+        ``read`` turns the number of a run into its frames (T, V), scaled to a mean of about 1;
+        ``codes`` are (N,), of each label of a person, for each run; estimates of each run lie in
+        ``folder``.
         """
         from rich.progress import track
 
@@ -241,12 +232,10 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
     def draw(
         self, direction: int, codes: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """A person: anatomy (V,) and maps (K, V).
+        """A person of the generator's: anatomy (V,) and maps (K, V).
 
-        Args:
-            direction: Index of the phase encoding.
-            codes: Code (1,) for each label of the person.
-            generator: Of the person.
+        ``direction`` is the index of the phase encoding, ``codes`` are (1,) for each label of the
+        person.
         """
         features = (self._features(codes, 1) - self.centre.cpu()).nan_to_num()
         people = self.anatomies.shape[1]
@@ -335,10 +324,6 @@ def _deviations(rest: Tensor, null: Tensor | None = None) -> Tensor:
     """Deviations (N, M) whose normal sums have the covariance of rows (N, M), less that of noise.
 
     Each remains that of its person: the symmetric root of the spectrum that is kept.
-
-    Args:
-        rest: Deviations of people from their mean.
-        null: The same of noise alone.
     """
     power, vectors = torch.linalg.eigh((rest @ rest.T).double())
     kept = torch.ones_like(power)

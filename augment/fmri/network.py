@@ -114,17 +114,11 @@ class HybridDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' or
         self.head = _zero(nn.Conv3d(widths[0], together * channels, 3, padding=1))
 
     def forward(self, latents: Tensor, timestep: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """Predict for noisy windows.
+        """Predict for noisy windows (B, F, C, x, y, z), at ``timestep`` (B,) from 0 to 1000.
 
-        Args:
-            latents: (B, F, C, x, y, z).
-            timestep: (B,), integers or fractions from 0 to 1000.
-            labels: Code (B,) for each name of the label space; ``design`` (B, F, K), NaN where it
-                is not told; ``given`` (B, F, C, x, y, z), latents of known frames and zeros; and
-                ``known`` (B, F), ones for known frames.
-
-        Returns:
-            Prediction (B, F, C, x, y, z).
+        ``labels`` hold a code (B,) for each name of the label space; ``design`` (B, F, K), NaN
+        where it is not told; ``given`` (B, F, C, x, y, z), latents of known frames and zeros; and
+        ``known`` (B, F), ones for known frames.
         """
         self._check(latents, labels)
         batch, frames = latents.shape[:2]
@@ -157,12 +151,7 @@ class HybridDiT(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' or
         return predicted.reshape(batch, frames, -1, *latents.shape[3:])
 
     def drop(self, labels: Mapping[str, Tensor], dropped: Tensor) -> dict[str, Tensor]:
-        """Make samples (B,) unconditional, labels and design at once; known frames stay.
-
-        Args:
-            labels: As :meth:`forward` takes them.
-            dropped: Which samples, booleans (B,).
-        """
+        """Make samples unconditional, labels and design at once; known frames stay."""
         codes = {name: labels[name] for name in self.label_space.names}
         design = labels["design"].masked_fill(dropped[:, None, None], torch.nan)
         return {**labels, **drop_labels(self.label_space, codes, dropped), "design": design}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +13,21 @@ import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
 from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.fitting import ImageSet
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
-from neuromix.augment.diffusion.loop import TrainConfig, checkpoints, train
+from neuromix.augment.diffusion.loop import train
 from neuromix.augment.diffusion.objectives import FlowMatching, NoisePrediction
-from neuromix.augment.diffusion.pipeline import keep_settings
 from neuromix.augment.errors import InputError
-from neuromix.augment.fmri.closed_form import space_of
+from neuromix.augment.fmri.closed_form import label_space_of
 from neuromix.augment.fmri.config import TaskFMRIConfig
 from neuromix.augment.fmri.network import HybridDiT
 from neuromix.augment.fmri.published.adversarial import AdversarialAutoencoding
 from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder, VolumeDiscriminator
-from neuromix.augment.fmri.published.windows import FrameSet, WindowSet
+from neuromix.augment.fmri.published.windows import WindowSet
 from neuromix.augment.fmri.runs import BASIS, Runs, Survey
 
 if TYPE_CHECKING:
-    from neuromix.augment.data.cohort import Cohort
+    pass
 
 CODE = {"vq": 1.0, "kl": 1e-6}
 """Weight of the code's loss: commitment, or divergence."""
@@ -55,7 +55,7 @@ class Parts:
                 f"a grid of {runs.grid} came; a network needs {LEAST} voxels or more along each "
                 "axis: prepare with a smaller spacing, or use start 0, which has no network"
             )
-        space = space_of(runs, config)
+        space = label_space_of(runs, config)
         with torch.random.fork_rng():
             torch.manual_seed(config.training.seed)
             codec = VolumeAutoencoder(
@@ -83,11 +83,11 @@ class Parts:
         progress: bool,
     ) -> None:
         """Train the autoencoder on volumes of the surveys; a finished one is only loaded."""
-        sets = [FrameSet(folder / "frames.npy") for folder in folders]
+        sets = [ImageSet(folder / "frames.npy") for folder in folders]
         train(
             self.game,
             sets[0],
-            autoencoding_of(config),
+            config.autoencoding.within(config.training),
             work / "autoencoder",
             validation=sets[1] if len(sets) > 1 else None,
             resume=resume,
@@ -124,20 +124,13 @@ def scheduler_of(config: TaskFMRIConfig) -> Any:
     )
 
 
-def autoencoding_of(config: TaskFMRIConfig) -> TrainConfig:
-    """How the autoencoder is trained."""
-    # Accelerate has one precision for a process.
-    training = config.training
-    return replace(config.autoencoding, seed=training.seed, precision=training.precision)
-
-
 def about_of(runs: Runs, survey: Survey, config: TaskFMRIConfig) -> dict[str, Any]:
     """What a sampler of these runs knows of runs."""
     lengths: dict[str, list[int]] = {}
     for run in runs.runs:
         lengths.setdefault(run.task, []).append(run.frames)
     return {
-        "label_space": space_of(runs, config).to_dict(),
+        "label_space": label_space_of(runs, config).to_dict(),
         "conditions": list(runs.conditions),
         "timings": runs.timings,
         "lengths": {task: int(np.median(each)) for task, each in lengths.items()},
@@ -164,16 +157,3 @@ def check_alike(looked: Sequence[Runs]) -> None:
                 f"condition {strange[0]!r} is in the validation runs and in no training run; drop "
                 "its runs, or split anew"
             )
-
-
-def check_settings(
-    config: TaskFMRIConfig, cohorts: Sequence[Cohort], work: Path, resume: bool, progress: bool
-) -> dict[str, Any]:
-    """Go on with nothing that was begun otherwise."""
-    settings = asdict(config)
-    del settings["training"], settings["autoencoding"]
-    begun = [
-        *checkpoints(work), *checkpoints(work / "autoencoder"),
-        work / "train.npy", work / "validation.npy", work / "linear",
-    ]  # fmt: skip
-    return keep_settings(settings, cohorts, ("bold",), work, begun, resume, progress)

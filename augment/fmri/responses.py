@@ -20,7 +20,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from neuromix.augment.data import origin
 from neuromix.augment.data.cohort import COLUMNS
 from neuromix.augment.diffusion.pipeline import check_requests, recipe
 from neuromix.augment.errors import InputError
+from neuromix.augment.fmri.config import WindowShape
 from neuromix.augment.fmri.runs import Runs, brain_of
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
 from neuromix.augment.replacement import with_marks
@@ -48,35 +49,13 @@ ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(WindowShape):
     """What is looked at of a response."""
-
-    frames: int = 4
-    step: float = 6.0
-    """Seconds of a frame."""
-    unit: Literal["percent", "signal"] = "percent"
-    shrink: int = 1
-    """Voxels along a side of the cubes that are averaged to one."""
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or not 0 < self.step < float("inf") or self.shrink < 1:
-            raise InputError(
-                f"{self.frames} frames of {self.step:g} s, shrunk by {self.shrink}, came; a "
-                "response needs 1 frame or more, a step above 0 s and cubes of 1 voxel or more"
-            )
-        if self.unit not in ("percent", "signal"):
-            raise InputError(f"unit {self.unit!r} came; allowed are percent, signal")
 
     def of(
         self, run: np.ndarray, events: pd.DataFrame, tr: float
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Each trial type of a run that has a whole response, and the response.
-
-        Args:
-            run: (T, X, Y, Z).
-            events: ``onset``, ``duration`` and ``trial_type``.
-            tr: Seconds between frames.
-        """
+        """Each trial type of a run (T, X, Y, Z) that has a whole response, and the response."""
         mean = run.mean(axis=0)
         if mean.max() <= 0:
             raise InputError("a run has no signal; drop it")
@@ -96,13 +75,13 @@ class Window:
             rows_of = np.broadcast_to(np.arange(times.size) // parts, places.shape)
             np.add.at(weights, (rows_of, before), 1 - share)
             np.add.at(weights, (rows_of, after), share)
-            found = (weights / (len(places) * parts)).astype(np.float32) @ flat
+            values = (weights / (len(places) * parts)).astype(np.float32) @ flat
             if self.unit == "percent":
-                found = 100 * (found / mean[brain] - 1)
+                values = 100 * (values / mean[brain] - 1)
             else:
-                found /= mean[brain].mean()
+                values /= mean[brain].mean()
             response = np.zeros((self.frames, *mean.shape), np.float32)
-            response[:, brain] = found
+            response[:, brain] = values
             yield str(name), self._shrunk(response)
 
     def affine(self, affine: np.ndarray) -> np.ndarray:
@@ -125,30 +104,24 @@ class Window:
 def responses(cohort: Cohort, window: Window, *, progress: bool = False) -> list[tio.Subject]:
     """The responses of real runs, a subject for each run and condition.
 
-    Args:
-        cohort: With ``bold`` and its events, all on one grid.
-        window: What is looked at.
-        progress: Show a progress bar.
-
-    Returns:
-        Subjects with the keys of the cohort's and ``condition``, such as ``motor/lefthand``; their
-        ``bold`` has the response's frames.
+    Subjects have the keys of the cohort's and ``condition``, such as ``motor/lefthand``; their
+    ``bold`` has the response's frames.
     """
     from rich.progress import track
 
     runs = Runs.of(cohort, 1)
-    found = []
+    subjects = []
     for run in track(runs.runs, "Responses", disable=not progress):
         keys = {column: run.labels[column] for column in COLUMNS}
         for name, response in window.of(run.read(), run.events, runs.tr):
             condition = f"{run.task}/{name}"
-            found.append(_subject(response, runs.grid.affine, window, keys, condition))
-    if not found:
+            subjects.append(_subject(response, runs.grid.affine, window, keys, condition))
+    if not subjects:
         raise InputError(
             f"none of {len(runs.runs)} runs has a block with {window.frames * window.step:g} s of "
             "frames after its onset; look at fewer frames, or at shorter steps"
         )
-    return found
+    return subjects
 
 
 class ResponseSampler:
@@ -209,8 +182,8 @@ class ResponseSampler:
             run = self.sampler([asked | {"task": task}], [number], steps, guidance)[0]
             bold = run["bold"]
             events = pd.DataFrame(json.loads(bold["events"]), columns=list(EVENT_COLUMNS))
-            found = dict(self.window.of(bold.numpy(), events, float(bold["RepetitionTime"])))
-            if name in found:
+            by_type = dict(self.window.of(bold.numpy(), events, float(bold["RepetitionTime"])))
+            if name in by_type:
                 made_by = recipe(labels, seed, steps, guidance)
                 keys = {column: run[column] for column in COLUMNS}
                 marks = {
@@ -218,10 +191,10 @@ class ResponseSampler:
                     "synthetic_id": made_by,
                     "origin": origin.of_maker(self.sampler),
                 }
-                return _subject(found[name], bold.affine, self.window, keys | marks, condition)
+                return _subject(by_type[name], bold.affine, self.window, keys | marks, condition)
         raise InputError(
             f"none of {ATTEMPTS} runs of {task} has a whole response to {name!r}; the last one has "
-            f"{', '.join(sorted(found)) or 'none to anything'}"
+            f"{', '.join(sorted(by_type)) or 'none to anything'}"
         )
 
 

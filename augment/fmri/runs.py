@@ -29,7 +29,7 @@ from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import voxel_hash
 from neuromix.augment.errors import InputError
 from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, read_events, repetition_time
-from neuromix.augment.prepare.scans import inherited
+from neuromix.augment.prepare.scans import inherited_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ KEPT = 16
 """Event tables of each task that a sampler remembers, to draw timings like them."""
 
 
-class Run(NamedTuple):
+class BoldRun(NamedTuple):
     """A run of a cohort."""
 
     path: str
@@ -83,17 +83,15 @@ class Run(NamedTuple):
 class Runs:
     """The runs of a cohort, which lie on one grid and have one repetition time."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[BoldRun, ...]
     grid: Grid
     tr: float
 
     @classmethod
     def of(cls, cohort: Cohort, window: int) -> Runs:
-        """Look at every run's header and events; whatever does not fit is told.
+        """Look at the header and events of every ``bold``; whatever does not fit is told.
 
-        Args:
-            cohort: With the image ``bold``.
-            window: Frames that each run must have at least.
+        Each run must have ``window`` frames at least.
         """
         if "bold" not in cohort.images:
             raise InputError(
@@ -128,15 +126,15 @@ class Runs:
     @cached_property
     def timings(self) -> dict[str, list[list[list[Any]]]]:
         """Task to event tables, each a list of onset, duration and trial type."""
-        told: dict[str, list[list[list[Any]]]] = {}
+        by_task: dict[str, list[list[list[Any]]]] = {}
         for run in self.runs:
-            tables = told.setdefault(run.task, [])
+            tables = by_task.setdefault(run.task, [])
             if len(tables) < KEPT:
                 tables.append(run.events[list(EVENT_COLUMNS)].values.tolist())
-        return told
+        return by_task
 
 
-def _look(row: dict[str, Any], window: int) -> tuple[Run, Grid, float]:
+def _look(row: dict[str, Any], window: int) -> tuple[BoldRun, Grid, float]:
     """A run with its grid and repetition time, if all is well."""
     import nibabel as nib
     import pandas as pd
@@ -170,12 +168,14 @@ def _look(row: dict[str, Any], window: int) -> tuple[Run, Grid, float]:
         check_events(events, frames, tr)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return Run(path, frames, events, row), Grid((x, y, z), image.affine), tr
+    return BoldRun(path, frames, events, row), Grid((x, y, z), image.affine), tr
 
 
 def _events_of(image: Path) -> Path | None:
     subject = next((up for up in image.parents if up.name.startswith("sub-")), None)
-    return inherited(image, [image.parent if subject is None else subject.parent], "events.tsv")
+    return inherited_file(
+        image, [image.parent if subject is None else subject.parent], "events.tsv"
+    )
 
 
 @dataclass(frozen=True)
@@ -193,19 +193,16 @@ class Survey:
     def of(cls, runs: Runs, folder: Path, sampled: int, progress: bool = False) -> Survey:
         """Read all runs once, or what an earlier call has found and kept in ``folder``.
 
-        Args:
-            runs: The runs.
-            folder: For the survey and ``frames.npy``, scaled volumes (N, 1, X, Y, Z) as float16.
-            sampled: Volumes of each run, evenly apart, that are written to it.
-            progress: Show a progress bar.
+        ``frames.npy`` there holds ``sampled`` volumes of each run, evenly apart and scaled, (N, 1,
+        X, Y, Z) as float16.
         """
         from rich.progress import track
 
         record = folder / "survey.json"
         made_of = [version("neuromix"), sampled, *file_digests(run.path for run in runs.runs)]
-        told = json.loads(record.read_text()) if record.is_file() else {}
-        if told.get("made of") == made_of:
-            return cls(np.load(folder / "mask.npy"), told["scales"], told["digests"])
+        earlier = json.loads(record.read_text()) if record.is_file() else {}
+        if earlier.get("made of") == made_of:
+            return cls(np.load(folder / "mask.npy"), earlier["scales"], earlier["digests"])
         folder.mkdir(parents=True, exist_ok=True)
         held = np.zeros(runs.grid.shape, int)
         scales, digests = [], []
@@ -240,7 +237,7 @@ def brain_of(mean: np.ndarray) -> np.ndarray:
     return mean > BRAIN * np.percentile(mean[mean > 0], 98)
 
 
-def scaled(runs: Runs, survey: Survey) -> Iterator[tuple[Run, np.ndarray]]:
+def scaled(runs: Runs, survey: Survey) -> Iterator[tuple[BoldRun, np.ndarray]]:
     """Runs and their frames (T, X, Y, Z), scaled, one after the other."""
     for run, scale in zip(runs.runs, survey.scales, strict=True):
         yield run, run.read() / scale
@@ -249,15 +246,7 @@ def scaled(runs: Runs, survey: Survey) -> Iterator[tuple[Run, np.ndarray]]:
 def design_of(
     events: pd.DataFrame, task: str, conditions: Sequence[str], frames: int, tr: float
 ) -> np.ndarray:
-    """The design (T, BASIS * conditions) of a run, zero for conditions that it does not have.
-
-    Args:
-        events: Onset, duration and trial type.
-        task: The run's.
-        conditions: All that a sampler knows, as ``task/trial_type``.
-        frames: Frames T.
-        tr: Seconds between them.
-    """
+    """The design (T, BASIS * conditions) of a run, zero for conditions that it does not have."""
     from nilearn.glm.first_level import compute_regressor
 
     times = tr * np.arange(frames)

@@ -27,7 +27,6 @@ have, on their grid and with their repetition time. Every frame is zero outside 
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import tempfile
@@ -46,12 +45,13 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from neuromix.augment.data import bids, leakage, origin
+from neuromix.augment.data import bids
 from neuromix.augment.data.conditions import LabelSpace, known
 from neuromix.augment.data.grid import Grid
+from neuromix.augment.diffusion.fitting import ImageSet, Job, Trainable
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
-from neuromix.augment.diffusion.loop import Trained, check_size, estimate, train
-from neuromix.augment.diffusion.pipeline import SamplerSource, apart, check_requests, recipe
+from neuromix.augment.diffusion.loop import Trained, check_size, estimate
+from neuromix.augment.diffusion.pipeline import SamplerSource, check_requests, recipe, solve
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.closed_form import ClosedRun, fit_linear, generator
 from neuromix.augment.fmri.config import TaskFMRIConfig
@@ -60,13 +60,11 @@ from neuromix.augment.fmri.network import HybridDiT
 from neuromix.augment.fmri.parts import (
     Parts,
     about_of,
-    autoencoding_of,
     check_alike,
-    check_settings,
     scheduler_of,
 )
 from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder
-from neuromix.augment.fmri.published.windows import FrameSet, known_frames, write_latents
+from neuromix.augment.fmri.published.windows import known_frames, write_latents
 from neuromix.augment.fmri.runs import Runs, Survey, design_of, draw_events, task_of
 from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, windows
 
@@ -79,7 +77,7 @@ ESTIMATED = 8
 """Runs that a dry run looks at."""
 
 
-class Plan(NamedTuple):
+class RunPlan(NamedTuple):
     """What a run is to be."""
 
     labels: dict[str, Any]
@@ -88,7 +86,7 @@ class Plan(NamedTuple):
     """(T, BASIS * conditions)."""
 
 
-class TaskFMRISampler(SamplerSource, DiffusionPipeline):
+class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
     """Makes BOLD runs of given labels and events.
 
     Args:
@@ -145,82 +143,44 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
         return float(self.about["tr"])
 
     @classmethod
-    def fit(
-        cls,
-        cohort: Cohort,
-        config: TaskFMRIConfig,
-        folder: str | Path,
-        *,
-        validation: Cohort | None = None,
-        resume: bool = True,
-        progress: bool = False,
-    ) -> tuple[TaskFMRISampler, Trained]:
-        """Fit on the training subjects of a split, and save the sampler in a folder.
-
-        Args:
-            cohort: Training subjects; no other subject's image is looked at.
-            config: One of :data:`~neuromix.augment.fmri.config.PRESETS`, or one's
-                own.
-            folder: For the sampler and, in ``work``, its latents and checkpoints.
-            validation: Subjects that choose the best step.
-            resume: Go on where an earlier call was stopped.
-            progress: Show a progress bar.
-
-        Returns:
-            The sampler and what the training came to.
-        """
-        work = Path(folder) / "work"
-        cohorts = apart(cohort, validation)
-        looked = [Runs.of(each, config.window) for each in cohorts]
+    def _fit(cls, job: Job) -> tuple[TaskFMRISampler, Trained, dict[str, Any]]:
+        cohort, config, work = job.cohorts[0], job.config, job.work
+        looked = [Runs.of(each, config.window) for each in job.cohorts]
         check_alike(looked)
         if config.start > 0:
             check_size(len(cohort), config.training)
-        names = ("train", "validation")[: len(looked)]
-        state = PartialState()
-        with state.main_process_first():  # the others find what it has written
-            made_from = check_settings(config, cohorts, work, resume, progress)
+        folders = [work / name for name in job.names]
+        with PartialState().main_process_first():  # the others find what it has written
+            settings = asdict(config)
+            del settings["training"], settings["autoencoding"]  # the loop looks at its own
+            job.keep(settings, ("bold",))
             surveys = [
-                Survey.of(runs, work / name, config.sampled, progress)
-                for runs, name in zip(looked, names, strict=True)
+                Survey.of(runs, folder, config.sampled, job.progress)
+                for runs, folder in zip(looked, folders, strict=True)
             ]
             linear = None
             begun = time.perf_counter()
             if config.start < 1:
-                linear = fit_linear(looked[0], surveys[0], config, work, progress)
+                linear = fit_linear(looked[0], surveys[0], config, work, job.progress)
         network: Any = None
         codec: Any = None
-        result = Trained(0, 0, math.inf, time.perf_counter() - begun, 0.0)
+        trained = Trained(0, 0, math.inf, time.perf_counter() - begun, 0.0)
         if config.start > 0:
             parts = Parts.begin(looked[0], surveys[0], config)
-            parts.fit_codec([work / name for name in names], config, work, resume, progress)
-            sets = []
-            with state.main_process_first():
-                for runs, survey, name in zip(looked, surveys, names, strict=True):
-                    path = work / f"{name}.npy"
-                    if not path.is_file():
-                        write_latents(parts.codec, runs, survey, path, progress)
-                    sets.append(parts.windows(path, runs))
-            objective = parts.objective(config)
-            result = train(
-                objective,
-                sets[0],
-                config.training,
-                work,
-                validation=sets[1] if validation is not None else None,
-                resume=resume,
-                progress=progress,
+            parts.fit_codec(folders, config, work, job.resume, job.progress)
+            paths = job.arrays(
+                lambda k, path: write_latents(
+                    parts.codec, looked[k], surveys[k], path, job.progress
+                )
             )
+            sets = [parts.windows(*pair) for pair in zip(paths, looked, strict=True)]
+            objective = parts.objective(config)
+            trained = job.train(objective, sets, config.training)
             network, codec = objective.networks["network"].eval(), parts.codec
-        digests = itertools.chain(*(survey.digests for survey in surveys))
-        record = leakage.provenance(cohorts, [*digests]) | {"config": asdict(config)}
+        record = job.record(digest for survey in surveys for digest in survey.digests)
         record["space"] = bids.space_of(cohort.table["bold_path"])
-        record |= made_from
-        record["trained"] = {"best_step": result.best_step, "validation": result.validation}
         about = about_of(looked[0], surveys[0], config)
-        sampler = cls(network, codec, scheduler_of(config), linear, about, record)
-        sampler.save_pretrained(folder)
-        sampler.register_to_config(_name_or_path=str(Path(folder).resolve()))
-        return sampler, result
+        return cls(network, codec, scheduler_of(config), linear, about), trained, record
 
     @classmethod
     def estimate(cls, cohort: Cohort, config: TaskFMRIConfig) -> float:
@@ -239,8 +199,8 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
             path = write_latents(parts.codec, runs, survey, work / "train.npy")
             reading = (time.perf_counter() - begun) / len(few)
             seconds = reading * len(cohort)
-            frames = FrameSet(work / "frames.npy")
-            seconds += estimate(parts.game, frames, autoencoding_of(config))
+            frames = ImageSet(work / "frames.npy")
+            seconds += estimate(parts.game, frames, config.autoencoding)
             return seconds + estimate(
                 parts.objective(config), parts.windows(path, runs), config.training
             )
@@ -248,9 +208,7 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
     def timed(self, events: pd.DataFrame | None, frames: int | None = None) -> TaskFMRISampler:
         """The same sampler for runs of given events and length: another sampler, as it were.
 
-        Args:
-            events: Onset, duration and trial type; drawn like the training runs' by default.
-            frames: Length of the runs; that of the training runs of the task by default.
+        By default events are drawn like the training runs', and runs as long as those of the task.
         """
         about = self.about
         if frames is not None:
@@ -287,7 +245,7 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
         """
         check_requests(labels, seeds)
         return [
-            self._subject(dict(row), seed, steps, guidance)
+            self._run(dict(row), seed, steps, guidance)
             for row, seed in zip(labels, seeds, strict=True)
         ]
 
@@ -360,7 +318,7 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
 
     def _window(
         self,
-        plan: Plan,
+        plan: RunPlan,
         design: np.ndarray,
         origin: Tensor | None,
         before: Tensor | None,
@@ -387,21 +345,10 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
         wanted |= known_frames(given, torch.tensor([shared], device=device))
         wanted["design"] = torch.from_numpy(design[None]).to(device)
         nothing = self.transformer.drop(wanted, torch.ones(1, dtype=torch.bool, device=device))
-        both = {name: torch.cat([wanted[name], nothing[name]]) for name in wanted}
-
-        self.scheduler.set_timesteps(steps)
-        for t in self.scheduler.timesteps:
-            if guidance == 1:
-                predicted = self.transformer(latents, t.expand(1).to(device), wanted)
-            else:
-                pair = self.transformer(latents.repeat(2, 1, 1, 1, 1, 1), t.expand(2).to(device),
-                                        both)  # fmt: skip
-                asked, free = pair.chunk(2)
-                predicted = free + guidance * (asked - free)
-            latents = self.scheduler.step(predicted, t, latents).prev_sample
+        latents = solve(self.transformer, self.scheduler, latents, steps, guidance, wanted, nothing)
         return latents[0] * self.codec.latent_mask.to(device)
 
-    def _plan(self, labels: Mapping[str, Any], seed: int) -> Plan:
+    def _plan(self, labels: Mapping[str, Any], seed: int) -> RunPlan:
         """Labels, events and design of a run, drawn where they are not told."""
         about, space = self.about, self.label_space
         rng = np.random.default_rng([seed, 1])
@@ -422,30 +369,18 @@ class TaskFMRISampler(SamplerSource, DiffusionPipeline):
             table = draw_events(about["timings"][task], frames, self.tr, rng)
         check_events(table, frames, self.tr)
         design = design_of(table, task, about["conditions"], frames, self.tr)
-        return Plan(chosen, table, design)
+        return RunPlan(chosen, table, design)
 
-    def _subject(
-        self, labels: dict[str, Any], seed: int, steps: int, guidance: float
-    ) -> tio.Subject:
+    def _run(self, labels: dict[str, Any], seed: int, steps: int, guidance: float) -> tio.Subject:
         import torchio as tio
 
         plan = self._plan(labels, seed)
-        run = np.empty((len(plan.design), *self.grid.shape), np.float32)
-        done = 0
-        for piece in self.stream(labels, seed, steps, guidance):
-            run[done : done + len(piece)] = piece
-            done += len(piece)
+        run = np.concatenate([*self.stream(labels, seed, steps, guidance)])
         image = tio.ScalarImage(
             tensor=torch.from_numpy(run),
             affine=self.grid.affine,
             RepetitionTime=self.tr,
             events=json.dumps(plan.events.to_numpy().tolist()),
         )
-        keys: dict[str, Any] = {
-            "dataset": "neuromix", "subject_id": f"syn{seed}", "session_id": "", "site": "",
-            "age": math.nan, "sex": "", "diagnosis": "", "task": "", "dir": "", "run": "",
-            "chunk": "",
-        }  # fmt: skip
         made_by = recipe(labels, seed, steps, guidance)
-        marks = {"synthetic": True, "synthetic_id": made_by, "origin": origin.of_maker(self)}
-        return tio.Subject(bold=image, **keys | plan.labels, **marks)
+        return self._subject(image, seed, made_by, plan.labels)

@@ -22,7 +22,7 @@ CHUNK = 32
 """Volumes that are worked on at once, so that memory does not grow with their number."""
 
 
-def brain_mask(volumes: np.ndarray) -> np.ndarray:
+def common_mask(volumes: np.ndarray) -> np.ndarray:
     """Where at least half of the volumes (N, X, Y, Z) are positive: a mask (X, Y, Z).
 
     Meant for real maps, which are zero outside the brain.
@@ -51,15 +51,7 @@ def tissue_masks(grid: Grid, threshold: float = 0.7) -> dict[str, np.ndarray]:
 
 
 def tissue_md(volumes: np.ndarray, tissues: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Mean of each volume in each tissue, in the volumes' unit.
-
-    Args:
-        volumes: (N, X, Y, Z).
-        tissues: Name to mask (X, Y, Z), for example of :func:`tissue_masks`.
-
-    Returns:
-        Name to means (N,).
-    """
+    """Mean of each volume (N, X, Y, Z) in each tissue's mask (X, Y, Z): name to means (N,)."""
     for name, mask in tissues.items():
         if not mask.any():
             raise InputError(
@@ -70,10 +62,9 @@ def tissue_md(volumes: np.ndarray, tissues: Mapping[str, np.ndarray]) -> dict[st
 
 
 def intensity_cdf(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Share of each volume's voxels in the mask that lie below each of ``INTENSITIES[1:]``.
+    """Share of each volume's voxels in the mask below each of ``INTENSITIES[1:]``, (N, 1200).
 
-    Returns:
-        (N, 1200). The mean over volumes is the distribution function of all their voxels.
+    The mean over volumes is the distribution function of all their voxels.
     """
     low, high = INTENSITIES[0], INTENSITIES[-1]
     inside = max(1, int(mask.sum()))
@@ -87,39 +78,24 @@ def intensity_cdf(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
     """1-Wasserstein distance between two sets of distribution functions (N, 1200), (M, 1200).
 
-    W = integral of |F_x(v) - F_y(v)| dv, where F is the mean over the set; in 1e-3 mm²/s.
+    W = integral of |F_x(v) - F_y(v)| dv, where F is the mean over the set; in 1e-3 mm²/s: how far
+    intensities must move to turn one set's histogram into the other's.
     """
     step = float(INTENSITIES[1] - INTENSITIES[0])
     return float(np.abs(x.mean(axis=0) - y.mean(axis=0)).sum() * step)
 
 
-def histogram_distance(x: np.ndarray, y: np.ndarray, mask: np.ndarray) -> float:
-    """How far intensities in the brain must move to turn one set's histogram into the other's.
-
-    The 1-Wasserstein distance of all voxels of ``x`` (N, X, Y, Z) in the mask from those of ``y``
-    (M, X, Y, Z), in 1e-3 mm²/s, on bins of 0.005.
-    """
-    return wasserstein(intensity_cdf(x, mask), intensity_cdf(y, mask))
-
-
 def continuity(volumes: np.ndarray, mask: np.ndarray, axis: int = 2) -> dict[str, np.ndarray]:
     """Change between neighbouring slices relative to change within slices.
 
-    With D_a the mean over neighbours along axis a of |v(i+1) - v(i)| and H_a the mean of the
-    second difference squared, (v(i+1) - 2 v(i) + v(i-1))², which holds the highest frequencies:
+    With D_a the mean over neighbours along axis a of |v(i+1) - v(i)| and H_a the mean of the second
+    difference squared, (v(i+1) - 2 v(i) + v(i-1))², which holds the highest frequencies:
 
         difference = D_axis / mean of the other two D,   high_frequency = the same of H.
 
     Neighbours count where all of them lie in the mask. Slices that fit together as in nature have
-    the value of real volumes; slices that are made one by one and jitter have more.
-
-    Args:
-        volumes: (N, X, Y, Z).
-        mask: (X, Y, Z).
-        axis: The axis along which volumes are cut into slices: 0, 1 or 2.
-
-    Returns:
-        ``difference`` and ``high_frequency``, each (N,).
+    the value of real volumes; slices that are made one by one and jitter have more. Each is (N,);
+    ``axis`` is that along which volumes are cut into slices.
     """
     within = [a for a in range(3) if a != axis]
     first = np.empty((3, len(volumes)))
@@ -142,18 +118,11 @@ def continuity(volumes: np.ndarray, mask: np.ndarray, axis: int = 2) -> dict[str
 
 
 def spectrum(volumes: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Power in the brain by spatial frequency, averaged over directions.
+    """Power (N, K) by spatial frequency (K,) in cycles per voxel, above 0 up to 1/2.
 
     The volume, less its mean in the brain, is faded out over three voxels towards the edge of the
     mask, so that the edge itself does not fill all frequencies. Then |FFT|² is averaged over shells
     of equal |frequency|.
-
-    Args:
-        volumes: (N, X, Y, Z).
-        mask: (X, Y, Z).
-
-    Returns:
-        Frequencies (K,) in cycles per voxel, above 0 up to 1/2, and power (N, K).
     """
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
     window = (np.sin(np.pi / 2 * np.minimum(depth / 3, 1)) ** 2).astype(np.float32)
@@ -195,16 +164,12 @@ def asymmetry(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Brains lean: on average one side is larger, brighter or farther forward. The mean over a set
     keeps that and loses what is each subject's own, and has the opposite sign in a set whose left
-    and right were exchanged.
-
-    Args:
-        volumes: (N, X, Y, Z), x from left to right, the middle of the head near its middle.
-        mask: (X, Y, Z).
+    and right were exchanged. x runs from left to right, the middle of the head is near its middle.
     """
     half = len(mask) // 2
     both = mask[:half] & mask[::-1][:half]
-    found: np.ndarray = volumes[:, ::-1][:, :half][:, both] - volumes[:, :half][:, both]
-    return found
+    differences: np.ndarray = volumes[:, ::-1][:, :half][:, both] - volumes[:, :half][:, both]
+    return differences
 
 
 def correlation_of_means(x: np.ndarray, y: np.ndarray) -> float:

@@ -117,19 +117,16 @@ def subject_scores(
         error = np.abs(middle - truth).ravel()
         flat = min(deviation.std(), error.std()) < 1e-9
         numbers["uncertainty"] = 0.0 if flat else float(np.corrcoef(deviation, error)[0, 1])
-    power = np.stack([spectrum(samples[:4] * mask).mean(axis=0), spectrum(real[None] * mask)[0]])
+    power = np.stack(
+        [band_power(samples[:4] * mask).mean(axis=0), band_power(real[None] * mask)[0]]
+    )
     size = np.maximum((regions * mask).sum(axis=(1, 2, 3)), 1e-6)
     shown = [np.einsum("xyz,rxyz->r", v.mean(axis=0) * mask, regions) / size for v in (mean, real)]
     return Scores(numbers, power, np.stack(shown))
 
 
 def crps(samples: np.ndarray, truth: np.ndarray) -> float:
-    """Continuous ranked probability score, a mean over values.
-
-    Args:
-        samples: (K, ...).
-        truth: (...).
-    """
+    """Continuous ranked probability score of samples (K, ...) of a truth (...), averaged."""
     count = len(samples)
     distance = float(np.abs(samples - truth).mean())
     if count == 1:
@@ -154,7 +151,7 @@ def coverage(samples: np.ndarray, truth: np.ndarray) -> float:
     return float(within.mean()) / ((count + 1 - 2 * i) / (count + 1))
 
 
-def spectrum(volumes: np.ndarray) -> np.ndarray:
+def band_power(volumes: np.ndarray) -> np.ndarray:
     """Power of volumes (M, N, X, Y, Z) in bands of spatial frequency, (M, BANDS)."""
     axes = [np.fft.fftfreq(side) for side in volumes.shape[2:]]
     radius = np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij")))
@@ -170,10 +167,9 @@ def spectrum(volumes: np.ndarray) -> np.ndarray:
 def source_use(errors: dict[str, float]) -> float:
     """What a shuffled source costs, as a share of what the ideal regression gains over the mean.
 
-    Args:
-        errors: Mean squared errors of the completion with the right source (``own``), with that of
-            another subject (``shuffled``), of the mean volume (``mean``) and of the ideal
-            regression (``ideal``). The outline of the brain should be the subject's own in all.
+    By mean squared errors of the completion with the right source (``own``), with that of another
+    subject (``shuffled``), of the mean volume (``mean``) and of the ideal regression (``ideal``),
+    the outline of the brain being the subject's own in all.
     """
     gained = errors["mean"] - errors["ideal"]
     return float((errors["shuffled"] - errors["own"]) / gained)
@@ -189,6 +185,6 @@ def _region_correlation(shown: np.ndarray) -> float:
     made, real = shown[:, 0], shown[:, 1]
     made, real = made - made.mean(axis=0), real - real.mean(axis=0)
     size = np.sqrt((made**2).sum(axis=0) * (real**2).sum(axis=0))
-    seen = real.std(axis=0) > 1e-9
+    varies = real.std(axis=0) > 1e-9
     together = (made * real).sum(axis=0) / np.maximum(size, 1e-12)
-    return float(together[seen].mean()) if seen.any() else float("nan")
+    return float(together[varies].mean()) if varies.any() else float("nan")

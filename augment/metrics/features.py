@@ -13,30 +13,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.decomposition import PCA
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics.anatomy import brain_mask
+from neuromix.augment.metrics.anatomy import common_mask
 
 Features = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class PCAFeatures:
-    """Whitened principal components of volumes in the brain; made by :func:`pca_features`.
-
-    Args:
-        mask: (X, Y, Z).
-        mean: Of the fitted volumes in the mask, (V,).
-        weights: Components over their standard deviation, (V, F).
-    """
+    """Whitened principal components of volumes in the brain; made by :func:`pca_features`."""
 
     mask: np.ndarray
-    mean: np.ndarray
-    weights: np.ndarray
+    pca: PCA
 
     def __call__(self, volumes: np.ndarray) -> np.ndarray:
         """Features (N, F) of volumes (N, X, Y, Z)."""
-        features: np.ndarray = (volumes[:, self.mask] - self.mean) @ self.weights
+        features: np.ndarray = self.pca.transform(volumes[:, self.mask])
         return features
 
 
@@ -52,26 +46,20 @@ def pca_features(
 
     Args:
         other: Real volumes (N, X, Y, Z).
-        mask: Voxels to use, (X, Y, Z); by default :func:`brain_mask` of ``other``.
+        mask: Voxels to use, (X, Y, Z); by default :func:`common_mask` of ``other``.
         components: How many features to keep; at most a quarter of the volumes are.
     """
-    mask = brain_mask(other) if mask is None else mask
+    mask = common_mask(other) if mask is None else mask
     keep = min(components, len(other) // 4)
     if keep < 1:
         raise InputError(f"{len(other)} volumes are too few to fit features to; four are needed")
-    inside = other[:, mask].astype(np.float32)
-    mean = inside.mean(axis=0)
-    inside -= mean
-    # Volumes are fewer than voxels: the small Gram matrix has the same spectrum as the covariance.
-    power, vectors = np.linalg.eigh((inside @ inside.T).astype(np.float64))
-    power, vectors = power[::-1][:keep], vectors[:, ::-1][:, :keep]
-    if power[-1] <= 1e-6 * power[0]:
+    pca = PCA(keep, whiten=True, svd_solver="full").fit(other[:, mask].astype(np.float32))
+    if pca.explained_variance_[-1] <= 1e-6 * pca.explained_variance_[0]:
         raise InputError(
             f"{len(other)} volumes differ in fewer than {keep} ways; "
             "remove duplicates or ask for fewer components"
         )
-    scale = np.sqrt(len(other) - 1) / power
-    return PCAFeatures(mask, mean, inside.T @ (vectors * scale).astype(np.float32))
+    return PCAFeatures(mask, pca)
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -83,30 +71,12 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def median_bandwidth(real: np.ndarray) -> float:
-    """The median distance between real points (N, F): the width of the kernel of :func:`mmd2`.
+    """The median distance between real points (N, F): the width of the kernel of MMD².
 
     Take other real volumes than those compared, so that the width is fixed before looking.
     """
     upper = np.triu_indices(len(real), 1)
     return float(np.sqrt(np.median(squared_distances(real, real)[upper])))
-
-
-def mmd2(x: np.ndarray, y: np.ndarray, *, bandwidth: float) -> float:
-    """Squared maximum mean discrepancy, unbiased.
-
-        MMD² = mean over i≠j of k(x_i, x_j) + mean over i≠j of k(y_i, y_j) - 2 mean of k(x_i, y_j),
-        k(a, b) = exp(-|a - b|² / (2 bandwidth²))
-
-    Zero on average, and so negative half of the time, when both sets have one distribution; above
-    zero in the limit for any two that differ (Gretton et al., JMLR 13, 2012).
-
-    Args:
-        x: Points (N, F).
-        y: Points (M, F).
-        bandwidth: Of the Gaussian kernel, see :func:`median_bandwidth`.
-    """
-    chosen = _first(len(x), len(y))
-    return float(_mmd2(_kernel(np.concatenate([x, y]), bandwidth), chosen, 1 - chosen)[0])
 
 
 def mmd_test(
@@ -117,22 +87,19 @@ def mmd_test(
     permutations: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Can MMD² tell synthetic from real points? A permutation test.
+    """Can MMD² (unbiased) tell synthetic from real points? A permutation test.
+
+        MMD² = mean over i≠j of k(x_i, x_j) + mean over i≠j of k(y_i, y_j) - 2 mean of k(x_i, y_j),
+        k(a, b) = exp(-|a - b|² / (2 bandwidth²))
+
+    It is zero on average, and so negative half of the time, when both sets have one distribution;
+    above zero in the limit for any two that differ (Gretton et al., JMLR 13, 2012).
 
     Under the null hypothesis the two sets are exchangeable, so dealing all points anew into sets of
-    the same sizes gives the null distribution at just these sizes.
-
-    Args:
-        real: Points (N, F).
-        synthetic: Points (M, F).
-        bandwidth: Of the kernel, chosen without these points.
-        permutations: How often points are dealt anew.
-        seed: Decides how.
-
-    Returns:
-        ``value``, the null's 95th percentile ``null_p95``, ``p_value`` = (1 + nulls at or above
-        the value) / (1 + permutations), and ``interval``, the value's 95 % interval (bootstrap
-        over points, as many draws as permutations).
+    the same sizes gives the null distribution at just these sizes. ``bandwidth`` is chosen without
+    these points (N, F) and (M, F). Returns ``value``, the null's 95th percentile ``null_p95``,
+    ``p_value`` = (1 + nulls at or above the value) / (1 + permutations), and ``interval``, the
+    value's 95 % interval (bootstrap over points).
     """
     rng = np.random.default_rng(seed)
     n, m = len(real), len(synthetic)
@@ -161,17 +128,10 @@ def real_real_null(
     size: int | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """MMD² between two disjoint random sets of real points, over many splits.
+    """MMD² between two disjoint random sets of real points (N, F), over many splits, (splits,).
 
-    Args:
-        real: Points (N, F).
-        bandwidth: Of the kernel.
-        splits: How many.
-        size: Points in each set; half of ``real`` by default.
-        seed: Decides who goes where.
-
-    Returns:
-        (splits,). Synthetic points beside ``size`` real ones should stay below its 95th percentile.
+    Synthetic points beside ``size`` real ones (by default half) should stay below its 95th
+    percentile.
     """
     size = len(real) // 2 if size is None else size
     if not 2 <= size <= len(real) // 2:
@@ -188,16 +148,12 @@ def real_real_null(
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    """Fréchet distance between Gaussians fitted to two sets of points (as in FID).
+    """Fréchet distance between Gaussians fitted to sets of points (N, F) and (M, F), as in FID.
 
         d² = |m_x - m_y|² + tr(S_x + S_y - 2 (S_x^½ S_y S_x^½)^½)
 
     Covariances S are shrunk (Ledoit-Wolf), because sets are often smaller than they have features.
     Biased upward in small sets: compare only with real sets of the same sizes.
-
-    Args:
-        x: Points (N, F).
-        y: Points (M, F).
     """
     from sklearn.covariance import ledoit_wolf
 
@@ -221,11 +177,6 @@ def prdc(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict[str, float
     - ``coverage``: share of real balls that hold at least one synthetic point.
 
     Kynkäänniemi et al. (NeurIPS 2019) and Naeem et al. (ICML 2020).
-
-    Args:
-        real: Points (N, F).
-        synthetic: Points (M, F).
-        k: Neighbours; fewer than there are points in either set.
     """
     if k >= min(len(real), len(synthetic)):
         raise InputError(
@@ -258,16 +209,11 @@ def nearest_distance(
     The held-out set in the denominator cancels blur and noise, which change all distances, and the
     real ratios hold what the sizes of the two sets do. Copies have ratios near 0.
 
-    Args:
-        synthetic: (N, V): voxels in the brain, or features.
-        train: (T, V), the volumes that the sampler was fitted to.
-        heldout: (H, V), real volumes that it was not.
-
-    Returns:
-        ``distance`` (N,), root mean square over V of the difference to the nearest training volume;
-        ``ratio`` (N,); ``real_ratio`` (H,); ``near_copy`` (N,) and ``real_near_copy`` (H,), whether
-        the ratio is below the 1st percentile of real ratios, as about 1 % of honest samples are
-        (and some 5 % of blurred ones, since less noise spreads the ratios).
+    Volumes are (N, V), (T, V) and (H, V). Returns ``distance`` (N,), root mean square over V of the
+    difference to the nearest training volume; ``ratio`` (N,); ``real_ratio`` (H,); ``near_copy``
+    (N,) and ``real_near_copy`` (H,), whether the ratio is below the 1st percentile of real ratios,
+    as about 1 % of honest samples are (and some 5 % of blurred ones, since less noise spreads the
+    ratios).
     """
     tiny = 1e-6
     to_train = np.sqrt(squared_distances(synthetic, train).min(axis=1))
@@ -297,18 +243,11 @@ def beside_real(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A metric that depends on sample size, of synthetic and of real sets of one size.
 
-    Each split draws two disjoint sets A and B of n real points and a set S of n synthetic ones,
-    n = min(half of the real points, all synthetic points).
+    Each split draws two disjoint sets A and B of n real points and a set S of n synthetic ones, n =
+    min(half of the real points, all synthetic points).
 
-    Args:
-        metric: Takes two sets (n, F), the first one real, and returns one number or K.
-        real: (N, F).
-        synthetic: (M, F).
-        splits: How many.
-        seed: Decides the sets.
-
-    Returns:
-        metric(A, S) and metric(A, B), each (splits,) or (splits, K).
+    ``metric`` takes two sets (n, F), the first one real, and returns one number or K. Returns
+    metric(A, S) and metric(A, B), each (splits,) or (splits, K).
     """
     rng = np.random.default_rng(seed)
     n = min(len(real) // 2, len(synthetic))

@@ -154,7 +154,7 @@ def fidelity_table(
           class.
     """
     _check({"training": real_train, "held-out": real_heldout, "synthetic": synthetic}, neighbours)
-    mask = anatomy.brain_mask(real_train) if mask is None else mask
+    mask = anatomy.common_mask(real_train) if mask is None else mask
     table: dict[str, Any] = {}
 
     made, real = (

@@ -23,7 +23,7 @@ HIGH_PASS = 0.01
 NOISE_MODELS = ("ols", "ar1")
 
 
-class Fit(NamedTuple):
+class RunFit(NamedTuple):
     """A GLM that was fitted to one run of T frames and V voxels."""
 
     design: pd.DataFrame
@@ -40,25 +40,19 @@ class Fit(NamedTuple):
     """Where the run has signal, (V,)."""
 
 
-def design_matrix(
-    events: pd.DataFrame, frames: int, tr: float, high_pass: float = HIGH_PASS
-) -> pd.DataFrame:
+def design_matrix(events: pd.DataFrame, frames: int, tr: float) -> pd.DataFrame:
     """The predicted response to each trial type, cosine drifts and a constant, (frames, P)."""
     from nilearn.glm.first_level import make_first_level_design_matrix
 
     return make_first_level_design_matrix(
-        tr * np.arange(frames), events, hrf_model="glover", high_pass=high_pass
+        tr * np.arange(frames), events, hrf_model="glover", high_pass=HIGH_PASS
     )
 
 
 def percent_signal(series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Change of signal in per cent of each voxel's mean over time.
+    """Change of signal (T, V) in per cent of each voxel's mean over time; 0 where there is none.
 
-    Args:
-        series: (T, V).
-
-    Returns:
-        Per cent (T, V), 0 where the run has no signal; means (V,); where it has signal (V,).
+    Also the means (V,), and where the run has signal (V,).
     """
     mean = series.mean(axis=0)
     lit = mean > DARK * np.median(mean)
@@ -73,23 +67,16 @@ def first_level(
     tr: float,
     *,
     noise_model: str = "ols",
-    high_pass: float = HIGH_PASS,
-) -> Fit:
-    """Fit the GLM of one run.
+) -> RunFit:
+    """Fit the GLM of one run (T, V).
 
-    Args:
-        series: (T, V).
-        events: ``onset``, ``duration`` and ``trial_type``.
-        tr: Seconds between frames.
-        noise_model: ``ols``, or ``ar1``, which whitens each voxel and takes longer. Effects are
-            unbiased either way.
-        high_pass: In Hz.
+    ``ols``, or ``ar1``, which whitens each voxel and takes longer; effects are unbiased either way.
     """
     from nilearn.glm.first_level import run_glm
 
     if noise_model not in NOISE_MODELS:
         raise InputError(f"noise model {noise_model!r} came; allowed are {', '.join(NOISE_MODELS)}")
-    design = design_matrix(events, len(series), tr, high_pass)
+    design = design_matrix(events, len(series), tr)
     if len(series) <= design.shape[1]:
         raise InputError(
             f"a run of {len(series)} frames is too short for a design of {design.shape[1]} "
@@ -105,7 +92,7 @@ def first_level(
             weights[:, labels == label] = result.theta
     effects = {name: weights[list(design).index(name)] for name in trial_types(events)}
     residuals = percent - design.to_numpy(dtype=np.float32) @ weights
-    return Fit(design, effects, percent, residuals, mean, lit)
+    return RunFit(design, effects, percent, residuals, mean, lit)
 
 
 def roi_course(course: np.ndarray, design: pd.DataFrame, trial_type: str) -> float:
@@ -113,12 +100,7 @@ def roi_course(course: np.ndarray, design: pd.DataFrame, trial_type: str) -> flo
 
     The partial correlation of the course with the condition's regressor, given the regressors of
     all other conditions, drift and constant. 1 is a noiseless response of the predicted shape, 0
-    none, -1 its opposite.
-
-    Args:
-        course: Mean over the region of the signal in per cent, (T,).
-        design: Of :func:`design_matrix`, (T, P).
-        trial_type: One of its columns.
+    none, -1 its opposite. ``course`` is the mean over the region of the signal in per cent, (T,).
     """
     if trial_type not in design.columns:
         raise InputError(

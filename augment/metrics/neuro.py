@@ -44,9 +44,9 @@ from typing import Any
 import numpy as np
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics import glm, time_series
 from neuromix.augment.metrics import response_maps as maps
-from neuromix.augment.metrics.summaries import Reader, Subjects
+from neuromix.augment.metrics import time_series
+from neuromix.augment.metrics.summaries import RunReader, Subjects
 from neuromix.augment.metrics.task_runs import TaskRun, subjects_of
 
 METRICS = {
@@ -95,8 +95,6 @@ nobody has two runs of a condition, ``rsa`` below three conditions, ``steady_*``
 than 32 frames.
 """
 
-SMOOTHING = 8.0
-"""Width of the Gaussian in mm that effect maps are smoothed by, as is customary."""
 FEWEST = 4
 """Subjects of which halves can be compared."""
 
@@ -108,19 +106,9 @@ class NeuroJudge:
         real: Runs of held-out subjects, none of them in the training of any generator. They are
             read twice, so that ``data`` may be a file's.
         affine: Voxel to world in mm, (4, 4), of all runs.
-        mask: Of the brain, (X, Y, Z); by default
-            :func:`~neuromix.augment.metrics.task_runs.brain_mask`.
-        regions: Of the mask's voxels, for connectivity, (V,); by default
-            :func:`~neuromix.augment.metrics.task_runs.grid_regions`.
-        train: Runs that the generators were trained on; without them copies can't be told.
-        conditions: ``task/trial_type`` to judge by; by default all that the real runs have.
-        noise_model: ``ols`` or ``ar1``, see :func:`~neuromix.augment.metrics.glm.first_level`.
-        high_pass: Hz below which drift is removed.
-        smoothing: Full width at half maximum of the Gaussian that effect maps are smoothed by, in
-            mm. Single voxels of single runs are mostly noise: without it the ceiling is low.
-        lags: Of the autocorrelation.
         splits: Into halves.
         seed: Of the splits.
+        **reading: As :class:`~neuromix.augment.metrics.summaries.RunReader` takes it.
     """
 
     def __init__(
@@ -128,16 +116,9 @@ class NeuroJudge:
         real: Sequence[TaskRun],
         affine: np.ndarray,
         *,
-        mask: np.ndarray | None = None,
-        regions: np.ndarray | None = None,
-        train: Iterable[TaskRun] = (),
-        conditions: Sequence[str] | None = None,
-        noise_model: str = "ols",
-        high_pass: float = glm.HIGH_PASS,
-        smoothing: float = SMOOTHING,
-        lags: int = 5,
         splits: int = 100,
         seed: int = 0,
+        **reading: Any,
     ) -> None:
         count = len(subjects_of(real))
         if count < FEWEST:
@@ -145,18 +126,7 @@ class NeuroJudge:
                 f"{count} held-out subjects can't be split into halves; give {FEWEST} or more, or "
                 "take each run as a subject"
             )
-        self.reader = Reader(
-            real,
-            affine,
-            mask=mask,
-            regions=regions,
-            train=train,
-            conditions=conditions,
-            noise_model=noise_model,
-            high_pass=high_pass,
-            smoothing=smoothing,
-            lags=lags,
-        )
+        self.reader = RunReader(real, affine, **reading)
         self.affine, self.splits, self.seed = affine, splits, seed
         self.mask, self.conditions = self.reader.mask, self.reader.conditions
         self.real = self.reader.heldout(real)
@@ -197,9 +167,9 @@ class NeuroJudge:
             order = rng.permutation(len(self.real))
             half, other = self.real.take(order[:size]), self.real.take(order[size : 2 * size])
             some = made.take(rng.permutation(len(made))[:size])
-            values.append(compare(some, half))
-            reals.append(compare(other, half))
-        full = compare(made, self.real)
+            values.append(compare_subjects(some, half))
+            reals.append(compare_subjects(other, half))
+        full = compare_subjects(made, self.real)
         rows = {
             name: _row(
                 kind,
@@ -226,7 +196,7 @@ class NeuroJudge:
         }
 
 
-def compare(some: Subjects, reference: Subjects) -> dict[str, float]:
+def compare_subjects(some: Subjects, reference: Subjects) -> dict[str, float]:
     """All :data:`METRICS` of a set of subjects against real ones; NaN where there is no telling."""
     goal, group = reference.group(), some.group()
     active = maps.active_voxels(goal)
@@ -242,7 +212,7 @@ def compare(some: Subjects, reference: Subjects) -> dict[str, float]:
         (group_top, group_margin), (top, margin) = (
             map(np.nanmean, maps.specificity(each)) for each in (by_group, by_subject)
         )
-        found = {
+        values = {
             "group_map": np.nanmean(maps.own(by_group)),
             "subject_map": np.nanmean(maps.own(by_subject)),
             "rsa": maps.rsa(group, goal),
@@ -268,16 +238,11 @@ def compare(some: Subjects, reference: Subjects) -> dict[str, float]:
             "nearest_course": nearest[0],
             "nearest_anatomy": nearest[1],
         }
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in values.items()}
 
 
 def failed(table: Mapping[str, Any], least: float = 0.9) -> list[str]:
-    """The metrics in which a generator is worse than real: the whole interval is below ``least``.
-
-    Args:
-        table: Of :meth:`NeuroJudge.table`.
-        least: Share of the ceiling.
-    """
+    """The metrics in which a generator is worse than real: the interval lies below ``least``."""
     return [
         name
         for name, row in table["metrics"].items()

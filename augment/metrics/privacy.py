@@ -72,15 +72,9 @@ def membership(
 
 
 def closest(synthetic: np.ndarray, train: np.ndarray, count: int) -> list[tuple[int, int, float]]:
-    """The samples nearest to a training volume, the nearest first.
+    """The samples (N, V) nearest to a training volume (T, V), the nearest first, ``count`` of them.
 
-    Args:
-        synthetic: (N, V).
-        train: (T, V).
-        count: How many.
-
-    Returns:
-        Sample, training volume and the root mean square of their difference.
+    Each with its training volume and the root mean square of their difference.
     """
     distances = squared_distances(synthetic, train)
     nearest = distances.argmin(axis=1)

@@ -21,13 +21,8 @@ def smooth(maps: np.ndarray, mask: np.ndarray, affine: np.ndarray, fwhm: float) 
     """Maps (..., V) smoothed by a Gaussian of ``fwhm`` mm inside a mask (X, Y, Z).
 
     At the rim the mean is over voxels of the mask alone. Least squares are linear, so that this is
-    what smoothing the runs would give, but for their scaling to per cent.
-
-    Args:
-        maps: Without NaN.
-        mask: True in V voxels.
-        affine: Voxel to world in mm, (4, 4).
-        fwhm: Full width at half maximum; 0 changes nothing.
+    what smoothing the runs would give, but for their scaling to per cent. The mask is true in V
+    voxels, maps hold no NaN, and a width of 0 changes nothing.
     """
     if not fwhm:
         return maps
@@ -49,14 +44,9 @@ def group_maps(maps: np.ndarray) -> np.ndarray:
 
 
 def correlations(maps: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Pearson's correlation over voxels of each map with each reference map.
+    """Pearson's correlation (..., C, D) over voxels of maps (..., C, V) and references (D, V).
 
-    Args:
-        maps: (..., C, V).
-        reference: (D, V).
-
-    Returns:
-        (..., C, D); NaN for a missing map, 0 for a constant one.
+    NaN for a missing map, 0 for a constant one.
     """
     return np.asarray(standard(maps) @ standard(reference).T)
 
@@ -67,13 +57,9 @@ def rdm(maps: np.ndarray) -> np.ndarray:
 
 
 def rsa(maps: np.ndarray, reference: np.ndarray) -> float:
-    """Representational similarity: Pearson between the upper triangles of two RDMs.
+    """Representational similarity: Pearson between the upper triangles of two RDMs of maps (C, V).
 
     Kriegeskorte et al. (2008). NaN below three conditions, which have one pair or none.
-
-    Args:
-        maps: (C, V).
-        reference: (C, V).
     """
     above = np.triu_indices(len(maps), 1)
     pairs = np.stack([rdm(maps)[above], rdm(reference)[above]])
@@ -82,11 +68,7 @@ def rsa(maps: np.ndarray, reference: np.ndarray) -> float:
 
 
 def own(table: np.ndarray) -> np.ndarray:
-    """The map correlation proper: that of each map with its own condition's reference, (..., C).
-
-    Args:
-        table: Of :func:`correlations`, (..., C, C).
-    """
+    """The correlations (..., C) of maps with their own condition's reference, of (..., C, C)."""
     return np.diagonal(table, axis1=-2, axis2=-1)
 
 
@@ -97,11 +79,8 @@ def specificity(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
         top-1 = 1 if arg max_d r_cd is c, else 0,      margin = r_cc - max_{d != c} r_cd.
 
-    Args:
-        table: Of :func:`correlations`, (..., C, C) with two conditions or more.
-
-    Returns:
-        Top-1 and margin, each (..., C); NaN for a missing map, and where no other is there.
+    Of a table (..., C, C) of :func:`correlations`, each is (..., C); NaN for a missing map, and
+    where no other is there.
     """
     is_other = ~np.eye(table.shape[-1], dtype=bool) & np.isfinite(table)
     best = np.where(is_other, table, -np.inf).max(axis=-1)
@@ -144,11 +123,7 @@ def subject_share(maps: np.ndarray, active: np.ndarray) -> float:
         share = sum_scv mean_{l != k} m_slcv m_skcv / sum_scv mean_l m_slcv².
 
     0 where each run is the same mean response and noise, or where runs of one subject have nothing
-    in common; NaN if no subject has two runs of a condition.
-
-    Args:
-        maps: (S, L, C, V).
-        active: (C, V).
+    in common; NaN if no subject has two runs of a condition. ``maps`` are (S, L, C, V).
     """
     chosen = np.moveaxis(maps, (0, 1), (-2, -1))[active]  # (A, S, L)
     with warnings.catch_warnings():

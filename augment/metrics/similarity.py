@@ -17,26 +17,6 @@ SCALE_WEIGHTS = (0.071, 0.4529, 0.4761)
 """The first three of the five weights of MS-SSIM (Wang et al., 2003), made to sum to one."""
 
 
-def psnr(
-    x: np.ndarray, y: np.ndarray, *, data_range: float, mask: np.ndarray | None = None
-) -> np.ndarray:
-    """Peak signal to noise of each pair in dB: 10 log10(data_range² / mean of (x - y)²).
-
-    Args:
-        x: (N, X, Y, Z).
-        y: (N, X, Y, Z), the references.
-        data_range: Largest possible value less the smallest; :data:`DATA_RANGE` for MD.
-        mask: Voxels to count, (X, Y, Z); all by default.
-
-    Returns:
-        (N,); infinite for equal volumes.
-    """
-    inside = np.ones(x.shape[1:], dtype=bool) if mask is None else mask
-    error = ((x[:, inside] - y[:, inside]).astype(np.float64) ** 2).mean(axis=1)
-    with np.errstate(divide="ignore"):
-        return 10 * np.log10(data_range**2 / error)
-
-
 def ssim(
     x: np.ndarray, y: np.ndarray, *, data_range: float, mask: np.ndarray | None = None
 ) -> np.ndarray:
@@ -46,17 +26,10 @@ def ssim(
 
         (2 m_x m_y + c_1) (2 s_xy + c_2) / ((m_x² + m_y² + c_1) (s_x² + s_y² + c_2)),
 
-    with means m, variances s² and covariance s_xy in a Gaussian window around p (1.5 voxels wide,
-    7 across), c_1 = (0.01 data_range)², c_2 = (0.03 data_range)². Computed by MONAI.
-
-    Args:
-        x: (N, X, Y, Z).
-        y: (N, X, Y, Z).
-        data_range: Largest possible value less the smallest; :data:`DATA_RANGE` for MD.
-        mask: Places to average over, (X, Y, Z); by default all whose window lies in the volume.
-
-    Returns:
-        (N,).
+    with means m, variances s² and covariance s_xy in a Gaussian window around p (1.5 voxels wide, 7
+    across), c_1 = (0.01 data_range)², c_2 = (0.03 data_range)². Computed by MONAI. ``mask`` (X, Y,
+    Z) says which places to average over, by default all whose window lies in the volume; the result
+    is (N,).
     """
     import torch
     from monai.metrics.regression import compute_ssim_and_cs
@@ -85,14 +58,8 @@ def ms_ssim(
     noise). Three scales (each half the resolution of the one before) instead of five, which 4 mm
     volumes are too small for. Computed by MONAI.
 
-    Args:
-        volumes: (N, X, Y, Z), sides of 12 voxels or more.
-        data_range: Largest possible value less the smallest.
-        pairs: How many. Up to N / 2 of them share no volume.
-        seed: Decides which.
-
-    Returns:
-        (pairs,).
+    Volumes are (N, X, Y, Z) with sides of 12 voxels or more; the result is (pairs,), of which up to
+    N / 2 share no volume.
     """
     import torch
     from monai.metrics.regression import compute_ms_ssim

@@ -11,13 +11,17 @@ import numpy as np
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import glm, time_series
 from neuromix.augment.metrics import response_maps as maps
-from neuromix.augment.metrics.task_runs import TaskRun, brain_mask, grid_regions, subjects_of
+from neuromix.augment.metrics.task_runs import TaskRun, grid_regions, signal_mask, subjects_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SEGMENT = 32
 """Frames of the spectrum's segments, and the least that quarters are taken of."""
+
+
+SMOOTHING = 8.0
+"""Width of the Gaussian in mm that effect maps are smoothed by, as is customary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +60,9 @@ class Subjects:
 
 
 class Fingerprint:
-    """What a copy of a run shares with it: its courses and its mean image.
+    """What a copy of a run shares with it: its courses and its mean image."""
 
-    Args:
-        run: Of task fMRI.
-        fit: Of its GLM.
-        regions: Of each voxel, (V,).
-    """
-
-    def __init__(self, run: TaskRun, fit: glm.Fit, regions: np.ndarray) -> None:
+    def __init__(self, run: TaskRun, fit: glm.RunFit, regions: np.ndarray) -> None:
         self.task = run.task
         self.courses = time_series.region_courses(fit.residuals, regions)
         """Standardised, (T, R)."""
@@ -72,27 +70,41 @@ class Fingerprint:
         """Relative brightness, (V,)."""
 
 
-class Reader:
-    """Reads runs in one way; see :class:`NeuroJudge` for the arguments."""
+class RunReader:
+    """Reads runs in one way.
+
+    Args:
+        real: Held-out real runs.
+        affine: Voxel to world in mm, (4, 4), of all runs.
+        mask: Of the brain, (X, Y, Z); by default
+            :func:`~neuromix.augment.metrics.task_runs.signal_mask`.
+        regions: Of the mask's voxels, for connectivity, (V,); by default
+            :func:`~neuromix.augment.metrics.task_runs.grid_regions`.
+        train: Runs that the generators were trained on; without them copies can't be told.
+        conditions: ``task/trial_type`` to judge by; by default all that the real runs have.
+        noise_model: ``ols`` or ``ar1``, see :func:`~neuromix.augment.metrics.glm.first_level`.
+        smoothing: Full width at half maximum of the Gaussian that effect maps are smoothed by, in
+            mm. Single voxels of single runs are mostly noise: without it the ceiling is low.
+        lags: Of the autocorrelation.
+    """
 
     def __init__(
         self,
         real: Sequence[TaskRun],
         affine: np.ndarray,
         *,
-        mask: np.ndarray | None,
-        regions: np.ndarray | None,
-        train: Iterable[TaskRun],
-        conditions: Sequence[str] | None,
-        noise_model: str,
-        high_pass: float,
-        smoothing: float,
-        lags: int,
+        mask: np.ndarray | None = None,
+        regions: np.ndarray | None = None,
+        train: Iterable[TaskRun] = (),
+        conditions: Sequence[str] | None = None,
+        noise_model: str = "ols",
+        smoothing: float = SMOOTHING,
+        lags: int = 5,
     ) -> None:
         if smoothing < 0:
             raise InputError(f"a smoothing of {smoothing:g} mm can't be; give 0 or more")
         self.affine, self.smoothing = affine, smoothing
-        self.noise_model, self.high_pass, self.lags = noise_model, high_pass, lags
+        self.noise_model, self.lags = noise_model, lags
         present = {run.condition(name) for run in real for name in glm.trial_types(run.events)}
         unknown = sorted(set(conditions or ()) - present)
         if unknown:
@@ -107,7 +119,7 @@ class Reader:
                 f"({', '.join(self.conditions)}); two or more are needed to tell whether maps are "
                 "specific"
             )
-        self.mask = brain_mask(real) if mask is None else mask
+        self.mask = signal_mask(real) if mask is None else mask
         self.regions = grid_regions(self.mask, affine) if regions is None else regions
         self.segment = min(SEGMENT, *(int(np.shape(run.data)[-1]) for run in real))
         self._training = [Fingerprint(run, self._fit(run), self.regions) for run in train]
@@ -134,7 +146,7 @@ class Reader:
         for run in runs:
             who = names.index(run.subject)
             series = run.series(self.mask)
-            design = glm.design_matrix(run.events, len(series), run.tr, self.high_pass)
+            design = glm.design_matrix(run.events, len(series), run.tr)
             percent = glm.percent_signal(series)[0]
             for code, value in self._courses(run, percent, design, rois[run.subject]):
                 sums[who, code] += value
@@ -145,9 +157,7 @@ class Reader:
     def read(self, runs: Iterable[TaskRun], rois: np.ndarray | None = None) -> Subjects:
         """Fit each run and keep what the metrics need; each is read once, and then let go.
 
-        Args:
-            runs: Of real or synthetic subjects.
-            rois: Regions whose courses are looked at, by condition, (C, V); none by default.
+        ``rois`` (C, V) are the regions whose courses are looked at, by condition; none by default.
         """
         kept: dict[str, dict[str, list[Any]]] = {}
         effects: dict[tuple[str, str, int], np.ndarray] = {}
@@ -166,7 +176,7 @@ class Reader:
                 own.setdefault(name, []).append(value)
         return self._stack(kept, effects)
 
-    def _fit(self, run: TaskRun) -> glm.Fit:
+    def _fit(self, run: TaskRun) -> glm.RunFit:
         series = run.series(self.mask)
         try:
             return glm.first_level(
@@ -174,13 +184,12 @@ class Reader:
                 run.events,
                 run.tr,
                 noise_model=self.noise_model,
-                high_pass=self.high_pass,
             )
         except InputError as error:
             raise InputError(f"{run}: {error}") from None
 
     def _summary(
-        self, run: TaskRun, fit: glm.Fit, rois: np.ndarray | None
+        self, run: TaskRun, fit: glm.RunFit, rois: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         """What is averaged over the runs of a subject."""
         course = np.full(len(self.conditions), np.nan)
@@ -196,7 +205,7 @@ class Reader:
             "roi_course": course,
             "tsnr": noise,
             "autocorrelation": time_series.autocorrelation(residuals, self.lags),
-            "spectrum": time_series.spectrum(residuals, self.segment),
+            "spectrum": time_series.power_shares(residuals, self.segment),
             "connectivity": time_series.connectivity(trace.courses),
             "quarters": time_series.by_quarter(residuals) if is_long else np.full((2, 4), np.nan),
             "nearest": self._nearest(trace),
@@ -204,12 +213,12 @@ class Reader:
 
     def _codes(self, run: TaskRun) -> Iterator[tuple[int, str]]:
         """The conditions of a run that are judged: place among all, and name in the run."""
-        found = [(run.condition(name), name) for name in glm.trial_types(run.events)]
-        known = [(self.conditions.index(c), name) for c, name in found if c in self.conditions]
+        present = [(run.condition(name), name) for name in glm.trial_types(run.events)]
+        known = [(self.conditions.index(c), name) for c, name in present if c in self.conditions]
         if not known:
             raise InputError(
                 f"{run} has none of the conditions that are judged: it has "
-                f"{', '.join(c for c, _ in found) or 'none'}; allowed are "
+                f"{', '.join(c for c, _ in present) or 'none'}; allowed are "
                 f"{', '.join(self.conditions)}"
             )
         yield from known
@@ -237,8 +246,8 @@ class Reader:
         kept: Mapping[str, Mapping[str, Sequence[Any]]],
         effects: Mapping[tuple[str, str, int], np.ndarray],
     ) -> Subjects:
-        found = {code for *_, code in effects}
-        absent = [name for code, name in enumerate(self.conditions) if code not in found]
+        present = {code for *_, code in effects}
+        absent = [name for code, name in enumerate(self.conditions) if code not in present]
         if absent:
             raise InputError(
                 f"no run has the condition {absent[0]!r}; needed are {', '.join(self.conditions)}"

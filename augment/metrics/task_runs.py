@@ -12,7 +12,7 @@ import numpy as np
 from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.augment.prepare.bold import check_events, check_frames, read_events, repetition_time
-from neuromix.augment.prepare.scans import inherited
+from neuromix.augment.prepare.scans import inherited_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,11 +56,7 @@ class TaskRun:
         return f"{self.task}/{trial_type}" if self.task else trial_type
 
     def series(self, mask: np.ndarray) -> np.ndarray:
-        """The data in a mask (X, Y, Z), as (T, V) float32; data or events that can't be used raise.
-
-        Args:
-            mask: Of the brain, true in V voxels.
-        """
+        """The data in a mask (X, Y, Z), as (T, V) float32; what can't be used raises."""
         data = np.asarray(self.data)
         if data.ndim != 4 or data.shape[:3] != mask.shape:
             raise InputError(
@@ -83,13 +79,10 @@ class TaskRun:
 
 
 def read_runs(cohort: Cohort) -> list[TaskRun]:
-    """The task runs of a cohort, with their events; images are read when they are used.
+    """The task runs of a cohort with ``bold``, with events; images are read when they are used.
 
-    Runs of tasks that are named rest have no events, and are left out.
-
-    Args:
-        cohort: With ``bold``, a row a run, as `neuromix prepare --what bold` and the task phantom
-            write it: ``events.tsv`` beside each run, by BIDS's inheritance.
+    Events lie beside each run, by BIDS's inheritance. Runs of tasks that are named rest have none,
+    and are left out.
     """
     import nibabel as nib
 
@@ -106,7 +99,7 @@ def read_runs(cohort: Cohort) -> list[TaskRun]:
         try:
             tr = repetition_time(image.header, bids.metadata(path))
             root = next(up.parent for up in path.parents if up.name.startswith("sub-"))
-            place = inherited(path, [root], "events.tsv")
+            place = inherited_file(path, [root], "events.tsv")
             if place is None:
                 raise InputError(
                     "there is no events.tsv for it; put one beside it, or prepare the data again "
@@ -123,7 +116,7 @@ def read_runs(cohort: Cohort) -> list[TaskRun]:
     return runs
 
 
-def brain_mask(runs: Sequence[TaskRun]) -> np.ndarray:
+def signal_mask(runs: Sequence[TaskRun]) -> np.ndarray:
     """Where at least four fifths of the runs have signal: a mask (X, Y, Z).
 
     A run has signal where its first frame reaches a tenth of its bright voxels' median.
@@ -147,14 +140,9 @@ def brain_mask(runs: Sequence[TaskRun]) -> np.ndarray:
 
 
 def grid_regions(mask: np.ndarray, affine: np.ndarray, side: float = 24.0) -> np.ndarray:
-    """The brain cut into cubes: the region of each of the V voxels of a mask, or -1, (V,).
+    """The brain cut into cubes of ``side`` mm: the region of each voxel of a mask, or -1, (V,).
 
     Cubes that are filled to less than a quarter of the fullest are left out.
-
-    Args:
-        mask: (X, Y, Z).
-        affine: Voxel to world in mm, (4, 4).
-        side: Of the cubes, in mm.
     """
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     steps = np.maximum(1, np.round(side / spacing)).astype(int)

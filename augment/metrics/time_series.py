@@ -42,7 +42,7 @@ def autocorrelation(residuals: np.ndarray, lags: int) -> np.ndarray:
     ])  # fmt: skip
 
 
-def spectrum(residuals: np.ndarray, segment: int) -> np.ndarray:
+def power_shares(residuals: np.ndarray, segment: int) -> np.ndarray:
     """Share of the power by frequency, (segment // 2,), from 1 / (segment TR) to the Nyquist one.
 
     Welch's periodogram with segments of a stated length, so that runs of any length compare; each
@@ -69,9 +69,7 @@ def spectrum_distance(x: np.ndarray, y: np.ndarray) -> float:
 def region_courses(residuals: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """Mean course of each region, standardised, (T, R); a region that never varies is 0.
 
-    Args:
-        residuals: (T, V).
-        regions: Of each voxel, 0 to R - 1, or -1 for none, (V,).
+    ``regions`` (V,) are 0 to R - 1, or -1 for none.
     """
     from scipy import sparse
 
@@ -87,11 +85,7 @@ def region_courses(residuals: np.ndarray, regions: np.ndarray) -> np.ndarray:
 
 
 def connectivity(courses: np.ndarray) -> np.ndarray:
-    """Functional connectivity: Fisher's z of the correlation of each pair of regions, (E,).
-
-    Args:
-        courses: Of :func:`region_courses`, (T, R). E = R (R - 1) / 2.
-    """
+    """Functional connectivity of courses (T, R) by Fisher's z of each pair's correlation."""
     above = np.triu_indices(courses.shape[1], 1)
     correlation = (courses.T @ courses / len(courses))[above]
     return np.arctanh(np.clip(correlation, -0.999, 0.999))

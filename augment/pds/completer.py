@@ -17,13 +17,12 @@ here, so that a test subject's label cannot enter its image.
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,16 +32,18 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from neuromix.augment.bank.filling import derive
+from neuromix.augment.completion import Posterior
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.data.leakage import provenance, subject_hash
+from neuromix.augment.data.leakage import subject_hash
+from neuromix.augment.diffusion.fitting import Job, Trainable
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.loop import Trained, check_size
 from neuromix.augment.diffusion.loop import estimate as estimate_training
-from neuromix.augment.diffusion.pipeline import Saved, apart, keep_settings, refuse_worker
+from neuromix.augment.diffusion.pipeline import refuse_worker
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import MODALITIES, ModalityConfig
 from neuromix.augment.pds.dual_modal import DualModalDiffusion
-from neuromix.augment.pds.fit import Fitting, Part
+from neuromix.augment.pds.fit import Fitting, SubjectBatch
 from neuromix.augment.pds.pairs import DenoisingSet, Pairs, common_frame, paired, read, support_of
 from neuromix.augment.pds.two_stage import SemanticConsistency
 from neuromix.augment.replacement import has_image
@@ -61,17 +62,7 @@ FARTHEST = 6.0
 """Standard deviations that DDIM cuts its guesses at: its first steps divide by almost nothing."""
 
 
-class Posterior(NamedTuple):
-    """What many samples say together."""
-
-    mean: tio.Image
-    deviation: tio.Image
-    """Standard deviation of the samples, voxel by voxel: how uncertain the mean is."""
-    samples: np.ndarray
-    """(K, N, X, Y, Z)."""
-
-
-class ModalityCompleter(Saved, DiffusionPipeline):
+class ModalityCompleter(Trainable, DiffusionPipeline):
     """Fills in one of two modalities of a subject from the other; a Completer.
 
     Args:
@@ -104,32 +95,9 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         return self.model.grid
 
     @classmethod
-    def fit(
-        cls,
-        cohort: Cohort,
-        config: ModalityConfig,
-        folder: str | Path,
-        *,
-        validation: Cohort | None = None,
-        resume: bool = True,
-        progress: bool = False,
-    ) -> tuple[ModalityCompleter, Trained]:
-        """Fit on the training subjects that have both modalities, and save the completer.
-
-        Args:
-            cohort: The training split. Those who lack a modality teach nothing, but count as seen.
-            config: One of :data:`~neuromix.augment.pds.config.PRESETS`, or one's own.
-            folder: For the completer and, in ``work``, its volumes and checkpoints.
-            validation: Subjects that choose the best steps, and correct the spread of samples.
-            resume: Go on where an earlier call was stopped.
-            progress: Show progress bars.
-
-        Returns:
-            The completer and what the training of PDM came to.
-        """
-        work = Path(folder) / "work"
-        everyone = apart(cohort, validation)
-        pairs = [paired(each) for each in everyone]
+    def _fit(cls, job: Job) -> tuple[ModalityCompleter, Trained, dict[str, Any]]:
+        # Those who lack a modality teach nothing, but count as seen.
+        config, pairs = job.config, [paired(each) for each in job.cohorts]
         frames = [common_frame(each) for each in pairs]
         if frames[-1] != frames[0]:
             raise InputError(
@@ -143,19 +111,16 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         if config.refine != "none":
             check_size(count, config.refining)
         with PartialState().main_process_first():
-            begun = list(work.iterdir()) if work.is_dir() else []
-            made_from = keep_settings(
-                asdict(config), pairs, MODALITIES, work, begun, resume, progress
-            )
+            job.keep(asdict(config), MODALITIES, pairs)
             sets = [
-                Pairs(work / f"pairs-{name}.npy", each)
-                for name, each in zip(("train", "validation"), pairs, strict=False)
+                Pairs(job.work / f"pairs-{name}.npy", each)
+                for name, each in zip(job.names, pairs, strict=True)
             ]
         scheduler = _scheduler(config)
-        fitting = Fitting(config, sets, grid, work, resume, progress)
+        fitting = Fitting(job, sets, grid)
 
-        def draw(part: Part) -> Tensor:
-            sampler = cls(fitting.model, scheduler, list(config.directions), config.steps)
+        def draw(part: SubjectBatch) -> Tensor:
+            sampler = cls(fitting.model, scheduler, list(config.directions), config.sampling_steps)
             return torch.cat([
                 sampler._draw(source[None], support[None], part.direction, [number], {})
                 for source, support, number in zip(
@@ -164,15 +129,12 @@ class ModalityCompleter(Saved, DiffusionPipeline):
             ])  # fmt: skip
 
         alphas = scheduler.alphas_cumprod if config.objective == "noise" else None
-        result = fitting.run(alphas, draw)
-        record = provenance(everyone, [*itertools.chain(*(each.digests() for each in sets))])
-        record["labelled"] = sorted(subject_hash(*key) for key in cohort.subject_keys)
-        record |= made_from | {"config": asdict(config), "segments": segments}
-        record["trained"] = {"best_step": result.best_step, "validation": result.validation}
-        completer = cls(fitting.model, scheduler, list(config.directions), config.steps, record)
-        completer.save_pretrained(folder)
-        completer.register_to_config(_name_or_path=str(Path(folder).resolve()))
-        return completer, result
+        trained = fitting.run(alphas, draw)
+        record = job.record(digest for each in sets for digest in each.digests())
+        record["labelled"] = sorted(subject_hash(*key) for key in job.cohorts[0].subject_keys)
+        record["segments"] = segments
+        completer = cls(fitting.model, scheduler, list(config.directions), config.sampling_steps)
+        return completer, trained, record
 
     @classmethod
     @torch.no_grad()
@@ -181,10 +143,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
     ) -> tuple[float, float]:
         """Seconds on this machine of a fit, and of a sample; nothing is kept.
 
-        Args:
-            cohort: Training subjects, or a few of them.
-            config: Settings of the fit.
-            count: How many training subjects there are, if not those of the cohort.
+        ``cohort`` may be a few of ``count`` training subjects.
         """
         pairs = paired(cohort)
         few = pairs.where(np.arange(len(pairs)) < ESTIMATED)
@@ -192,7 +151,8 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         brief = replace(config, training=still, refining=still)
         with tempfile.TemporaryDirectory() as folder:
             grid, _ = common_frame(few)
-            fitting = Fitting(brief, [Pairs(Path(folder) / "pairs.npy", few)], grid, Path(folder))
+            job = Job([few], brief, Path(folder))
+            fitting = Fitting(job, [Pairs(job.work / "pairs.npy", few)], grid)
             fitting.model = model = fitting.build()
             begun = time.perf_counter()
             fitting.closed_form()
@@ -210,7 +170,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
             model(mean, torch.full((len(few),), 500.0), known, chosen, {
                 name: torch.zeros(len(few), dtype=torch.long) for name in model.label_space.names
             })  # fmt: skip
-            sample = config.steps * (time.perf_counter() - begun) / len(few)
+            sample = config.sampling_steps * (time.perf_counter() - begun) / len(few)
             nothing = np.zeros((len(few), len(config.directions), *fitting.sets[0].array.shape[2:]))
             data = DenoisingSet(fitting.sets[0], model, fitting.directions, nothing, nothing)
             scheduler = _scheduler(config)
@@ -246,15 +206,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         samples: int = 16,
         labels: Mapping[str, Any] | None = None,
     ) -> Posterior:
-        """Mean and uncertainty of the image ``want``; see :meth:`complete`.
-
-        Args:
-            subject: As there.
-            want: As there.
-            seed: Decides all samples.
-            samples: K, two or more.
-            labels: As there.
-        """
+        """Mean and uncertainty of the image ``want`` by two ``samples`` or more."""
         if samples < 2:
             raise InputError(f"{samples} samples came; two or more tell an uncertainty")
         source, support, direction = self._seen(subject, want, labels)
@@ -278,7 +230,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
         known = model.known(source, mean, support).expand(CHUNK, -1, -1, -1, -1)
         chosen = torch.full((CHUNK,), direction, device=source.device)
         codes = model.label_space.encode(dict(labels))
-        told = {k: torch.tensor([v] * CHUNK, device=source.device) for k, v in codes.items()}
+        label_codes = {k: torch.tensor([v] * CHUNK, device=source.device) for k, v in codes.items()}
         drawn = []
         for start in range(0, len(seeds), CHUNK):
             part = seeds[start : start + CHUNK]
@@ -289,7 +241,7 @@ class ModalityCompleter(Saved, DiffusionPipeline):
             ]).to(source)  # fmt: skip
             self.scheduler.set_timesteps(self.config["steps"])
             for t in self.scheduler.timesteps:
-                predicted = model(z, t.expand(CHUNK).to(source.device), known, chosen, told)
+                predicted = model(z, t.expand(CHUNK).to(source.device), known, chosen, label_codes)
                 z = self.scheduler.step(predicted, t, z).prev_sample
             made = (mean + model.residual.deviation[direction] * z) * support
             if model.refine == "sample":

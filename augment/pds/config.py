@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from neuromix.augment.diffusion.loop import TrainConfig
+from neuromix.augment.diffusion.config import TrainConfig, schedule
 from neuromix.augment.errors import InputError
 
 MODALITIES = ("fmri", "dmri")
@@ -15,7 +15,7 @@ MODALITIES = ("fmri", "dmri")
 
 @dataclass(frozen=True)
 class ModalityConfig:
-    """Everything that a fit is made with; what can be ablated is a field."""
+    """Fit the modality completer on subjects with fMRI and dMRI segments."""
 
     directions: tuple[str, ...] = MODALITIES
     """Modalities that can be filled in."""
@@ -43,7 +43,7 @@ class ModalityConfig:
     heads: int = 4
     refiner_width: int = 48
     refiner_blocks: int = 3
-    steps: int = 10
+    sampling_steps: int = 10
     """Evaluations of PDM for a sample."""
     box: int = 12
     """Voxels along a side of the boxes that TR is trained on."""
@@ -83,48 +83,32 @@ class ModalityConfig:
 PRESETS = {
     "demo": ModalityConfig(
         widths=(32, 64), refiner_width=32, refiner_blocks=2,
-        refining=TrainConfig(
-            steps=150, batch_size=16, learning_rate=3e-3, warmup=10, ema_decay=0.95,
-            validate_every=75, checkpoint_every=75,
-        ),
-        training=TrainConfig(
-            steps=60, batch_size=8, learning_rate=1e-3, warmup=10, ema_decay=0.95,
-            validate_every=30, checkpoint_every=30,
-        ),
+        refining=schedule(150, 16, 3e-3, warmup=10, ema_decay=0.95, every=75),
+        training=schedule(60, 8, 1e-3, warmup=10, ema_decay=0.95, every=30),
     ),
     "tiny": ModalityConfig(
         refiner_width=64,
-        refining=TrainConfig(
-            steps=2000, batch_size=16, learning_rate=2e-3, warmup=50, ema_decay=0.99,
-            validate_every=250, checkpoint_every=250,
-        ),
-        training=TrainConfig(
-            steps=800, batch_size=8, learning_rate=1e-3, warmup=50, ema_decay=0.98,
-            validate_every=100, checkpoint_every=100,
-        ),
+        refining=schedule(2000, 16, 2e-3, warmup=50, ema_decay=0.99, every=250),
+        training=schedule(800, 8, 1e-3, warmup=50, ema_decay=0.98, every=100),
     ),
     "base": ModalityConfig(
         patch=2, widths=(64, 128, 256), refiner_width=128, refiner_blocks=4, box=24,
-        refining=TrainConfig(
-            steps=20_000, batch_size=32, learning_rate=1e-3, warmup=200, ema_decay=0.999,
-            precision="bf16", validate_every=1000, checkpoint_every=1000,
+        refining=schedule(
+            20_000, 32, 1e-3, warmup=200, ema_decay=0.999, every=1000, precision="bf16",
         ),
-        training=TrainConfig(
-            steps=30_000, batch_size=16, learning_rate=3e-4, warmup=500, ema_decay=0.999,
-            precision="bf16", validate_every=1000, checkpoint_every=1000,
+        training=schedule(
+            30_000, 16, 3e-4, warmup=500, ema_decay=0.999, every=1000, precision="bf16",
         ),
     ),
     "paper": ModalityConfig(
         start="noise", objective="noise", refine="sample",
         patch=1, widths=(64, 128, 256, 512), heads=8,
-        refiner_width=128, refiner_blocks=4, box=32, steps=50,
-        refining=TrainConfig(
-            steps=50_000, batch_size=16, learning_rate=1e-4, warmup=500, ema_decay=0.999,
-            precision="bf16", validate_every=1000, checkpoint_every=1000,
+        refiner_width=128, refiner_blocks=4, box=32, sampling_steps=50,
+        refining=schedule(
+            50_000, 16, 1e-4, warmup=500, ema_decay=0.999, every=1000, precision="bf16",
         ),
-        training=TrainConfig(
-            steps=200_000, batch_size=8, learning_rate=1e-4, warmup=1000, ema_decay=0.9999,
-            precision="bf16", validate_every=2000, checkpoint_every=2000,
+        training=schedule(
+            200_000, 8, 1e-4, warmup=1000, ema_decay=0.9999, every=2000, precision="bf16",
         ),
     ),
 }  # fmt: skip
@@ -151,10 +135,10 @@ def shortened(
         if count < 1:
             raise InputError(f"{count} {name} steps came; give 1 or more")
         part = getattr(config, name)
-        every = min(part.validate_every, count)
         changed = replace(
-            part, steps=count, warmup=min(part.warmup, count // 4), validate_every=every,
-            checkpoint_every=every,
+            part, steps=count, warmup=min(part.warmup, count // 4),
+            validate_every=min(part.validate_every, count),
+            checkpoint_every=min(part.checkpoint_every, count),
         )  # fmt: skip
         config = replace(config, **{name: changed})
     return config

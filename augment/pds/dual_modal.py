@@ -41,21 +41,9 @@ from neuromix.augment.pds.smooth_residual import SmoothResidual
 class DualModalDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' order of bases
     """Fills one of two modalities from the other.
 
-    Args:
-        label_space: ``LabelSpace.to_dict()``; may be empty.
-        grid: ``Grid.to_dict()``.
-        modalities: Names of both.
-        segments: N.
-        voxels: How many voxels a training subject's brain covers.
-        start: ``gaussian`` or ``noise``.
-        refine: What TR refines: ``mean``, ``sample``, or ``none``.
-        pattern: Whether attention, gates and losses know the regions.
-        source_blind: Whether the source is hidden.
-        widths: Of PDM.
-        patch: Of PDM.
-        heads: Of PDM.
-        refiner_width: Of TR.
-        refiner_blocks: Of TR.
+    N ``segments``; ``voxels``, how many a training subject's brain covers; ``pattern``, whether
+    attention, gates and losses know the regions. The other settings are those of
+    :class:`~neuromix.augment.pds.config.ModalityConfig`.
     """
 
     scale: Tensor
@@ -122,8 +110,8 @@ class DualModalDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         average = self.regression.prior(direction).expand_as(estimate)
         deviation = self.residual.deviation[direction][None].expand_as(estimate)
         chosen = torch.full((len(source),), direction, device=source.device)
-        seen = torch.zeros_like(source) if self.source_blind else source
-        refined: Tensor = self.refiner(seen, estimate, support, average, deviation, chosen)
+        shown = torch.zeros_like(source) if self.source_blind else source
+        refined: Tensor = self.refiner(shown, estimate, support, average, deviation, chosen)
         return refined
 
     def known(self, source: Tensor, mean: Tensor, support: Tensor) -> Tensor:
@@ -144,15 +132,10 @@ class DualModalDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         labels: Mapping[str, Tensor],
         network: Callable[..., Tensor] | None = None,
     ) -> Tensor:
-        """Velocity or noise, (B, N, X, Y, Z).
+        """Velocity or noise (B, N, X, Y, Z) at z_t.
 
-        Args:
-            noisy: z_t.
-            timestep: (B,), 1000 times the t of a flow.
-            known: What :meth:`known` gave.
-            direction: (B,).
-            labels: Code (B,) for each label.
-            network: PDM as the training loop has wrapped it.
+        ``timestep`` (B,) is 1000 times the t of a flow, ``known`` what :meth:`known` gave,
+        ``network`` PDM as the training loop has wrapped it.
         """
         network = network or self.network
         if self.start == "noise":
@@ -160,5 +143,5 @@ class DualModalDiffusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         t = (timestep / 1000).to(noisy)
         gaussian, guess = self.residual.velocity(noisy, t, direction)
         bound = ((1 - t) ** 2 + t**2).sqrt()[:, None, None, None, None]
-        seen = torch.cat([noisy / bound, guess], dim=1)
-        return gaussian - network(seen, known, timestep, direction, labels) / bound
+        inputs = torch.cat([noisy / bound, guess], dim=1)
+        return gaussian - network(inputs, known, timestep, direction, labels) / bound

@@ -36,16 +36,9 @@ TIME_FEATURES = 64
 class DualModalUNet(nn.Module):
     """What it predicts (velocity or noise) is up to the objective; it starts as zero.
 
-    Args:
-        space: Labels; may be empty.
-        modalities: M.
-        noisy_channels: Channels of the noisy target.
-        known_channels: Channels of what is known of the subject.
-        segments: N, channels of the output.
-        widths: Channels at each resolution; sides halve from one to the next.
-        patch: Voxels along a side of a position of the finest resolution.
-        heads: Of attention.
-        pattern: The pattern-aware module, or none: then attention has no bias and nothing is gated.
+    N ``segments`` are the channels of the output; sides halve from one of the ``widths`` to the
+    next; ``patch`` is the side in voxels of a position of the finest resolution. Without
+    ``pattern``, the pattern-aware module, attention has no bias and nothing is gated.
     """
 
     def __init__(
@@ -99,14 +92,9 @@ class DualModalUNet(nn.Module):
         direction: Tensor,
         labels: Mapping[str, Tensor],
     ) -> Tensor:
-        """Predict (B, N, X, Y, Z).
+        """Predict (B, N, X, Y, Z) of the noisy target, and of what else changes with time.
 
-        Args:
-            noisy: Noisy target and what else changes with time.
-            known: What is known of the subject.
-            timestep: (B,), from 0 to 1000.
-            direction: (B,).
-            labels: Code (B,) for each label.
+        ``known`` is what is known of the subject, ``timestep`` (B,) from 0 to 1000.
         """
         sides = noisy.shape[2:]
         margin = [edge for side in reversed(sides) for edge in (0, -side % self.multiple)]
@@ -152,12 +140,7 @@ class DualModalUNet(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Every position of the target attends to all positions of target and source.
-
-    Args:
-        width: Channels.
-        heads: They divide the width.
-    """
+    """Every position of the target attends to all positions of target and source."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -20,10 +20,10 @@ from accelerate import PartialState
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace, known
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.diffusion.loop import TrainConfig, Trained, TrainingSet, estimate, train
-from neuromix.augment.diffusion.objectives import Objective
+from neuromix.augment.diffusion.fitting import Job
+from neuromix.augment.diffusion.loop import Trained, estimate
 from neuromix.augment.pds.config import MODALITIES, ModalityConfig
 from neuromix.augment.pds.dual_modal import DualModalDiffusion
 from neuromix.augment.pds.local_regression import LocalRegression
@@ -39,7 +39,7 @@ FOLDS = 4
 
 
 @dataclass(frozen=True)
-class Part:
+class SubjectBatch:
     """Some subjects of one set, in one direction."""
 
     source: Tensor
@@ -54,33 +54,22 @@ class Part:
     """What was made for them before."""
 
 
-Maker = Callable[[Part], Tensor]
+Maker = Callable[[SubjectBatch], Tensor]
 """Makes volumes (B, N, X, Y, Z)."""
 
 
 @dataclass
 class Fitting:
-    """One fit.
+    """One fit on training pairs and, if any, validation pairs."""
 
-    Args:
-        config: Its settings.
-        sets: Training pairs and, if any, validation pairs.
-        grid: Of all.
-        work: Folder.
-        resume: Go on with trainings that were begun.
-        progress: Show progress bars.
-    """
-
-    config: ModalityConfig
+    job: Job
     sets: list[Pairs]
     grid: Grid
-    work: Path
-    resume: bool = True
-    progress: bool = False
     model: DualModalDiffusion = field(init=False)
     _folds: dict[int, LocalRegression] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.config: ModalityConfig = self.job.config
         self.directions = [MODALITIES.index(name) for name in self.config.directions]
         numbers: dict[tuple[str, str], int] = {}
         self.people = [
@@ -92,11 +81,10 @@ class Fitting:
     def run(self, alphas: Tensor | None, draw: Maker) -> Trained:
         """Fit everything; :attr:`model` is the result.
 
-        Args:
-            alphas: Of the noise schedule, if PDM predicts noise.
-            draw: Samples of PDM, which TR refines in the published order.
+        ``alphas`` are those of the noise schedule, if PDM predicts noise; ``draw`` makes the
+        samples of PDM, which TR refines in the published order.
         """
-        kept = self.work / "start"
+        kept = self.job.work / "start"
         state = PartialState()
         fresh = not kept.is_dir()  # asked before the main process can have written it
         with state.main_process_first():
@@ -121,8 +109,7 @@ class Fitting:
     def build(self) -> DualModalDiffusion:
         """The model before anything is learned but the scales of the modalities."""
         config, pairs = self.config, self.sets[0]
-        names = [n for n in config.labels if any(known(row.get(n)) for row in pairs.rows)]
-        space = LabelSpace.from_labels(pairs.rows, names)
+        space = LabelSpace.from_known(pairs.rows, config.labels)
         covered = torch.zeros(self.grid.shape, dtype=torch.bool)
         sums = torch.zeros(2, 3, dtype=torch.float64)
         limits = torch.tensor([[torch.inf, -torch.inf]] * 2)
@@ -165,8 +152,8 @@ class Fitting:
                 torch.cat([model.atlas.signals(t, s) for _, t, s in pairs.batches(model, d)()])
                 for d in range(2)
             ]
-            told = [str(row.get("diagnosis") or "") for row in pairs.rows]
-            model.atlas.learn(torch.stack(signals), told)
+            diagnoses = [str(row.get("diagnosis") or "") for row in pairs.rows]
+            model.atlas.learn(torch.stack(signals), diagnoses)
 
     def _around_means(self) -> None:
         """TR, and the Gaussian around what it makes."""
@@ -211,7 +198,7 @@ class Fitting:
             for pairs, m, r in zip(self.sets, means, residuals, strict=True)
         ]
         objective = SemanticConsistency(self.model, self.config.label_dropout, alphas)
-        return self._train(objective, data, self.config.training, "pdm")
+        return self.job.train(objective, data, self.config.training, "pdm")
 
     def _refine(self, estimates: list[np.ndarray], stages: Sequence[str]) -> None:
         """Train TR on estimates, one stage after the other."""
@@ -219,14 +206,14 @@ class Fitting:
             BoxSet(pairs, self.model, self.directions, each, self.config.box)
             for pairs, each in zip(self.sets, estimates, strict=True)
         ]
-        first = self.config.refining
+        first = self.config.refining.within(self.config.training)
         second = replace(
             first, steps=max(first.steps // 3, 1), learning_rate=first.learning_rate / 3
         )
         for stage in stages:
             objective = Refinement(self.model, stage == "detail", self.config.microstructure)
             config = second if stage == "detail" and len(stages) > 1 else first
-            self._train(objective, data, config, stage)
+            self.job.train(objective, data, config, stage)
         assert self.model.refiner is not None
         self.model.refiner.eval()
 
@@ -238,19 +225,6 @@ class Fitting:
         objective = Refinement(self.model, True, config.microstructure)
         return stages * estimate(objective, data, config.refining)
 
-    def _train(
-        self, objective: Objective, data: Sequence[TrainingSet], config: TrainConfig, name: str
-    ) -> Trained:
-        return train(
-            objective,
-            data[0],
-            replace(config, seed=self.config.training.seed),
-            self.work / name,
-            validation=data[1] if len(data) > 1 else None,
-            resume=self.resume,
-            progress=self.progress,
-        )
-
     def _means(self) -> list[np.ndarray]:
         """What samples spread around."""
         estimates = self._arrays("regression", self._regress)
@@ -258,7 +232,7 @@ class Fitting:
             return estimates
         return self._arrays("mean", self._sharpen, estimates)
 
-    def _regress(self, part: Part) -> Tensor:
+    def _regress(self, part: SubjectBatch) -> Tensor:
         """Means in closed form, as far off in training subjects as in new ones."""
         model, d = self.model, part.direction
         alone = self.config.start == "noise" or len(set(self.people)) == 1
@@ -282,11 +256,11 @@ class Fitting:
             self._folds[fold] = regression.to(self.model.device)
         return self._folds[fold]
 
-    def _sharpen(self, part: Part) -> Tensor:
+    def _sharpen(self, part: SubjectBatch) -> Tensor:
         assert part.given is not None
         return self.model.refined(part.source, part.given, part.support, part.direction)
 
-    def _standardised(self, part: Part) -> Tensor:
+    def _standardised(self, part: SubjectBatch) -> Tensor:
         """Z of some subjects, going on outside their brains."""
         field, d = self.model.residual, part.direction
         assert part.given is not None
@@ -305,44 +279,38 @@ class Fitting:
     ) -> list[np.ndarray]:
         """Arrays (subjects, directions, N, X, Y, Z) of what a maker makes, kept on disk.
 
-        Args:
-            name: Of the files.
-            maker: Makes them.
-            given: Arrays of what was made before, which it gets too.
+        ``given`` are those of what was made before, which it gets too.
         """
-        arrays = []
-        for k, part in enumerate(("train", "validation")[: len(self.sets)]):
-            path = self.work / f"{name}-{part}.npy"
-            with PartialState().main_process_first():
-                if not path.is_file():
-                    self._write(path, k, maker, None if given is None else given[k])
-            arrays.append(np.load(path, mmap_mode="r"))
-        return arrays
+        paths = self.job.arrays(
+            lambda k, path: self._write(path, k, maker, None if given is None else given[k]),
+            f"{name}-",
+        )
+        return [np.load(path, mmap_mode="r") for path in paths]
 
     @torch.no_grad()
     def _write(self, path: Path, which: int, maker: Maker, given: np.ndarray | None) -> None:
         from rich.progress import track
 
         pairs = self.sets[which]
-        count, _, *shape = pairs.array.shape
-        with files.replacing(path) as temporary:
-            # Half precision is a thousandth of a value, far below the noise of a scan.
-            writer = np.lib.format.open_memmap(
-                temporary, mode="w+", dtype=np.float16, shape=(count, len(self.directions), *shape)
-            )
-            starts = range(0, count, BATCH)
-            for start in track(starts, f"Writing {path.stem}", disable=not self.progress):
-                chosen = slice(start, min(start + BATCH, count))
-                numbers = list(range(count)[chosen])
-                for column, d in enumerate(self.directions):
-                    units = self._units(pairs, d, numbers)
-                    before = None
-                    if given is not None:
-                        before = torch.from_numpy(np.array(given[chosen, column], np.float32))
-                        before = before.to(units[0])
-                    made = maker(Part(*units, d, numbers, which == 0, before))
-                    writer[chosen, column] = made.cpu().numpy()
-            writer.flush()
+        count = len(pairs)
+
+        def made(start: int) -> np.ndarray:
+            numbers = list(range(start, min(start + BATCH, count)))
+            columns = []
+            for column, d in enumerate(self.directions):
+                units = self._units(pairs, d, numbers)
+                before = None
+                if given is not None:
+                    before = torch.from_numpy(np.array(given[numbers, column], np.float32))
+                    before = before.to(units[0])
+                part = maker(SubjectBatch(*units, d, numbers, which == 0, before))
+                columns.append(part.cpu().numpy())
+            return np.stack(columns, axis=1)
+
+        title = f"Writing {path.stem}"
+        starts = track(range(0, count, BATCH), title, disable=not self.job.progress)
+        # Half precision is a thousandth of a value, far below the noise of a scan.
+        files.write_array(path, count, map(made, starts), np.float16)
 
     def _units(
         self, pairs: Pairs, d: int, subjects: Sequence[int]

@@ -35,14 +35,7 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
 
 
 class LocalRegression(nn.Module):
-    """Linear regressions in all voxels that a training subject's brain covers.
-
-    Args:
-        directions: How many directions D.
-        segments: N.
-        shape: Of the volumes.
-        voxels: V, how many voxels are covered.
-    """
+    """Linear regressions in the V ``voxels`` that a training subject's brain covers."""
 
     place: Tensor
     centre: Tensor
@@ -66,13 +59,7 @@ class LocalRegression(nn.Module):
 
     @torch.no_grad()
     def fit(self, direction: int, batches: Batches, blind: bool = False) -> None:
-        """Find the regressions of one direction.
-
-        Args:
-            direction: Which.
-            batches: Training subjects.
-            blind: The mean of the training subjects only: the source is not looked at.
-        """
+        """Find the regressions of one direction; ``blind`` ones do not look at the source."""
         for learnt in (self.average, self.centre, self.weights):
             learnt[direction] = 0
         count = torch.zeros(len(self.place), 1)

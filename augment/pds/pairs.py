@@ -15,9 +15,9 @@ from torch import Tensor
 
 from neuromix.augment import files
 from neuromix.augment.data.cohort import label_rows
-from neuromix.augment.data.conditions import inside
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import image_hashes
+from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.dual_modal import DualModalDiffusion
@@ -87,27 +87,15 @@ def support_of(volumes: Tensor) -> Tensor:
 
 
 class Pairs:
-    """Pairs on disk: an array (subjects, 2, N, X, Y, Z) in the units of the images.
-
-    Args:
-        path: Of the array; it is written if it is absent.
-        cohort: Rows with both modalities.
-    """
+    """Pairs on disk, written if absent: an array (subjects, 2, N, X, Y, Z) in the images' units."""
 
     def __init__(self, path: Path, cohort: Cohort) -> None:
         if not path.is_file():
-            with files.replacing(path) as temporary:
-                writer = None
-                for k, subject in enumerate(cohort.subjects()):
-                    pair = torch.stack([read(subject[name], name) for name in MODALITIES])
-                    if writer is None:
-                        shape = (len(cohort), *pair.shape)
-                        writer = np.lib.format.open_memmap(
-                            temporary, mode="w+", dtype=np.float32, shape=shape
-                        )
-                    writer[k] = pair.numpy()
-                assert writer is not None
-                writer.flush()
+            parts = (
+                np.stack([read(subject[name], name).numpy() for name in MODALITIES])[None]
+                for subject in cohort.subjects()
+            )
+            files.write_array(path, len(cohort), parts, np.float32)
         self.array = np.load(path, mmap_mode="r")
         self.rows = label_rows(cohort)
         self.paths = [row[f"{name}_path"] for row in self.rows for name in MODALITIES]
@@ -145,12 +133,8 @@ class Pairs:
 class DenoisingSet:
     """Residuals on disk for PDM's training: sample k is (subject, direction).
 
-    Args:
-        pairs: Of the subjects.
-        model: Its closed form is used.
-        directions: Indices of the targets.
-        means: Array (subjects, directions, N, X, Y, Z) of the means given the source.
-        residuals: Likewise, of z.
+    ``means``, given the source, and ``residuals``, of z, are arrays (subjects, directions, N, X, Y,
+    Z).
     """
 
     def __init__(
@@ -163,9 +147,7 @@ class DenoisingSet:
     ) -> None:
         self.pairs, self.model, self.directions = pairs, model, list(directions)
         self.means, self.residuals = means, residuals
-        space = model.label_space
-        codes = [space.encode(inside(space, row)) for row in pairs.rows]
-        self.codes = {name: torch.tensor([row[name] for row in codes]) for name in space.names}
+        self.codes = encode_rows(model.label_space, pairs.rows)
 
     def __len__(self) -> int:
         return len(self.pairs) * len(self.directions)
@@ -195,12 +177,7 @@ class DenoisingSet:
 class BoxSet:
     """Boxes of volumes and their estimates for TR's training: sample k is (subject, direction).
 
-    Args:
-        pairs: Of the subjects.
-        model: Its averages, deviations and pattern are used.
-        directions: Indices of the targets.
-        estimates: Array (subjects, directions, N, X, Y, Z).
-        box: Side in voxels.
+    ``estimates`` are an array (subjects, directions, N, X, Y, Z), ``box`` a side in voxels.
     """
 
     def __init__(

@@ -34,11 +34,7 @@ LEAST = 0.3
 
 
 class PatternModule(nn.Module):
-    """Regions on a grid, and their weights.
-
-    Args:
-        grid: ``Grid.to_dict()``.
-    """
+    """Regions on a grid, ``Grid.to_dict()``, and their weights."""
 
     weights: Tensor
     regions: Tensor
@@ -53,17 +49,15 @@ class PatternModule(nn.Module):
     def signals(self, volumes: Tensor, support: Tensor) -> Tensor:
         """Mean of each region over segments and voxels, relative to the brain's, (B, R)."""
         mean = (volumes * support).mean(1)
-        seen = torch.einsum("bxyz,rxyz->br", mean, self.regions)
+        total = torch.einsum("bxyz,rxyz->br", mean, self.regions)
         size = torch.einsum("bxyz,rxyz->br", support[:, 0], self.regions)
         whole = mean.sum((1, 2, 3)) / support.sum((1, 2, 3, 4)).clamp_min(1)
-        return seen / size.clamp_min(1e-3) - whole[:, None]
+        return total / size.clamp_min(1e-3) - whole[:, None]
 
     def learn(self, signals: Tensor, classes: list[str]) -> None:
-        """Set the weights.
+        """Set the weights by signals (M, N, R) of the training subjects in M modalities.
 
-        Args:
-            signals: Of the training subjects, (M, N, R) for M modalities.
-            classes: Diagnosis of each; ``""`` where it is missing.
+        ``classes`` are their diagnoses, ``""`` where one is missing.
         """
         from sklearn.feature_selection import f_classif
 
@@ -71,8 +65,8 @@ class PatternModule(nn.Module):
         names, counts = np.unique(np.array(classes)[known], return_counts=True)
         if len(names) < 2 or counts.min() < 2:
             return
-        told = np.array(classes)[known]
-        ratios = [f_classif(part[known].double().numpy(), told)[0] for part in signals]
+        targets = np.array(classes)[known]
+        ratios = [f_classif(part[known].double().numpy(), targets)[0] for part in signals]
         excess = np.clip(np.nan_to_num(np.mean(ratios, axis=0), nan=1.0) - 1, 0, None)
         if excess.sum() > 0:
             weights = LEAST + (1 - LEAST) * excess / excess.mean()
@@ -92,6 +86,6 @@ class PatternModule(nn.Module):
         """L_pattern of errors (B, N, X, Y, Z): a mean over samples, segments and regions."""
         means = torch.einsum("bnxyz,rxyz->bnr", error * support, self.regions)
         size = torch.einsum("bxyz,rxyz->br", support[:, 0], self.regions)
-        seen = (size > 1).float() * self.weights
-        squares = (means / size.clamp_min(1)[:, None]).square() * seen[:, None]
-        return squares.sum() / (seen.sum() * error.shape[1]).clamp_min(1e-6)
+        weight = (size > 1).float() * self.weights
+        squares = (means / size.clamp_min(1)[:, None]).square() * weight[:, None]
+        return squares.sum() / (weight.sum() * error.shape[1]).clamp_min(1e-6)

@@ -20,14 +20,7 @@ from torch import Tensor, nn
 
 
 class TissueRefiner(nn.Module):
-    """Corrects estimates (B, N, X, Y, Z).
-
-    Args:
-        modalities: M.
-        segments: N.
-        width: Channels.
-        blocks: Voxelwise blocks.
-    """
+    """Corrects estimates (B, N, X, Y, Z) of N segments by voxelwise blocks."""
 
     def __init__(self, modalities: int, segments: int, width: int, blocks: int) -> None:
         super().__init__()
@@ -50,20 +43,15 @@ class TissueRefiner(nn.Module):
         deviation: Tensor,
         direction: Tensor,
     ) -> Tensor:
-        """Refined estimates, zero outside the support.
+        """Refined estimates (B, N, X, Y, Z), zero outside the support (B, 1, X, Y, Z).
 
-        Args:
-            source: (B, N, X, Y, Z).
-            estimate: Of the target, likewise.
-            support: (B, 1, X, Y, Z).
-            average: The mean target, (B, N, X, Y, Z).
-            deviation: Of the estimate's error, likewise.
-            direction: Index of the target, (B,).
+        ``average`` is the mean target, ``deviation`` that of the estimate's error, both as the
+        estimate.
         """
         # The average is a place's; what differs from it is the subject's.
-        seen = torch.cat([source, (estimate - average) / deviation, average, support], dim=1)
-        hot = F.one_hot(direction, self.modalities).to(seen)
-        h = self.stem(torch.einsum("bm,bcxyz->bmcxyz", hot, seen).flatten(1, 2))
+        inputs = torch.cat([source, (estimate - average) / deviation, average, support], dim=1)
+        hot = F.one_hot(direction, self.modalities).to(inputs)
+        h = self.stem(torch.einsum("bm,bcxyz->bmcxyz", hot, inputs).flatten(1, 2))
         for block in self.blocks:
             h = h + block(F.gelu(h))
         every = self.head(F.gelu(h)).unflatten(1, (self.modalities, self.segments))

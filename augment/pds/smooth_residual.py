@@ -37,13 +37,7 @@ Residuals = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 
 class SmoothResidual(nn.Module):
-    """The Gaussian field of each direction.
-
-    Args:
-        directions: D.
-        segments: N.
-        shape: Of the volumes.
-    """
+    """The Gaussian field of each of D directions."""
 
     deviation: Tensor
     mixing: Tensor
@@ -62,12 +56,9 @@ class SmoothResidual(nn.Module):
 
     @torch.no_grad()
     def fit(self, direction: int, residuals: Residuals, inflation: float = 1.0) -> None:
-        """Find deviation, mixing and power of one direction.
+        """Find deviation, mixing and power of one direction from the training subjects.
 
-        Args:
-            direction: Which.
-            residuals: Of the training subjects.
-            inflation: How much larger the residuals of new subjects are, a ratio of deviations.
+        ``inflation`` says how much larger residuals of new subjects are, a ratio of deviations.
         """
         squares = torch.zeros_like(self.deviation[direction])
         count = torch.zeros_like(squares[:1])
@@ -99,13 +90,7 @@ class SmoothResidual(nn.Module):
         self.power[direction] = self._isotropic(total)
 
     def velocity(self, noisy: Tensor, t: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """E[n - z | z_t] and E[z | z_t], both (B, N, X, Y, Z).
-
-        Args:
-            noisy: z_t, (B, N, X, Y, Z).
-            t: (B,), from 0 to 1.
-            direction: (B,).
-        """
+        """E[n - z | z_t] and E[z | z_t], both (B, N, X, Y, Z), for t and direction (B,)."""
         t = t[:, None, None, None, None]
         power = self.power[direction]
         waves = self.to_waves(noisy, direction) / ((1 - t) ** 2 * power + t**2)
@@ -120,13 +105,8 @@ class SmoothResidual(nn.Module):
         """The field in its support, and outside a draw of the Gaussian that agrees with it.
 
         A free draw is corrected by what the field inside says of the outside (kriging); conjugate
-        gradients invert the covariance.
-
-        Args:
-            field: z, (B, N, X, Y, Z).
-            support: (B, 1, X, Y, Z).
-            white: Noise of the field's shape.
-            direction: (B,).
+        gradients invert the covariance. ``field`` is z, (B, N, X, Y, Z), and ``white`` noise of its
+        shape.
         """
         power = self.power[direction]
 

@@ -39,13 +39,10 @@ EDGES = 0.1
 
 
 class SemanticConsistency(Objective):
-    """PDM's loss: denoising, weighed by the pattern.
+    """PDM's loss: denoising, weighed by the pattern; of the model its ``network`` is trained.
 
-    Args:
-        model: Its ``network`` is trained; all else stays.
-        label_dropout: Share of samples that are shown no label.
-        alphas: Cumulative products of a noise schedule, (T,): then noise is predicted. Without it
-            the velocity is.
+    With ``alphas``, cumulative products of a noise schedule (T,), noise is predicted, else
+    velocity.
     """
 
     def __init__(
@@ -83,12 +80,9 @@ class SemanticConsistency(Objective):
 
 
 class Refinement(Objective):
-    """TR's loss.
+    """TR's loss, of its first stage or, with ``detail``, of its second.
 
-    Args:
-        model: Its ``refiner`` is trained; all else stays.
-        detail: Whether it is the second stage.
-        microstructure: Weight m of MR.
+    ``microstructure`` is the weight m of MR.
     """
 
     def __init__(self, model: DualModalDiffusion, detail: bool, microstructure: float) -> None:

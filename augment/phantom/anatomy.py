@@ -46,11 +46,7 @@ class Shape:
 
 
 class Anatomy:
-    """Draws tissue maps on one grid.
-
-    Args:
-        grid: Where the maps are wanted; a grid of the standard field of view.
-    """
+    """Draws tissue maps on one grid of the standard field of view."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid

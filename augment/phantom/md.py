@@ -14,7 +14,7 @@ import functools
 import numpy as np
 
 from neuromix.augment.phantom.anatomy import Anatomy
-from neuromix.augment.phantom.population import SITES, Person
+from neuromix.augment.phantom.population import SITES, Participant
 
 B_VALUE = 1.0
 DIRECTIONS = 12
@@ -39,7 +39,7 @@ def gradients() -> np.ndarray:
 
 
 def diffusivities(
-    anatomy: Anatomy, person: Person, maps: dict[str, np.ndarray], rng: np.random.Generator
+    anatomy: Anatomy, person: Participant, maps: dict[str, np.ndarray], rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """True mean diffusivity of each compartment, (X, Y, Z) in 1e-3 mm²/s."""
     deep = np.clip(2 * maps["deep"], 0, 1)
@@ -58,13 +58,12 @@ def diffusivities(
 
 
 def dwi(
-    anatomy: Anatomy, person: Person, maps: dict[str, np.ndarray], rng: np.random.Generator
+    anatomy: Anatomy, person: Participant, maps: dict[str, np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Simulate a diffusion scan of a brain that :meth:`Anatomy.draw` made.
 
-    Returns:
-        The signal (X, Y, Z, 13) with the unweighted volume first, b-values (13,) in s/mm², gradient
-        directions (13, 3), and the brain mask (X, Y, Z).
+    The signal (X, Y, Z, 13) with the unweighted volume first, b-values (13,) in s/mm², gradient
+    directions (13, 3), and the brain mask (X, Y, Z).
     """
     inside = maps["gm"] + maps["wm"] + maps["csf"]
     mask = inside > 0.5
@@ -93,7 +92,7 @@ def dwi(
 
 
 def mean_diffusivity(
-    anatomy: Anatomy, person: Person, maps: dict[str, np.ndarray], rng: np.random.Generator
+    anatomy: Anatomy, person: Participant, maps: dict[str, np.ndarray], rng: np.random.Generator
 ) -> np.ndarray:
     """The MD map (X, Y, Z) of one subject as a study would have it, float32 in 1e-3 mm²/s.
 

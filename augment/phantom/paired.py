@@ -23,7 +23,7 @@ from neuromix.augment.data.grid import SPACE, template_on
 from neuromix.augment.data.regions import dosenbach
 from neuromix.augment.phantom.anatomy import Anatomy
 from neuromix.augment.phantom.md import DIFFUSIVITY, gradients
-from neuromix.augment.phantom.population import Person
+from neuromix.augment.phantom.population import Participant
 
 SEGMENTS = 8
 RANGE = 1.6
@@ -45,12 +45,11 @@ class PairedScanner:
         self.courses = 1 + 0.3 * np.cos(np.linspace(0, np.pi, SEGMENTS))
 
     def draw(
-        self, person: Person, maps: dict[str, np.ndarray], rng: np.random.Generator
+        self, person: Participant, maps: dict[str, np.ndarray], rng: np.random.Generator
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The images of one subject and what an ideal regression would predict of them.
+        """The images of one subject, and what an ideal regression would predict of them.
 
-        Returns:
-            Two dicts with ``fmri`` and ``dmri``, arrays (X, Y, Z, 8).
+        Two dicts with ``fmri`` and ``dmri``, arrays (X, Y, Z, 8).
         """
         inside = np.clip(maps["gm"] + maps["wm"] + maps["csf"], 0, 1)
         shared = 0.9 * person.severity * self.pattern + 0.8 * rng.standard_normal(len(self.pattern))
@@ -136,7 +135,7 @@ class IdealScore:
 
 
 def write_subject(
-    folder: Path, images: dict[str, np.ndarray], anatomy: Anatomy, person: Person
+    folder: Path, images: dict[str, np.ndarray], anatomy: Anatomy, person: Participant
 ) -> None:
     """Write both modalities of one subject."""
     place, stem = folder / f"sub-{person.subject_id}", f"sub-{person.subject_id}"

@@ -41,7 +41,7 @@ SITES = {
 
 
 @dataclass(frozen=True)
-class Person:
+class Participant:
     """One subject: labels, which everybody may see, and latents, which only the truth file has."""
 
     subject_id: str
@@ -68,7 +68,7 @@ class Person:
         return asdict(self)
 
 
-def person(seed: int, site: str, index: int) -> tuple[Person, np.random.Generator]:
+def person(seed: int, site: str, index: int) -> tuple[Participant, np.random.Generator]:
     """Draw subject ``index`` of a site, and return its random stream for what follows."""
     if site not in SITES:
         raise InputError(f"site {site!r} is not known; allowed are {', '.join(SITES)}")
@@ -96,7 +96,7 @@ def person(seed: int, site: str, index: int) -> tuple[Person, np.random.Generato
         atrophy=float(np.clip(0.03 + 0.025 * ageing + 0.03 * severity + 0.025 * own_c, 0, 0.4)),
     )
     return (
-        Person(
+        Participant(
             subject_id=f"{site}{index + 1:04d}",
             site=site,
             age=age,

@@ -21,7 +21,7 @@ from scipy import ndimage, signal
 from neuromix.augment import files
 from neuromix.augment.data.grid import SPACE
 from neuromix.augment.phantom.anatomy import Anatomy
-from neuromix.augment.phantom.population import Person
+from neuromix.augment.phantom.population import Participant
 
 TR = 2.0
 FRAMES = 100
@@ -91,7 +91,7 @@ def draw_response(anatomy: Anatomy, rng: np.random.Generator) -> Response:
     return Response(amplitude, delay, maps)
 
 
-def draw_events(task: str, rng: np.random.Generator) -> pd.DataFrame:
+def block_events(task: str, rng: np.random.Generator) -> pd.DataFrame:
     """Blocks of the two conditions in random order, as a BIDS events table."""
     names = list(TASKS[task])
     blocks = int((FRAMES * TR - REST) // (BLOCK + REST))
@@ -111,17 +111,7 @@ def simulate(
     events: pd.DataFrame,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """One run (X, Y, Z, T) in scanner units as int16.
-
-    Args:
-        anatomy: Of the grid.
-        maps: The subject's tissue, as :meth:`Anatomy.draw` gives it.
-        response: The subject's answer.
-        task: Key of :data:`TASKS`.
-        direction: ``LR`` or ``RL``.
-        events: Onset, duration and trial type in seconds.
-        rng: Of the subject.
-    """
+    """One run (X, Y, Z, T) of a subject's tissue ``maps`` in scanner units as int16."""
     from nilearn.glm.first_level import compute_regressor
 
     base, mask = _baseline(anatomy, maps)
@@ -160,7 +150,7 @@ def simulate(
 def write_subject(
     folder: Path,
     anatomy: Anatomy,
-    person: Person,
+    person: Participant,
     maps: dict[str, np.ndarray],
     rng: np.random.Generator,
 ) -> dict[str, Any]:
@@ -168,7 +158,7 @@ def write_subject(
     response = draw_response(anatomy, rng)
     for task in TASKS:
         for direction in ("LR", "RL"):
-            events = draw_events(task, rng)
+            events = block_events(task, rng)
             stem = f"sub-{person.subject_id}_task-{task}_dir-{direction}"
             run = simulate(anatomy, maps, response, task, direction, events, rng)
             place = folder / f"sub-{person.subject_id}" / "func"

@@ -23,13 +23,10 @@ UNITS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
 
 
 def hcp_events(folder: str | Path) -> pd.DataFrame:
-    """Read the EV files of one HCP run.
+    """Read the EV files of one HCP run: events sorted by onset.
 
     Each ``<condition>.txt`` has a line of onset, duration and weight per event. ``Sync.txt`` is no
     condition; empty files and lines of weight zero stand for a condition that did not occur.
-
-    Returns:
-        Events sorted by onset.
     """
     import pandas as pd
 
@@ -84,9 +81,9 @@ def check_events(events: pd.DataFrame, frames: int, tr: float) -> None:
     wrong |= (events["trial_type"] == "").to_numpy()
     if wrong.any():
         row = int(np.argmax(wrong))
-        found = ", ".join(f"{c} {str(events[c].iloc[row])!r}" for c in EVENT_COLUMNS)
+        cells = ", ".join(f"{c} {str(events[c].iloc[row])!r}" for c in EVENT_COLUMNS)
         raise InputError(
-            f"event {row + 1} has {found}; onset and duration must be seconds from 0 on (0 for the "
+            f"event {row + 1} has {cells}; onset and duration must be seconds from 0 on (0 for the "
             "duration of an impulse), trial_type a name"
         )
     end = frames * tr
@@ -98,11 +95,7 @@ def check_events(events: pd.DataFrame, frames: int, tr: float) -> None:
 
 
 def check_frames(frames: np.ndarray) -> None:
-    """Refuse a run with an empty frame, which would pass for a sudden loss of all signal.
-
-    Args:
-        frames: (T, ...).
-    """
+    """Refuse a run (T, ...) with an empty frame, which passes for a sudden loss of all signal."""
     empty = [k for k, frame in enumerate(frames) if not (np.isfinite(frame) & (frame != 0)).any()]
     if empty:
         raise InputError(
@@ -115,23 +108,23 @@ def repetition_time(header: Any, sidecar: Mapping[str, Any]) -> float:
     """Seconds between frames, from a NIfTI header and a JSON sidecar, which must agree."""
     zooms = header.get_zooms()
     unit = UNITS.get(header.get_xyzt_units()[1], 1.0)
-    found = {}
+    times = {}
     if len(zooms) > 3 and zooms[3] > 0:
-        found["header"] = float(zooms[3]) * unit
+        times["header"] = float(zooms[3]) * unit
     if "RepetitionTime" in sidecar:
-        found["sidecar"] = float(sidecar["RepetitionTime"])
-    if not found:
+        times["sidecar"] = float(sidecar["RepetitionTime"])
+    if not times:
         raise InputError(
             "the repetition time is neither in the header nor in the sidecar; write it as "
             "RepetitionTime into the JSON"
         )
-    if max(found.values()) - min(found.values()) > 1e-3:
+    if max(times.values()) - min(times.values()) > 1e-3:
         raise InputError(
-            f"the repetition time is {found['header']:g} s in the header and "
-            f"{found['sidecar']:g} s in the sidecar; correct the one that is wrong"
+            f"the repetition time is {times['header']:g} s in the header and "
+            f"{times['sidecar']:g} s in the sidecar; correct the one that is wrong"
         )
     # The sidecar's is a decimal number, the header's has been through 32 bits.
-    tr = found["sidecar"] if "sidecar" in found else round(found["header"], 6)
+    tr = times["sidecar"] if "sidecar" in times else round(times["header"], 6)
     if not 0 < tr < MAX_TR:
         raise InputError(
             f"a repetition time of {tr:g} s cannot be; it must be in seconds, below {MAX_TR:g}"
@@ -140,16 +133,10 @@ def repetition_time(header: Any, sidecar: Mapping[str, Any]) -> float:
 
 
 def windows(frames: int, length: int, overlap: float = 0.0) -> list[int]:
-    """Where windows start that cover a whole run.
+    """The first frames, ascending, of windows of ``length`` frames that cover a whole run.
 
-    Args:
-        frames: Frames of the run.
-        length: Frames of a window.
-        overlap: Share of a window that the next one repeats, from 0 to below 1. The last window
-            ends with the run, and so may repeat more.
-
-    Returns:
-        Indices of first frames, ascending.
+    ``overlap`` is the share of a window that the next one repeats, from 0 to below 1; the last one
+    ends with the run, and so may repeat more.
     """
     if not 0 <= overlap < 1:
         raise InputError(f"an overlap of {overlap:g} cannot be; allowed is 0 to below 1")
@@ -166,20 +153,10 @@ def windows(frames: int, length: int, overlap: float = 0.0) -> list[int]:
 def cut(
     data: np.ndarray, events: pd.DataFrame | None, tr: float, start: int, length: int
 ) -> tuple[np.ndarray, pd.DataFrame | None]:
-    """Cut a window out of a run, with its events.
+    """Cut a window out of a run (X, Y, Z, T), with its events, whose onsets then start with it.
 
     Events that reach over a border are clipped there, those outside are dropped. The response to an
     event that ended before the window still decays in its first 20 s or so.
-
-    Args:
-        data: BOLD (X, Y, Z, T).
-        events: Events of the run; none at rest.
-        tr: Seconds between frames.
-        start: First frame of the window.
-        length: Frames of the window.
-
-    Returns:
-        BOLD (X, Y, Z, length), and events with onsets from the window's first frame on.
     """
     if not 0 <= start <= data.shape[3] - length:
         raise InputError(

@@ -23,11 +23,7 @@ MD_RANGE = (0.0, 3.2)
 
 
 def read_gradients(bval: Path, bvec: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a gradient table in FSL's format.
-
-    Returns:
-        b-values (N,) in s/mm² and directions as the file has them, (3, N) or (N, 3).
-    """
+    """Read FSL's b-values (N,) in s/mm² and directions as the file has them, (3, N) or (N, 3)."""
     tables = []
     for path in (bval, bvec):
         try:
@@ -42,15 +38,9 @@ def read_gradients(bval: Path, bvec: Path) -> tuple[np.ndarray, np.ndarray]:
 def check_gradients(
     bvals: np.ndarray, bvecs: np.ndarray, volumes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Check a gradient table and bring it into one form.
+    """Check b-values (N,) in s/mm² and directions (N, 3) or (3, N) for a scan of so many volumes.
 
-    Args:
-        bvals: b-values (N,) in s/mm².
-        bvecs: Directions (N, 3) or (3, N).
-        volumes: Frames of the scan.
-
-    Returns:
-        b-values (N,) and directions (N, 3) of unit length, zero where b is (close to) zero.
+    Directions come back as (N, 3) of unit length, zero where b is (close to) zero.
     """
     bvals, bvecs = np.ravel(bvals).astype(float), np.array(bvecs, dtype=float)
     if bvecs.ndim == 2 and bvecs.shape[0] == 3 and bvecs.shape[1] != 3:

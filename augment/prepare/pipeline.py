@@ -34,14 +34,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a dataset.
-
-    Args:
-        folder: The BIDS derivative.
-        written: Scans that were prepared now.
-        kept: Scans that an earlier run had prepared with the same settings.
-        failures: Scans that could not be prepared, and why.
-    """
+    """What became of a dataset: counts of scans, of which an earlier call had ``kept`` some."""
 
     folder: Path
     written: int = 0
@@ -104,7 +97,7 @@ def prepare(
     root, out = Path(data).resolve(), Path(out).resolve()
     if root == out:
         raise InputError(f"{out} is the data itself; name another folder to write into")
-    source = Path(raw).resolve() if raw else _source(root)
+    source = Path(raw).resolve() if raw else bids.source_of(root)
     scans, failures = find_scans(root, what, source, entities or {})
     try:
         _describe(out, root, source, scans)
@@ -129,20 +122,10 @@ def prepare(
     return Prepared(out, **counts, failures=failures)
 
 
-def _source(root: Path) -> Path:
-    """The raw dataset in whose ``derivatives`` a dataset lies, or the dataset itself."""
-    above = root.parent.parent
-    marks = ("dataset_description.json", "participants.tsv")
-    is_nested = root.parent.name == "derivatives" and any((above / m).is_file() for m in marks)
-    return above if is_nested else root
-
-
 def _describe(out: Path, root: Path, source: Path, scans: list[Scan]) -> None:
     """Write what belongs to the dataset as a whole: its description, and copies of the labels."""
     # The name stays that of the source, for it tells whose subjects these are.
-    description = source / "dataset_description.json"
-    name = bids.read_json(description).get("Name") if description.is_file() else None
-    bids.describe(out, name=" ".join(str(name or source.name).split()), derivative=True)
+    bids.describe(out, name=bids.title_of(source) or bids.plain(source.name), derivative=True)
     home = root if (root / "participants.tsv").is_file() else source
     subjects = sorted({scan.entities["sub"] for scan in scans})
     sessions = [f"sub-{subject}/sub-{subject}_sessions.tsv" for subject in subjects]
@@ -177,8 +160,8 @@ def _attempt(scan: Scan, settings: Settings, root: Path, out: Path) -> tuple[str
 def _fingerprint(scan: Scan, root: Path) -> dict[str, list[int]]:
     """Size and time of every file that a scan is made of; to read them all would take hours."""
     places = [scan.image, *scan.companions.values()]
-    found = [file for p in places for file in (sorted(p.iterdir()) if p.is_dir() else [p])]
-    stats = {os.path.relpath(path, root): path.stat() for path in found}
+    inputs = [file for p in places for file in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    stats = {os.path.relpath(path, root): path.stat() for path in inputs}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 

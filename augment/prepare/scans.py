@@ -25,15 +25,10 @@ Entities = Mapping[str, str | Collection[str]]
 
 @dataclass(frozen=True)
 class Scan:
-    """One image to prepare.
+    """One image (``md``, ``dwi`` or ``bold``) to prepare, and what the JSON files say of it.
 
-    Args:
-        kind: ``md``, ``dwi`` or ``bold``.
-        image: The NIfTI file.
-        entities: Of its name.
-        sidecar: What the JSON files say of it.
-        companions: Files beside it, as far as there are any: ``mask``, ``bval``, ``bvec``,
-            ``events`` (a TSV, or HCP's folder of EV files).
+    Its companions are files beside it: ``mask``, ``bval``, ``bvec``, ``events`` (a TSV, or HCP's
+    folder).
     """
 
     kind: str
@@ -56,16 +51,10 @@ class Scan:
 def find_scans(
     root: Path, what: str, raw: Path, entities: Entities
 ) -> tuple[list[Scan], dict[str, str]]:
-    """List the scans of a dataset.
+    """List the scans of a BIDS dataset, or of HCP's ``<subject>/MNINonLinear/Results`` tree.
 
-    Args:
-        root: A BIDS dataset, raw or derivative, or HCP's ``<subject>/MNINonLinear/Results`` tree.
-        what: ``md``, ``bold`` or ``segments``.
-        raw: The raw dataset behind a derivative, where events are looked for, too.
-        entities: Only files with these, as in :func:`neuromix.augment.data.bids.find`.
-
-    Returns:
-        Scans, and for subjects whose files are ambiguous the reason.
+    Events are looked for in ``raw`` too, the dataset behind a derivative. Also returned is why the
+    files of a subject are ambiguous, where they are.
     """
     if "bold" in KINDS[what] and (hcp := _hcp_scans(root)):
         chosen = [scan for scan in hcp if _has(scan.entities, entities)]
@@ -79,16 +68,16 @@ def find_scans(
         raise InputError(
             f"{root} has no {' or '.join(KINDS[what])} image to make {what} of; it has {has}"
         )
-    found, _ = bids.find(root, kinds or KINDS[what][-1:], entities)
-    known = {file.path: file for file in found}
+    chosen_files, _ = bids.find(root, kinds or KINDS[what][-1:], entities)
+    known = {file.path: file for file in chosen_files}
     # Either of MD and DWI makes one map; BOLD and DWI make a file each.
     groups = [tuple(kinds)] if what == "md" else [(kind,) for kind in kinds]
     scans, failures = [], {}
-    for subject, members in itertools.groupby(found, key=lambda file: file.entities["sub"]):
+    for subject, members in itertools.groupby(chosen_files, key=lambda file: file.entities["sub"]):
         files = list(members)
         try:
             for group in groups:
-                rows = bids.join([file for file in files if file.image in group], group)
+                rows = bids.join_runs([file for file in files if file.image in group], group)
                 paths = [next(path for path in row[2 + len(bids.RUN) :] if path) for row in rows]
                 scans += [_scan(known[path], root, raw) for path in paths]
         except InputError as error:
@@ -100,10 +89,10 @@ def _scan(file: bids.ImageFile, root: Path, raw: Path) -> Scan:
     image = Path(file.path)
     companions = {}
     if file.image == "bold":
-        companions["events"] = inherited(image, [root, raw], "events.tsv")
+        companions["events"] = inherited_file(image, [root, raw], "events.tsv")
     elif file.image == "dwi":
-        companions["bval"] = inherited(image, [root], "dwi.bval")
-        companions["bvec"] = inherited(image, [root], "dwi.bvec")
+        companions["bval"] = inherited_file(image, [root], "dwi.bval")
+        companions["bvec"] = inherited_file(image, [root], "dwi.bvec")
     companions["mask"] = _mask(image, file.entities)
     there = {name: path for name, path in companions.items() if path}
     return Scan(file.image, image, file.entities, bids.metadata(image), there)
@@ -116,16 +105,11 @@ def _mask(image: Path, entities: Mapping[str, str]) -> Path | None:
     return next((image.parent / name for name in names if (image.parent / name).is_file()), None)
 
 
-def inherited(image: Path, roots: list[Path], ending: str) -> Path | None:
-    """The file that speaks of an image by BIDS's inheritance principle.
+def inherited_file(image: Path, roots: list[Path], ending: str) -> Path | None:
+    """The file of some datasets that speaks of an image by BIDS's inheritance principle.
 
-    It ends in ``ending`` and has no entity that the image lacks; of several, the nearest and then
-    the most specific is meant.
-
-    Args:
-        image: In the first of the datasets.
-        roots: Datasets to look in, in this order.
-        ending: Suffix and extension, such as ``events.tsv``.
+    It ends in ``ending``, such as ``events.tsv``, and has no entity that the image, which lies in
+    the first dataset, lacks; of several, the nearest and then the most specific is meant.
     """
     *pairs, _ = image.name.split("_")
     inside = image.parent.relative_to(roots[0])

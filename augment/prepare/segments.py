@@ -38,17 +38,11 @@ MAX_ATTENUATION = 1.5
 def segment(
     data: np.ndarray, n: int, order: Sequence[int] | np.ndarray | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Average contiguous, nearly equal groups along the last axis.
+    """Average ``n`` contiguous, nearly equal groups along the last axis of (X, Y, Z, L).
 
-    Args:
-        data: Array (X, Y, Z, L).
-        n: Number of segments.
-        order: Indices along the last axis in the order in which they are grouped; those that are
-            not in it are left out. By default all, as they come.
-
-    Returns:
-        Segments (X, Y, Z, N), float32, and the record that :func:`expand` needs: plain content for
-        JSON.
+    ``order`` are indices along it in the order in which they are grouped; those that are not in it
+    are left out. Returns segments (X, Y, Z, N), float32, and the record that :func:`expand` needs:
+    plain content for JSON.
     """
     if data.ndim != 4:
         raise InputError(f"the image has shape {data.shape}; (X, Y, Z, frames) is needed")
@@ -67,14 +61,9 @@ def segment(
 def expand(segments: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
     """Go back to the original axis: every frame gets the value of its segment.
 
-    Args:
-        segments: Array (X, Y, Z, N).
-        record: What came with the segments.
-
-    Returns:
-        Array (X, Y, Z, L), float32: for fMRI in the units of the run; for dMRI the attenuation,
-        which is 1 at b0. Frames that no segment covers (other shells) are NaN: nothing is known of
-        them.
+    Of segments (X, Y, Z, N) and the record that came with them it makes (X, Y, Z, L), float32: for
+    fMRI in the units of the run; for dMRI the attenuation, which is 1 at b0. Frames that no segment
+    covers (other shells) are NaN: nothing is known of them.
     """
     if segments.shape[-1] != len(record["groups"]):
         raise InputError(
@@ -89,15 +78,9 @@ def expand(segments: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
 
 
 def segment_bold(data: np.ndarray, n: int, mask: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """Segments of a BOLD run, relative to its mean brain signal.
+    """Segments (X, Y, Z, N) of a run (X, Y, Z, T), relative to its mean brain signal.
 
-    Args:
-        data: BOLD (X, Y, Z, T).
-        n: Number of segments.
-        mask: Booleans (X, Y, Z), the brain.
-
-    Returns:
-        Segments (X, Y, Z, N) and the record; its ``scale`` is the mean brain signal.
+    That is the ``scale`` of the record; ``mask`` (X, Y, Z) is the brain.
     """
     segments, record = segment(data, n)
     sizes = [len(group) for group in record["groups"]]
@@ -117,20 +100,12 @@ def segment_dwi(
     n: int,
     superior: Sequence[float] | np.ndarray = SUPERIOR,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Segments of a diffusion scan, as attenuation S / S0.
+    """Segments (X, Y, Z, N) of a diffusion scan (X, Y, Z, L), as attenuation S / S0.
 
-    Args:
-        data: Signal (X, Y, Z, L).
-        bvals: b-values (L,) in s/mm².
-        bvecs: Directions (L, 3) or (3, L), in FSL's convention.
-        affine: Voxel to world in mm, (4, 4), which FSL's directions refer to.
-        n: Number of segments.
-        superior: The superior axis of the brain in world coordinates. A registration knows it
-            better than the scanner: it is its transform's third column.
-
-    Returns:
-        Segments (X, Y, Z, N), zero where there is no signal without weighting, and the record, with
-        the ``b0`` indices and the ``shell`` (its mean b-value).
+    They are zero where there is no signal without weighting. Directions (L, 3) or (3, L) are in
+    FSL's convention, which refers to the ``affine``. ``superior`` is that axis of the brain in
+    world coordinates: a registration knows it better than the scanner, as its transform's third
+    column. The record has the ``b0`` indices and the ``shell`` (its mean b-value).
     """
     if data.ndim != 4:
         raise InputError(f"the scan has shape {data.shape}; (X, Y, Z, volumes) is needed")

@@ -42,14 +42,7 @@ def brain_mask(volume: np.ndarray, spacing: float = 2.0) -> np.ndarray:
     """Where the brain roughly is: median filter, Otsu's threshold, the largest piece without holes.
 
     Good for EPI and b0 images, in which fat is suppressed. In a T1 scalp and neck stay in;
-    :func:`register` removes them.
-
-    Args:
-        volume: Array (X, Y, Z), one frame.
-        spacing: Side of a voxel in mm, the smallest if they differ.
-
-    Returns:
-        Booleans (X, Y, Z).
+    :func:`register` removes them. ``spacing`` is the smallest side of a voxel in mm.
     """
     from dipy.segment.mask import median_otsu
 
@@ -68,17 +61,11 @@ def brain_mask(volume: np.ndarray, spacing: float = 2.0) -> np.ndarray:
 def register(
     volume: np.ndarray, affine: np.ndarray, mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Find where the template lies in an image.
+    """Find where the template lies in an image (X, Y, Z) of any orientation.
 
-    Args:
-        volume: Array (X, Y, Z), one frame.
-        affine: Voxel to world in mm, (4, 4), of any orientation.
-        mask: Booleans (X, Y, Z), the brain. Without one the image is skull-stripped: roughly first,
-            then by the template's own outline once that is in place.
-
-    Returns:
-        World of the template to world of the image (4, 4), the brain mask (X, Y, Z), and the Dice
-        overlap of that mask with the template's brain.
+    Without a mask of the brain the image is skull-stripped: roughly first, then by the template's
+    own outline once that is in place. Returns world of the template to world of the image (4, 4),
+    the brain mask (X, Y, Z), and the Dice overlap of that mask with the template's brain.
     """
     volume = np.nan_to_num(volume, posinf=0, neginf=0)
     if mask is not None and not volume[mask.astype(bool)].any():
@@ -103,8 +90,8 @@ def register(
     else:
         mask = mask.astype(bool)
         transform = _align(volume, mask, source, _centres(volume * mask, source))
-    found = resample(mask.astype(np.float32), source, COARSE, transform=transform) > 0.5
-    overlap = float(2 * (found & brain).sum() / (found.sum() + brain.sum()))
+    moved = resample(mask.astype(np.float32), source, COARSE, transform=transform) > 0.5
+    overlap = float(2 * (moved & brain).sum() / (moved.sum() + brain.sum()))
     scales = np.linalg.svd(transform[:3, :3])[1]
     if overlap < MIN_OVERLAP or scales.min() < SCALES[0] or scales.max() > SCALES[1]:
         raise InputError(
@@ -162,20 +149,12 @@ def place(
     transform: np.ndarray,
     mask: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Resample an image whose place in the template is known.
+    """Resample an image (X, Y, Z) or (X, Y, Z, T) whose place in the template is known.
 
-    Args:
-        data: Array (X, Y, Z) or (X, Y, Z, T).
-        affine: Voxel to world in mm, (4, 4).
-        grid: The grid to fill.
-        transform: World of the template to world of the image, (4, 4); the identity for images
-            that are in MNI152 space already.
-        mask: Booleans (X, Y, Z). Outside the result is zero; at the edge of the brain a voxel is
-            the mean of what lies inside, so that tissue values do not fade into the background.
-
-    Returns:
-        Array on the grid, float32, and the record that :func:`restore` needs: plain content for
-        JSON, which loses no digit.
+    ``transform`` leads from the world of the template to that of the image. Outside the ``mask``
+    the result is zero; at the edge of the brain a voxel is the mean of what lies inside, so that
+    tissue values do not fade into the background. The record is what :func:`restore` needs: plain
+    content for JSON, which loses no digit.
     """
     source = Grid(data.shape[:3], affine)
     frames = data[..., None] if data.ndim == 3 else data
@@ -198,37 +177,10 @@ def place(
     return image, record
 
 
-def to_template(
-    data: np.ndarray, affine: np.ndarray, grid: Grid, mask: np.ndarray | None = None
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Skull-strip an image, register it to the template and resample it to a grid.
-
-    Of a 4D image the mean over frames is registered; all frames move together.
-
-    Args:
-        data: Array (X, Y, Z) or (X, Y, Z, T).
-        affine: Voxel to world in mm, (4, 4), of any orientation.
-        grid: The grid to fill.
-        mask: Booleans (X, Y, Z), the brain, if it is known.
-
-    Returns:
-        Array on the grid, float32, zero outside the brain, and the record for :func:`restore`.
-    """
-    volume = data if data.ndim == 3 else data.mean(axis=3)
-    transform, brain, overlap = register(volume, affine, mask)
-    image, record = place(data, affine, grid, transform, brain)
-    return image, {**record, "overlap": overlap}
-
-
 def restore(image: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
-    """Bring an image on the grid back to where it came from.
+    """Bring an image on the grid, with any number of frames, back to where it came from.
 
-    Args:
-        image: Array on the record's target grid, with any number of frames.
-        record: What :func:`place` or :func:`to_template` returned, also by way of JSON.
-
-    Returns:
-        Array on the record's source grid, float32.
+    The record is that of :func:`place`, also by way of JSON.
     """
     source, target = Grid.from_dict(record["source"]), Grid.from_dict(record["target"])
     back = np.linalg.inv(np.array(record["transform"]))

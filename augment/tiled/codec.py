@@ -140,15 +140,10 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
         progress: bool = False,
         **settings: Any,
     ) -> DeformableTemplate:
-        """Learn the template from training volumes.
+        """Learn the template from batches (B, 1, X, Y, Z) of training volumes, ``count`` in all.
 
-        Args:
-            volumes: Batches (B, 1, X, Y, Z); some are kept, so that a cohort of any size fits.
-            count: Volumes in all.
-            tiling: How volumes are laid out.
-            spacing: Voxel sides along x, y and z in mm.
-            progress: Show a progress bar.
-            settings: ``factor``, ``depth``, ``floor`` and ``bump``.
+        Some are kept, so that a cohort of any size fits. ``settings`` are ``factor``, ``depth``,
+        ``floor`` and ``bump``.
         """
         codec = cls(tiling=tiling.to_dict(), spacing=[float(s) for s in spacing], **settings)
         chosen = set(np.linspace(0, count - 1, min(count, SUBJECTS)).round().astype(int).tolist())
@@ -192,11 +187,7 @@ class DeformableTemplate(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diff
 
     @torch.no_grad()
     def moments(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents (B, C, H / f, W / f) of volumes.
-
-        Args:
-            volumes: (B, 1, X, Y, Z).
-        """
+        """Mean and deviation of the latents (B, C, H / f, W / f) of volumes (B, 1, X, Y, Z)."""
         values = self._values(volumes.to(self.template))
         still = torch.zeros(len(values), 3, *self.lattice).to(values)
         waves = self._register(values, still, STEPS)

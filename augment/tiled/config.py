@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from neuromix.augment.diffusion.loop import TrainConfig
+from neuromix.augment.diffusion.config import TrainConfig, schedule
 from neuromix.augment.errors import InputError
 
 LARGEST = 3.2
@@ -16,7 +16,7 @@ FAINTEST = 0.15
 
 @dataclass(frozen=True)
 class TiledMDConfig:
-    """Everything that a fit is made with."""
+    """Fit the tiled sampler of maps (md) on training subjects."""
 
     labels: tuple[str, ...] = ("sex", "diagnosis", "age")
     """Labels to condition on; one that no subject has is left out."""
@@ -34,6 +34,7 @@ class TiledMDConfig:
     patch: int = 3
     """Latent pixels along a side of a token, but for a pretrained network."""
     objective: Literal["flow", "noise"] = "flow"
+    """Velocity, from a Gaussian start, or noise, as published DiTs."""
     pretrained: str = ""
     """A DiT to start from, with its layers, heads and head_dim: a folder, or NAME or NAME@REVISION
     on the hub."""
@@ -66,32 +67,24 @@ class TiledMDConfig:
 PRESETS = {
     "demo": TiledMDConfig(
         layers=3, heads=3,
-        training=TrainConfig(
-            steps=150, batch_size=8, learning_rate=1e-3, warmup=10, ema_decay=0.95,
-            validate_every=50, checkpoint_every=50,
-        ),
+        training=schedule(150, 8, 1e-3, warmup=10, ema_decay=0.95, every=50),
     ),
     "tiny": TiledMDConfig(
         layers=4,
-        training=TrainConfig(
-            steps=1200, batch_size=8, learning_rate=1e-3, warmup=50, ema_decay=0.98,
-            validate_every=150, checkpoint_every=150,
-        ),
+        training=schedule(1200, 8, 1e-3, warmup=50, ema_decay=0.98, every=150),
     ),
     "base": TiledMDConfig(
         layers=12, heads=6, head_dim=64,
-        training=TrainConfig(
-            steps=30_000, batch_size=64, learning_rate=3e-4, warmup=500, ema_decay=0.999,
-            precision="bf16", validate_every=1000, checkpoint_every=1000,
+        training=schedule(
+            30_000, 64, 3e-4, warmup=500, ema_decay=0.999, every=1000, precision="bf16",
         ),
     ),
     "paper": TiledMDConfig(
         pretrained="facebook/DiT-XL-2-256@refs/pr/1",  # the revision that has safetensors
         autoencoder="facebook/DiT-XL-2-256@refs/pr/1",
         patch=2, objective="noise", layers=28, heads=16, head_dim=72,
-        training=TrainConfig(
-            steps=100_000, batch_size=64, learning_rate=1e-4, warmup=1000, ema_decay=0.9999,
-            precision="bf16", validate_every=2000, checkpoint_every=2000,
+        training=schedule(
+            100_000, 64, 1e-4, warmup=1000, ema_decay=0.9999, every=2000, precision="bf16",
         ),
     ),
 }  # fmt: skip

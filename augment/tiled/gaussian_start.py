@@ -52,10 +52,7 @@ LEAST = 0.02
 class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own order of bases
     """Velocity of latents of mosaics, conditioned on a label space.
 
-    Args:
-        dit: Settings of the :class:`TiledDiT` but for its channels.
-        channels: Channels C of the latents.
-        rank: Patterns.
+    ``dit`` holds the settings of the :class:`TiledDiT` but for its channels.
     """
 
     effects: Tensor
@@ -92,13 +89,10 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         codes: Mapping[str, Tensor],
         weigh: Callable[[Tensor], Tensor] = lambda latents: latents.flatten(1),
     ) -> None:
-        """Find the Gaussian of latents of the training set.
+        """Find the Gaussian of latents (N, 2, C, H, W) of the training set: means and deviations.
 
-        Args:
-            latents: Means and standard deviations of codes, (N, 2, C, H, W), an array that may
-                lie on disk. Over subjects their mean is zero, as a template's is.
-            codes: Code (N,) for each label, as ``LabelSpace.encode`` gives them.
-            weigh: Latents to vectors (N, V) in which the largest patterns are looked for.
+        Over subjects their mean is zero, as a template's is. ``codes`` are (N,) for each label;
+        ``weigh`` turns latents into vectors (N, V) in which the largest patterns are looked for.
         """
         rows = torch.linspace(0, len(latents) - 1, min(len(latents), MOST)).long()
         rest = torch.stack([torch.tensor(latents[k, 0]) for k in rows.tolist()]).flatten(1)
@@ -132,13 +126,7 @@ class GaussianStart(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             self.grams[index] = part @ part.T
 
     def forward(self, latents: Tensor, timestep: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """Velocity (B, C, H, W).
-
-        Args:
-            latents: Noisy latents (B, C, H, W).
-            timestep: (B,), 1000 times the t of the flow.
-            labels: Code (B,) for each label.
-        """
+        """Velocity (B, C, H, W) of noisy latents; ``timestep`` (B,) is 1000 times t of the flow."""
         shape = latents.shape
         flat = latents.flatten(1)
         t = (timestep / 1000).to(flat)[:, None]

@@ -17,10 +17,11 @@ from accelerate import PartialState
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace, inside
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import image_hashes
-from neuromix.augment.diffusion.loop import TrainConfig, train
+from neuromix.augment.diffusion.fitting import ImageSet, Job
+from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.diffusion.objectives import Autoencoding, noise_like
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.codec import DeformableTemplate
@@ -38,18 +39,11 @@ BATCH = 16
 
 
 class LatentSet:
-    """Latents on disk and encoded labels, for the training loop.
-
-    Args:
-        path: What :func:`write_latents` has written.
-        space: What the network is conditioned on.
-        rows: Labels of each sample.
-    """
+    """Latents that :func:`write_latents` has written and encoded labels, for the training loop."""
 
     def __init__(self, path: Path, space: LabelSpace, rows: Sequence[Mapping[str, Any]]) -> None:
         self.latents = np.load(path, mmap_mode="r")
-        codes = [space.encode(inside(space, row)) for row in rows]
-        self.codes = {name: torch.tensor([row[name] for row in codes]) for name in space.names}
+        self.codes = encode_rows(space, rows)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -64,22 +58,6 @@ class LatentSet:
         chosen = list(indices)
         labels = {name: codes[chosen] for name, codes in self.codes.items()}
         return {"latents": latents, "labels": labels}
-
-
-class SliceSet:
-    """Slices on disk, (N, 1, h, w) in the unit of the volumes, to train an autoencoder with."""
-
-    def __init__(self, path: Path) -> None:
-        self.slices = np.load(path, mmap_mode="r")
-
-    def __len__(self) -> int:
-        return len(self.slices)
-
-    def batch(
-        self, indices: Sequence[int], generators: Sequence[torch.Generator]
-    ) -> dict[str, Any]:
-        """Slices (B, 1, h, w)."""
-        return {"images": torch.from_numpy(np.stack([self.slices[k] for k in indices])).float()}
 
 
 def common_grid(cohort: Cohort) -> Grid:
@@ -117,53 +95,23 @@ def volumes(cohort: Cohort, size: int = BATCH) -> Iterator[Tensor]:
         yield torch.stack([_read(subject) for subject in subjects[start : start + size]])
 
 
-def write_slices(tiling: Tiling, cohort: Cohort, path: Path) -> SliceSet:
+def write_slices(tiling: Tiling, cohort: Cohort, path: Path) -> ImageSet:
     """Write every slice of a cohort."""
     # Half precision is 0.001e-3 mm²/s at 2e-3 mm²/s, far below the noise of a scan.
-    shape, dtype = (len(cohort) * tiling.count, 1, *tiling.tile_shape), np.float16
-    with files.replacing(path) as temporary:
-        writer = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-        done = 0
-        for batch in volumes(cohort):
-            slices = tiling.slices(batch)
-            writer[done : done + len(slices)] = slices.numpy()
-            done += len(slices)
-        writer.flush()
-    return SliceSet(path)
+    parts = (tiling.slices(batch).numpy() for batch in volumes(cohort))
+    files.write_array(path, len(cohort) * tiling.count, parts, np.float16)
+    return ImageSet(path)
 
 
-def fit_autoencoder(
-    codec: SliceAutoencoder,
-    cohorts: Sequence[Cohort],
-    config: TrainConfig,
-    folder: Path,
-    resume: bool,
-    progress: bool,
-) -> None:
-    """Train an autoencoder on slices, and scale its latents. A finished one is only loaded.
-
-    Args:
-        codec: It is changed in place.
-        cohorts: Training subjects and, if any, those that choose the best step.
-        config: How to train; a sample is a slice.
-        folder: For slices and checkpoints.
-        resume: Go on where an earlier call was stopped.
-        progress: Show a progress bar.
-    """
+def fit_autoencoder(codec: SliceAutoencoder, job: Job) -> None:
+    """Train a codec in place on slices, and scale its latents. A finished one is only loaded."""
     sets = [
-        write_slices(codec.tiling, cohort, folder / f"{name}.npy")
-        for cohort, name in zip(cohorts, ("train", "validation"), strict=False)
+        write_slices(codec.tiling, cohort, job.work / "autoencoder" / f"{name}.npy")
+        for cohort, name in zip(job.cohorts, job.names, strict=True)
     ]
-    train(
-        Autoencoding(codec),
-        sets[0],
-        config,
-        folder,
-        validation=sets[1] if len(sets) > 1 else None,
-        resume=resume,
-        progress=progress,
-    )
-    codec.eval().standardise(volumes(cohorts[0]))
+    config = job.config.autoencoding.within(job.config.training)
+    job.train(Autoencoding(codec), sets, config, "autoencoder")
+    codec.eval().standardise(volumes(job.cohorts[0]))
 
 
 def voxel_digests(cohort: Cohort) -> list[str]:
@@ -181,20 +129,12 @@ def write_latents(
     from rich.progress import track
 
     codec.to(PartialState().device)
-    with files.replacing(path) as temporary:
-        writer, done = None, 0
-        title = f"Encoding {path.stem}"
-        batches = track(volumes(cohort), title, -(-len(cohort) // BATCH), disable=not progress)
-        for batch in batches:
-            moments = torch.stack(codec.moments(batch.to(codec.device)), dim=1).cpu().numpy()
-            if writer is None:
-                writer = np.lib.format.open_memmap(
-                    temporary, mode="w+", dtype=np.float32, shape=(len(cohort), *moments.shape[1:])
-                )
-            writer[done : done + len(moments)] = moments
-            done += len(moments)
-        assert writer is not None
-        writer.flush()
+    title = f"Encoding {path.stem}"
+    batches = track(volumes(cohort), title, -(-len(cohort) // BATCH), disable=not progress)
+    moments = (
+        torch.stack(codec.moments(batch.to(codec.device)), dim=1).cpu().numpy() for batch in batches
+    )
+    files.write_array(path, len(cohort), moments, np.float32)
     return path
 
 

@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,8 +27,6 @@ from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-
-Array = TypeVar("Array", "torch.Tensor", np.ndarray)
 
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Voxel axis along which the slices of a plane are stacked, in a volume whose axes run right,
@@ -42,8 +40,8 @@ class Tiling:
     Orientation: voxel axes are kept as they are, nothing is flipped, turned or resampled. A slice
     is what indexing gives: ``volume[:, :, k]`` (axial), ``volume[:, k, :]`` (coronal) or
     ``volume[k, :, :]`` (sagittal), its first axis down the rows of the tile. The affine of a volume
-    is therefore the affine of what :meth:`untile` gives back; keep it beside the tiling. (An image
-    viewer, which puts superior or anterior on top, shows the tiles turned.)
+    is therefore the affine of what :meth:`from_slices` gives back; keep it beside the tiling. (An
+    image viewer, which puts superior or anterior on top, shows the tiles turned.)
 
     Args:
         shape: Voxels along x, y and z.
@@ -104,37 +102,8 @@ class Tiling:
         (rows, columns), (height, width) = self.layout, self.tile_shape
         return rows * height, columns * width
 
-    def tile(self, volume: Array, fill: float = 0.0) -> Array:
-        """Lay a volume out as a mosaic.
-
-        Args:
-            volume: Array or tensor (..., X, Y, Z).
-            fill: Value of the padding and the spare slots; best the value of background.
-
-        Returns:
-            Mosaic (..., H, W) of the same type.
-        """
-        if isinstance(volume, np.ndarray):
-            return _array(self.tile(_tensor(volume), fill))
-        return self._join(self._split(volume, fill), fill)
-
-    def untile(self, mosaic: Array) -> Array:
-        """Inverse of :meth:`tile`: (..., H, W) to (..., X, Y, Z)."""
-        if isinstance(mosaic, np.ndarray):
-            return _array(self.untile(_tensor(mosaic)))
-        self._check("mosaic", mosaic.shape[-2:], self.mosaic_shape)
-        return self._stack(self._cut(mosaic))
-
     def slices(self, volume: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
-        """Take volumes apart, so that an autoencoder sees each slice by itself.
-
-        Args:
-            volume: Tensor (B, C, X, Y, Z).
-            fill: Value of the padding.
-
-        Returns:
-            Padded slices (B * S, C, h, w), those of the first volume first.
-        """
+        """Take volumes (B, C, X, Y, Z) apart into padded slices (B * S, C, h, w)."""
         return self._split(volume, fill).movedim(2, 1).flatten(0, 1)
 
     def from_slices(self, slices: torch.Tensor) -> torch.Tensor:
@@ -143,14 +112,9 @@ class Tiling:
         return self._stack(slices.unflatten(0, (-1, self.count)).movedim(1, 2))
 
     def tile_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Lay the latents of slices out as a mosaic; spare slots are zero.
+        """Lay the latents of slices (B, S, C, h / f, w / f) out as a mosaic (B, C, H / f, W / f).
 
-        Args:
-            latents: Tensor (B, S, C, h / f, w / f) for an autoencoder of any factor f that divides
-                the tile.
-
-        Returns:
-            Mosaic (B, C, H / f, W / f).
+        The autoencoder's factor f divides the tile; spare slots are zero.
         """
         self._check("latents", latents.shape[1:2], (self.count,))
         self._check_latents(latents.shape[-2:], self.tile_shape)
@@ -162,14 +126,10 @@ class Tiling:
         return self._cut(mosaic).movedim(2, 1)
 
     def token_positions(self, patch: int) -> np.ndarray:
-        """Where each token of the mosaic lies in the volume.
+        """Where each token of ``patch`` pixels a side lies in the volume, (N, 3).
 
-        Args:
-            patch: Pixels that a token covers along a side; it divides the sides of a tile.
-
-        Returns:
-            Integers (N, 3): row in the slice, column in the slice, slice; tokens run along the rows
-            of the mosaic. Tokens of spare slots have slice numbers from :attr:`count` on.
+        Tokens run along the rows of the mosaic. Row in the slice, column in the slice, slice;
+        tokens of spare slots have slice numbers from :attr:`count` on.
         """
         height, width = (side // patch for side in self.tile_shape)
         if (height * patch, width * patch) != self.tile_shape:
@@ -243,14 +203,3 @@ def _pad(tensor: torch.Tensor, shape: Sequence[int], fill: float) -> torch.Tenso
     padded = tensor.new_full(shape, fill)
     padded[tuple(slice(side) for side in tensor.shape)] = tensor
     return padded
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    import torch
-
-    # NIfTI files may be big-endian, and views may run backwards: torch takes neither.
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.contiguous().numpy()

@@ -145,17 +145,11 @@ class TiledDiT(DiTTransformer2DModel):
         timestep: torch.Tensor,
         labels: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Predict for noisy latents.
+        """Predict (B, out_channels, H, W) for noisy latents (B, C, H, W), zero in spare slots.
 
-        Args:
-            hidden_states: Latents of mosaics (B, C, H, W), as :attr:`latent_shape` says.
-            timestep: (B,), integers or fractions from 0 to 1000.
-            labels: Code (B,) for each name of the label space, as ``LabelSpace.encode`` gives them:
-                the index of a category or its number of values if missing; a position in [0, 1] or
-                NaN if missing. ``torch.utils.data.default_collate`` makes them of encoded rows.
-
-        Returns:
-            Prediction (B, out_channels, H, W), zero in spare slots.
+        ``timestep`` (B,) is from 0 to 1000. ``labels`` hold a code (B,) for each name of the label
+        space, as ``LabelSpace.encode`` gives them: the index of a category or its number of values
+        if missing; a position in [0, 1] or NaN if missing.
         """
         self._check(hidden_states, labels)
         dtype = self.pos_embed.proj.weight.dtype
@@ -188,37 +182,26 @@ class TiledDiT(DiTTransformer2DModel):
         tiling: Tiling,
         subfolder: str = "transformer",
         revision: str | None = None,
-        learn_sigma: bool = False,
     ) -> TiledDiT:
         """Start from a DiT that was pretrained on pictures, such as ``facebook/DiT-XL-2-256``.
 
-        The blocks, the patches, the time embedder and the head are its own. Its class table is
-        replaced by tables for the label space, whose vectors spread as those of the classes did.
-        The vector of "no class" goes into the time embedder's bias, so that with all labels missing
-        the new network is the pretrained one without a class. The label and slice maps to the
-        tokens start at zero.
+        The blocks, the patches, the time embedder and the head are its own, but for the output
+        channels that predict the variance. Its class table is replaced by tables for the label
+        space, whose vectors spread as those of the classes did. The vector of "no class" goes into
+        the time embedder's bias, so that with all labels missing the new network is the pretrained
+        one without a class. The label and slice maps to the tokens start at zero.
 
-        Args:
-            path: Folder, or name on the Hugging Face hub.
-            label_space: What the network is to be conditioned on.
-            tiling: How volumes are laid out.
-            subfolder: Where in it ``config.json`` and the weights lie.
-            revision: Branch or commit on the hub. The published DiT-XL-2-256 has safetensors on
-                ``refs/pr/1`` and only a pickle on its main branch.
-            learn_sigma: Keep the output channels that predict the variance (the second half).
-                Without them the network gives the mean alone.
+        ``path`` is a folder or a name on the Hugging Face hub, ``revision`` a branch or commit
+        there. The published DiT-XL-2-256 has safetensors on ``refs/pr/1`` and only a pickle on its
+        main branch.
         """
         config, state, classes = load_dit(path, subfolder, revision)
-        channels, out_channels = config["in_channels"], config["out_channels"]
-        if not learn_sigma:
-            for name in ("proj_out_2.weight", "proj_out_2.bias"):
-                by_patch = state[name].unflatten(0, (-1, out_channels))
-                state[name] = by_patch[:, :channels].flatten(0, 1)
-            out_channels = channels
+        for name in ("proj_out_2.weight", "proj_out_2.bias"):  # without those of the variance
+            by_patch = state[name].unflatten(0, (-1, config["out_channels"]))
+            state[name] = by_patch[:, : config["in_channels"]].flatten(0, 1)
         network = cls(
             label_space=label_space.to_dict(),
             tiling=tiling.to_dict(),
-            out_channels=out_channels,
             label_scale=float(classes[:-1].std(dim=0).mean()),
             **{name: config[name] for name in INHERITED},
         )
@@ -303,9 +286,7 @@ def add_lora(network: TiledDiT, rank: int) -> PeftModel:
     ``peft.PeftModel.from_pretrained(network, folder)`` puts them on the same base again.
     ``merge_and_unload()`` gives a plain :class:`TiledDiT` back.
 
-    Args:
-        network: The base; it is changed in place.
-        rank: Rank of the updates.
+    The network is changed in place.
     """
     from peft import LoraConfig, get_peft_model
 

@@ -13,12 +13,10 @@ Values come back in 1e-3 mm²/s on the grid of the training subjects.
 
 from __future__ import annotations
 
-import itertools
-import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,28 +27,16 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
 from neuromix.augment import files
-from neuromix.augment.data import bids, leakage, origin
+from neuromix.augment.data import bids, origin
 from neuromix.augment.data.cohort import label_rows
-from neuromix.augment.data.conditions import LabelSpace, known
+from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
+from neuromix.augment.diffusion.fitting import Job, Trainable
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.label_embedding import drop_labels
-from neuromix.augment.diffusion.loop import (
-    TrainConfig,
-    Trained,
-    check_size,
-    checkpoints,
-    estimate,
-    train,
-)
+from neuromix.augment.diffusion.loop import Trained, check_size, estimate
 from neuromix.augment.diffusion.objectives import Autoencoding, FlowMatching, NoisePrediction
-from neuromix.augment.diffusion.pipeline import (
-    SamplerSource,
-    apart,
-    check_requests,
-    keep_settings,
-    recipe,
-)
+from neuromix.augment.diffusion.pipeline import SamplerSource, check_requests, recipe, solve
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.codec import DeformableTemplate, registrations
 from neuromix.augment.tiled.config import FAINTEST, LARGEST, TiledMDConfig
@@ -80,7 +66,7 @@ CHUNK = 4
 are asked for."""
 
 
-class TiledMDSampler(SamplerSource, DiffusionPipeline):
+class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
     """Makes MD maps of given labels.
 
     Args:
@@ -119,76 +105,37 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         return Grid.from_dict(self.config["grid"])
 
     @classmethod
-    def fit(
-        cls,
-        cohort: Cohort,
-        config: TiledMDConfig,
-        folder: str | Path,
-        *,
-        validation: Cohort | None = None,
-        resume: bool = True,
-        progress: bool = False,
-    ) -> tuple[TiledMDSampler, Trained]:
-        """Fit on the training subjects of a split, and save the sampler in a folder.
-
-        Args:
-            cohort: Training subjects; no other subject's image is looked at.
-            config: One of :data:`~neuromix.augment.tiled.config.PRESETS`, or one's own.
-            folder: For the sampler and, in ``work``, its latents and checkpoints.
-            validation: Subjects that choose the best step.
-            resume: Go on where an earlier call was stopped.
-            progress: Show a progress bar.
-
-        Returns:
-            The sampler and what the training came to.
-        """
-        work = Path(folder) / "work"
+    def _fit(cls, job: Job) -> tuple[TiledMDSampler, Trained, dict[str, Any]]:
+        cohort, config, work = job.cohorts[0], job.config, job.work
         grid = common_grid(cohort)
-        cohorts = apart(cohort, validation)
-        if validation is not None and common_grid(validation) != grid:
+        if any(common_grid(each) != grid for each in job.cohorts[1:]):
             raise InputError("the validation subjects lie on another grid than the training's")
         check_size(len(cohort), config.training)  # before minutes go into the codec
-        digests = [voxel_digests(each) for each in cohorts]
-        state = PartialState()
-        with state.main_process_first():
-            made_from = _check_settings(config, cohorts, work, resume, progress)
-            parts = _Parts.begin(cohort, config, grid, work, progress)
+        digests = [digest for each in job.cohorts for digest in voxel_digests(each)]
+        with PartialState().main_process_first():
+            settings = asdict(config)
+            del settings["training"], settings["autoencoding"]  # the loop looks at its own
+            job.keep(settings, ("md",))
+            parts = _Parts.begin(cohort, config, grid, work, job.progress)
         if config.autoencoder == "kl":
-            fit_autoencoder(
-                parts.codec, cohorts, _autoencoding(config), work / "autoencoder", resume, progress
-            )
-        sets = []
-        with state.main_process_first():  # the others find what it has written
-            for each, name in zip(cohorts, ("train", "validation"), strict=False):
-                path = work / f"{name}.npy"
-                if not path.is_file():
-                    write_latents(parts.codec, each, path, progress)
-                sets.append(LatentSet(path, parts.space, label_rows(each)))
+            fit_autoencoder(parts.codec, job)
+        paths = job.arrays(
+            lambda k, path: write_latents(parts.codec, job.cohorts[k], path, job.progress)
+        )
+        sets = [
+            LatentSet(path, parts.space, label_rows(each))
+            for path, each in zip(paths, job.cohorts, strict=True)
+        ]
         if isinstance(parts.network, GaussianStart):
             parts.network.fit(sets[0].latents, sets[0].codes, parts.codec.weigh)
         objective = parts.objective(config)
-        result = train(
-            objective,
-            sets[0],
-            config.training,
-            work,
-            validation=sets[1] if validation is not None else None,
-            resume=resume,
-            progress=progress,
-        )
+        trained = job.train(objective, sets, config.training)
         transformer: Any = objective.networks["network"]
         if config.lora_rank:
             transformer = transformer.merge_and_unload()
-        own = leakage.provenance(cohorts, [*itertools.chain(*digests)])
-        begun_from = origin.inherited(config.pretrained, config.autoencoder)
-        record = leakage.merge([own, *begun_from]) | {"config": asdict(config)}
+        record = job.record(digests, origin.inherited(config.pretrained, config.autoencoder))
         record["space"] = bids.space_of(cohort.table["md_path"])
-        record |= made_from
-        record["trained"] = {"best_step": result.best_step, "validation": result.validation}
-        sampler = cls(transformer, parts.codec, parts.scheduler, grid.to_dict(), record)
-        sampler.save_pretrained(folder)
-        sampler.register_to_config(_name_or_path=str(Path(folder).resolve()))
-        return sampler, result
+        return cls(transformer, parts.codec, parts.scheduler, grid.to_dict()), trained, record
 
     @classmethod
     def estimate(cls, cohort: Cohort, config: TiledMDConfig) -> float:
@@ -200,7 +147,7 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
             seconds = 0.0
             if config.autoencoder == "kl":
                 slices = write_slices(parts.codec.tiling, few, work / "slices.npy")
-                seconds += estimate(Autoencoding(parts.codec), slices, _autoencoding(config))
+                seconds += estimate(Autoencoding(parts.codec), slices, config.autoencoding)
             begun = time.perf_counter()
             path = write_latents(parts.codec, few, work / "train.npy")
             encoding = (time.perf_counter() - begun) / len(few)
@@ -232,6 +179,8 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         Returns:
             Subjects with ``md`` in 1e-3 mm²/s, their labels, ``synthetic`` and ``synthetic_id``.
         """
+        import torchio as tio
+
         check_requests(labels, seeds)
         codes = [self.label_space.encode(dict(row)) for row in labels]
         subjects: list[tio.Subject] = []
@@ -240,10 +189,12 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
             padded = part + [part[-1]] * (CHUNK - len(part))
             volumes = self._chunk([codes[k] for k in padded], [seeds[k] for k in padded],
                                   steps, guidance)  # fmt: skip
-            subjects += [
-                self._subject(volume, labels[k], seeds[k], steps, guidance)
-                for k, volume in zip(part, volumes, strict=False)
-            ]
+            for k, volume in zip(part, volumes, strict=False):
+                image = tio.ScalarImage(
+                    tensor=torch.from_numpy(volume[None].copy()), affine=self.grid.affine
+                )
+                made_by = recipe(labels[k], seeds[k], steps, guidance)
+                subjects.append(self._subject(image, seeds[k], made_by, labels[k]))
         return subjects
 
     def _chunk(
@@ -256,44 +207,15 @@ class TiledMDSampler(SamplerSource, DiffusionPipeline):
         }
         everyone = torch.ones(len(codes), dtype=torch.bool, device=device)
         nothing = drop_labels(self.label_space, wanted, everyone)
-        both = {name: torch.cat([wanted[name], nothing[name]]) for name in wanted}
-
         latents = torch.stack([
             torch.randn(self.transformer.latent_shape, generator=torch.Generator().manual_seed(s))
             for s in seeds
         ]).to(device)  # fmt: skip
-        mask = self.codec.mask.to(device)
-        self.scheduler.set_timesteps(steps)
-        for t in self.scheduler.timesteps:
-            if guidance == 1:
-                predicted = self.transformer(latents, t.expand(len(latents)).to(device), wanted)
-            else:
-                twice = torch.cat([latents, latents])
-                pair = self.transformer(twice, t.expand(len(twice)).to(device), both)
-                asked, free = pair.chunk(2)
-                predicted = free + guidance * (asked - free)
-            latents = self.scheduler.step(predicted, t, latents).prev_sample
-        volumes = self.codec.decode(latents * mask)[:, 0].float().cpu().numpy()
+        latents = solve(self.transformer, self.scheduler, latents, steps, guidance, wanted, nothing)
+        decoded = self.codec.decode(latents * self.codec.mask.to(device))
+        volumes: np.ndarray = decoded[:, 0].float().cpu().numpy()
         volumes[volumes < FAINTEST] = 0
         return np.minimum(volumes, LARGEST)
-
-    def _subject(
-        self, volume: np.ndarray, labels: Mapping[str, Any], seed: int, steps: int, guidance: float
-    ) -> tio.Subject:
-        import torchio as tio
-
-        image = tio.ScalarImage(
-            tensor=torch.from_numpy(volume[None].copy()), affine=self.grid.affine
-        )
-        keys: dict[str, Any] = {
-            "dataset": "neuromix", "subject_id": f"syn{seed}", "session_id": "", "site": "",
-            "age": math.nan, "sex": "", "diagnosis": "", "task": "", "dir": "", "run": "",
-            "chunk": "",
-        }  # fmt: skip
-        keys |= {name: value for name, value in labels.items() if known(value)}
-        made_by = recipe(labels, seed, steps, guidance)
-        marks = {"synthetic": True, "synthetic_id": made_by, "origin": origin.of_maker(self)}
-        return tio.Subject(md=image, **keys, **marks)
 
 
 @dataclass
@@ -316,8 +238,7 @@ class _Parts:
     ) -> _Parts:
         """Everything as it is before training; what is fitted is kept in ``work``."""
         rows = label_rows(cohort)
-        names = [name for name in config.labels if any(known(row.get(name)) for row in rows)]
-        space = LabelSpace.from_labels(rows, names)
+        space = LabelSpace.from_known(rows, config.labels)
         with torch.random.fork_rng():
             torch.manual_seed(config.training.seed)
             codec = _codec(config, grid)
@@ -377,14 +298,7 @@ def build_network(
     codec: DeformableTemplate | SliceAutoencoder,
     most: int,
 ) -> Any:
-    """A denoiser with fresh or pretrained weights.
-
-    Args:
-        config: Its size.
-        space: Labels.
-        codec: It makes the latents.
-        most: Largest number of patterns of a Gaussian start.
-    """
+    """A denoiser with fresh or pretrained weights, or a Gaussian start of ``most`` patterns."""
     tiling, (channels, height, _) = codec.tiling, codec.mask.shape[1:]
     factor = tiling.mosaic_shape[0] // height
     if not config.pretrained:
@@ -434,23 +348,6 @@ def _scheduler(config: TiledMDConfig) -> Any:
         beta_schedule="linear",
         use_lu_lambdas=True,
     )
-
-
-def _autoencoding(config: TiledMDConfig) -> TrainConfig:
-    # Accelerate has one precision for a process.
-    training = config.training
-    return replace(config.autoencoding, seed=training.seed, precision=training.precision)
-
-
-def _check_settings(
-    config: TiledMDConfig, cohorts: Sequence[Cohort], work: Path, resume: bool, progress: bool
-) -> dict[str, Any]:
-    """Go on with nothing that was begun otherwise; the training loop sees only shapes."""
-    settings = asdict(config)
-    del settings["training"], settings["autoencoding"]
-    fitted = [work / name for name in ("codec", "train.npy", "validation.npy")]
-    begun = [*checkpoints(work), *checkpoints(work / "autoencoder"), *fitted]
-    return keep_settings(settings, cohorts, ("md",), work, begun, resume, progress)
 
 
 def _source(name: str) -> tuple[str, str | None]:

@@ -33,12 +33,14 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
-from neuromix.experiments.audit import report
+from neuromix.experiments.audit.base import weigh
 from neuromix.experiments.audit.completer import CompleterAudit
+from neuromix.experiments.audit.config import Audit
 from neuromix.experiments.audit.maps import MDAudit
-from neuromix.experiments.audit.origin import Audit
 from neuromix.experiments.audit.runs import RunsAudit
 from neuromix.experiments.frame.cohorts import contents
+from neuromix.experiments.frame.findings import findings_table
+from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.frame.run import Run
 
 __all__ = ["Audit", "run"]
@@ -51,7 +53,7 @@ KINDS: dict[tuple[str, ...], Callable[..., Any]] = {("md",): MDAudit, ("bold",):
 def run(config: Audit, out: Path) -> dict[str, Any]:
     """Do what is not done yet; write ``results.json`` and ``report.html``."""
     console = Console()
-    made, kind = _opened(config.bank)
+    made, kind = _open(config.bank)
     if isinstance(made, SampleBank):
         images, more = made.images, digest_of([made.digest(), made.record])
         audited = Content.of(Cohort.from_bids(made.path, images), more=more)
@@ -67,13 +69,13 @@ def run(config: Audit, out: Path) -> dict[str, Any]:
         warnings.filterwarnings("ignore", message=".* have no label .* and are left out")
         work = kind(config, made, frame)
         parts = work.parts()
-        results = report.weigh(work.findings(parts)) | parts | frame.about
+        results = weigh(work.findings(parts)) | parts | frame.about
         frame.finish(results, work.page(results))
-    console.print(report.overview(results))
+    console.print(rich_table(findings_table(results["findings"]), title=results["verdict"]))
     return results
 
 
-def _opened(folder: Path) -> tuple[Any, Callable[..., Any]]:
+def _open(folder: Path) -> tuple[Any, Callable[..., Any]]:
     """The bank or the completer of a folder, and what audits it."""
     if is_sampler(folder):
         sampler = open_source(folder)

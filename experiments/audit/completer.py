@@ -1,4 +1,4 @@
-"""The audit of a completer, see :mod:`audit`: can its images stand in for scans?
+"""The audit of a completer, see :mod:`neuromix.experiments.audit.audit`: can its images stand in?
 
 It completes held-out people who have both modalities, without a label, and what it makes is
 compared with what they have. Beside it stand two that anybody could fit to the same training
@@ -9,14 +9,14 @@ person's source in the outline of the own brain, which must cost what it knows.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torchio as tio
 from rich.progress import track
 
-from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.grid import template_on
 from neuromix.augment.data.regions import region_maps
 from neuromix.augment.errors import InputError
@@ -25,11 +25,12 @@ from neuromix.augment.metrics.features import squared_distances
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.pairs import common_frame, paired, read
-from neuromix.experiments.audit import completer_report
-from neuromix.experiments.audit.origin import Audit, Origin, left_right
-from neuromix.experiments.audit.report import Finding
+from neuromix.experiments.audit import base
+from neuromix.experiments.audit.base import Limit
+from neuromix.experiments.audit.config import Audit
 from neuromix.experiments.frame.cohorts import first_scans
-from neuromix.experiments.frame.pages import Picture, slices
+from neuromix.experiments.frame.figures import Picture, slices
+from neuromix.experiments.frame.findings import CARE, FAULT, FINE, Finding, interval_text
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.quality.completion import HALF, RANGE, exchanged, typical, without
 from neuromix.experiments.quality.completion_baselines import VoxelwiseRegression
@@ -40,19 +41,25 @@ SAMPLES = 8
 """Of each held-out person."""
 SHOWN = 3
 """People in the picture."""
+DRAWS = 2000
+"""Of the bootstrap over people."""
+SPREAD = Limit(0.1, 0.4, "coverage of the central interval of samples, off what is due")
+DETAIL = Limit(0.05, 0.2, "mean |log10| of the power of samples over that of real images")
+LEVEL = Limit(0.05, 0.5, "relative change of the median in the brain")
+OTHERS = Limit(0.1, 0.5, "share of completions that are nearer to another person's real image")
+COST = 0.5
+"""Share of what a completer knows beyond the mean volume that another's source must cost."""
 
 
-class CompleterAudit(Origin):
-    """Of a completer; each direction that it was trained in is a cell.
+class CompleterAudit(base.BaseAudit):
+    """Of a completer; each direction that it was trained in is a cell."""
 
-    Args:
-        config: What to audit.
-        completer: The completer.
-        frame: Keeps what is done.
-    """
+    title = "Audit of a completer"
+    images = MODALITIES
+    limits = (SPREAD, DETAIL, LEVEL, OTHERS)
 
     def __init__(self, config: Audit, completer: ModalityCompleter, frame: Run) -> None:
-        super().__init__(config, completer, frame, MODALITIES)
+        super().__init__(config, completer, frame)
         self.completer = completer
         self.train, self.tests = (
             self.some(first_scans(paired(self.whole[name]))) for name in ("train", "heldout")
@@ -82,19 +89,42 @@ class CompleterAudit(Origin):
 
     def parts(self) -> dict[str, Any]:
         """All that was looked at."""
-        parts = self.origin()
+        parts = super().parts()
         for want in self.completer.config["directions"]:
             parts[want] = self.frame.cell({"completed": want}, functools.partial(self._judge, want))
         return parts | {"sizes": {"train": len(self.train), "heldout": len(self.tests)}}
 
     def findings(self, parts: Mapping[str, Any]) -> Iterator[Finding]:
         """What that says."""
-        return completer_report.findings(parts)
+        yield from super().findings(parts)
+        for want in MODALITIES:
+            if want in parts:
+                yield from _direction_findings(want, parts[want])
 
     def page(self, results: Mapping[str, Any]) -> str:
         """The data card."""
-        pictures = [self._picture(want) for want in MODALITIES if want in results]
-        return completer_report.page(results, pictures)
+        sizes, wanted = results["sizes"], [want for want in MODALITIES if want in results]
+        metrics = [
+            {"image": want, "metric": name, "value": row["value"],
+             "95 %": interval_text((row["low"], row["high"]))}
+            for want in wanted for name, row in results[want]["table"].items()
+        ]  # fmt: skip
+        return self.card(
+            results,
+            figures=[self._picture(want) for want in wanted],
+            details=[("All metrics", pd.DataFrame(metrics))],
+            methods=[
+                f"{sizes['heldout']} held-out people who have both modalities are completed from "
+                "one of them, without a label, and compared with the other. The voxelwise "
+                f"regression and the mean volume are of {sizes['train']} training people.",
+                "Another source is that of another person, put into the outline of the own brain: "
+                "the outline alone tells much of an image. What it costs is a share of what the "
+                "completer gains over the mean volume in that outline. Intervals are over held-out "
+                "people.",
+                "Whether a classifier gains from completed images is asked by `neuromix "
+                "experiment hybrid`.",
+            ],
+        )
 
     def _judge(self, want: str) -> dict[str, Any]:
         """Everything about the images of one modality, in one reading of the held-out people."""
@@ -112,13 +142,12 @@ class CompleterAudit(Origin):
                 truth = read(subject[want], want).numpy()
                 samples = self._completed(subject, want, k)
                 other, outline = exchanged(subject, tests[k - 1], have, usual)
-                seen = read(subject[have], have).numpy()[None]
                 images = {
                     "own": samples.mean(axis=0),
                     # As many samples for both, since more of them lie closer.
                     "exchanged": self.completer.posterior(other, want, k, SAMPLES).mean.numpy(),
                     "mean": mean * outline,
-                    "regression": regression.predict(seen)[0, 0],
+                    "regression": regression.predict(read(subject[have], have).numpy()[None])[0, 0],
                 }
                 for name, image in images.items():
                     errors[name].append(float(((image - truth)[:, self.mask] ** 2).mean()))
@@ -126,10 +155,10 @@ class CompleterAudit(Origin):
                 real.append(truth)
                 yield samples, truth
 
+        seed, regions = self.config.seed, region_maps(self.completer.grid)
         table = completion_table(
-            pairs(), mask=self.mask, data_range=RANGE, regions=region_maps(self.completer.grid),
-            seed=self.config.seed,
-        )  # fmt: skip
+            pairs(), mask=self.mask, data_range=RANGE, regions=regions, seed=seed
+        )
         mine, theirs = np.stack(made), np.stack(real)
         return {
             "table": table,
@@ -138,9 +167,7 @@ class CompleterAudit(Origin):
                 name: float(np.median(volumes[:, :, self.mask]))
                 for name, volumes in (("value", mine), ("real", theirs))
             },
-            "left-right": left_right(
-                mine.mean(axis=1), theirs.mean(axis=1), self.mask, self.config.seed
-            ),
+            "left-right": base.laterality(mine.mean(axis=1), theirs.mean(axis=1), self.mask, seed),
             "nearest": self._nearest(mine, theirs, target),
         }
 
@@ -150,21 +177,22 @@ class CompleterAudit(Origin):
 
     def _nearest(self, made: np.ndarray, real: np.ndarray, train: np.ndarray) -> dict[str, Any]:
         """Whose real image is nearest to a completion: the own, a training person's, another's?"""
-        flat = [volumes[:, :, self.mask].reshape(len(volumes), -1) for volumes in (real, train)]
-        images = made[:, :, self.mask].reshape(len(made), -1)
-        nearest = squared_distances(images, np.concatenate(flat)).argmin(axis=1)
-        own = nearest == np.arange(len(made))
+        images, *others = (
+            volumes[:, :, self.mask].reshape(len(volumes), -1) for volumes in (made, real, train)
+        )
+        nearest = squared_distances(images, np.concatenate(others)).argmin(axis=1)
         return {
-            "own": float(own.mean()),
+            "own": float((nearest == np.arange(len(made))).mean()),
             "train": float((nearest >= len(real)).mean()),
             "people": len(real) + len(train),
         }
 
     def _picture(self, want: str) -> Picture:
         volumes, titles = [], []
-        for k, subject in enumerate(_some(self.tests)):
-            real = read(subject[want], want).numpy()[0]
+        first = self.tests.where(np.arange(len(self.tests)) < SHOWN)
+        for k, subject in enumerate(first.subjects()):
             samples = self._completed(subject, want, k)
+            real = read(subject[want], want).numpy()[0]
             volumes += [real, samples.mean(axis=0)[0], samples[0, 0]]
             titles += ["real", f"mean of {SAMPLES}", "one sample"]
         white = float(np.percentile(volumes[0], 99.8))
@@ -172,5 +200,77 @@ class CompleterAudit(Origin):
         return slices(volumes, titles, upper=white), text
 
 
-def _some(cohort: Cohort) -> list[tio.Subject]:
-    return cohort.where(np.arange(len(cohort)) < SHOWN).subjects()
+def _direction_findings(want: str, part: Mapping[str, Any]) -> Iterator[Finding]:
+    errors = {name: np.array(values) for name, values in part["errors"].items()}
+    yield _accuracy_finding(want, errors)
+    yield _source_finding(want, errors)
+    covered = part["table"]["coverage"]["value"]
+    yield SPREAD.finding(
+        f"uncertainty of {want}", abs(1 - covered),
+        f"intervals hold {covered:.2f} of the values that are due",
+        f"samples differ too {'little' if covered < 1 else 'much'}",
+    )  # fmt: skip
+    off = part["table"]["spectrum"]["value"]
+    yield DETAIL.finding(f"detail of {want}", off, f"power is off by {off:.3f} in log10")
+    value, real = part["level"]["value"], part["level"]["real"]
+    ratio = value / max(real, 1e-12)
+    note = f"median in the brain {value:.4g}, real {real:.4g}"
+    yield LEVEL.finding(f"units of {want}", abs(ratio - 1), note, base.unit_error(ratio))
+    side = base.laterality_finding(part["left-right"])
+    yield Finding(f"{side.name} of {want}", side.level, side.note)
+    nearest = part["nearest"]
+    others = 1 - nearest["own"]
+    is_copied = nearest["train"] > others / 2
+    yield OTHERS.finding(
+        f"whose {want}", others,
+        f"{100 * nearest['own']:.0f} % are nearest to the own real image, of "
+        f"{nearest['people']} people's",
+        "most others are nearest to a training person" if is_copied else "",
+    )  # fmt: skip
+
+
+def _accuracy_finding(want: str, errors: Mapping[str, np.ndarray]) -> Finding:
+    def gain(name: str) -> tuple[float, tuple[float, float]]:
+        other, own = errors[name], errors["own"]
+        over = _bootstrap(lambda k: _decibels(other[k], own[k]), len(own))
+        return _decibels(other, own), over
+
+    (regression, sure), (mean, over) = gain("regression"), gain("mean")
+    note = (
+        f"{regression:+.2f} dB beside a voxelwise regression ({interval_text(sure)}), {mean:+.2f} "
+        f"beside the mean volume ({interval_text(over)})"
+    )
+    if over[0] <= 0:
+        return Finding(f"accuracy of {want}", FAULT, f"{note}: not surely better than the mean")
+    if sure[1] < 0:
+        return Finding(f"accuracy of {want}", CARE, f"{note}: a regression is surely better")
+    return Finding(f"accuracy of {want}", FINE, note)
+
+
+def _source_finding(want: str, errors: Mapping[str, np.ndarray]) -> Finding:
+    what = f"source of {want}"
+    lost = errors["exchanged"] - errors["own"]
+    if _bootstrap(lambda k: float(lost[k].mean()), len(lost))[0] <= 0:
+        note = "another person's source does as well as the own: the source is not used"
+        return Finding(what, FAULT, note)
+    gain = errors["mean"].mean() - errors["own"].mean()
+    if gain <= 0:
+        return Finding(what, CARE, "there is no gain over the mean volume that it could explain")
+    share = float(lost.mean() / gain)
+    note = (
+        f"another person's source costs {100 * share:.0f} % of the gain over the mean volume "
+        f"({100 * COST:.0f} or more is right)"
+    )
+    return Finding(what, FINE if share >= COST else CARE, note)
+
+
+def _decibels(errors: np.ndarray, than: np.ndarray) -> float:
+    """How far the second lies above the first."""
+    return float(10 * np.log10(errors.mean() / max(than.mean(), 1e-12)))
+
+
+def _bootstrap(statistic: Callable[[np.ndarray], float], people: int) -> tuple[float, float]:
+    """The 95 % interval of a statistic of the people who are drawn."""
+    draws = np.random.default_rng(0).integers(people, size=(DRAWS, people))
+    low, high = np.quantile([statistic(draw) for draw in draws], (0.025, 0.975))
+    return float(low), float(high)

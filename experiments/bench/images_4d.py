@@ -7,7 +7,6 @@ within a round.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
@@ -28,12 +24,11 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
 from neuromix.augment.pds.pairs import read
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments.bench.foundation import keep, machine
-from neuromix.experiments.frame.pages import rich_table
+from neuromix.experiments.bench.figures import Figure, beside, by_turns, report, require_counts
 from neuromix.experiments.quality.completion import without
 from neuromix.experiments.quality.completion_baselines import baselines
+from neuromix.experiments.quality.monai_unet import unet_beside, weights_of
 from neuromix.experiments.quality.runs_samplers import Workshop
-from neuromix.experiments.quality.runs_unet import unet_beside
 
 PEOPLE = 6
 BRIEF: dict[str, Any] = {
@@ -46,18 +41,11 @@ WINDOW = 40
 
 def completing(
     preset: str, spacing: float, samples: int, rounds: int, out: Path | None
-) -> list[dict[str, Any]]:
-    """Time the completion of a subject, dMRI from fMRI.
-
-    Args:
-        preset: Of our completer.
-        spacing: Voxel side in mm.
-        samples: Of a subject.
-        rounds: In which each contender completes one.
-        out: JSON file for the figures.
-    """
-    if samples < 2 or rounds < 1:
-        raise InputError(f"{samples} samples in {rounds} rounds measure nothing; give 2 and 1")
+) -> list[Figure]:
+    """Time the completion of a subject, dMRI from fMRI."""
+    require_counts(rounds=rounds)
+    if samples < 2:
+        raise InputError(f"{samples} samples measure nothing; give at least 2")
     with tempfile.TemporaryDirectory() as name:
         data = make_phantom(Path(name) / "pairs", "paired", subjects=PEOPLE, spacing=spacing)
         cohort = Cohort.from_bids(data)
@@ -87,26 +75,15 @@ def completing(
         contenders["reading the two real files"] = lambda k: [
             read(subjects[k][m], m) for m in ("fmri", "dmri")
         ]
-        weights = {"neuromix": completer.model} | {
+        networks = {"neuromix": completer.model} | {
             title: rival.network_ for title, rival in fitted.items() if hasattr(rival, "network_")
         }
-        return _shown(contenders, rounds, "s/subject", 1, out, weights)
+        return _timed("completing", contenders, rounds, 1, networks, out)
 
 
-def runs(
-    preset: str, spacing: float, frames: int, rounds: int, out: Path | None
-) -> list[dict[str, Any]]:
-    """Time task fMRI runs, in closed form and by networks in ten steps.
-
-    Args:
-        preset: Size of the networks.
-        spacing: Voxel side in mm; networks need 12 voxels along each axis.
-        frames: Of a run.
-        rounds: In which each contender makes one.
-        out: JSON file for the figures.
-    """
-    if min(frames, rounds) < 1:
-        raise InputError(f"{frames} frames in {rounds} rounds measure nothing; give 1 or more")
+def runs(preset: str, spacing: float, frames: int, rounds: int, out: Path | None) -> list[Figure]:
+    """Time task fMRI runs, in closed form and by networks in ten steps."""
+    require_counts(frames=frames, rounds=rounds)
     with tempfile.TemporaryDirectory() as name:
         data = make_phantom(Path(name) / "runs", "task", subjects=PEOPLE, spacing=spacing)
         cohort = Cohort.from_bids(data).where(task="motor")
@@ -130,8 +107,10 @@ def runs(
         }
         paths = cohort.table["bold_path"]
         contenders["reading a real run"] = lambda k: _real(paths.iloc[k], frames)
-        weights = {title: each.transformer for title, each in made.items() if each.transformer}
-        return _shown(contenders, rounds, "s/100 frames", 100 / frames, out, weights)
+        networks = {t: each.transformer for t, each in made.items() if each.transformer}
+        named = {f"{title}, 100 frames": work for title, work in contenders.items()}
+        sized = {f"{title}, 100 frames": network for title, network in networks.items()}
+        return _timed("runs", named, rounds, 100 / frames, sized, out)
 
 
 def _predicted(rival: Any, sources: np.ndarray, seeds: Sequence[int], number: int) -> Any:
@@ -150,35 +129,21 @@ def _real(path: str, frames: int) -> np.ndarray:
     return np.asarray(image.dataobj[..., :frames], np.float32)
 
 
-def _shown(
+def _timed(
+    part: str,
     contenders: Mapping[str, Callable[[int], Any]],
     rounds: int,
-    unit: str,
-    times: float,
+    scale: float,
+    networks: Mapping[str, torch.nn.Module],
     out: Path | None,
-    weights: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """Time all of them by turns, beside the first."""
-    taken: dict[str, list[float]] = {title: [] for title in contenders}
-    for turn in track(range(rounds + 1), f"Rounds, {unit}"):
-        for title, work in contenders.items():
-            begun = time.perf_counter()
-            with torch.no_grad():
-                work(turn % PEOPLE)
-            if turn:  # a first run also pays for what is set up once
-                taken[title].append(times * (time.perf_counter() - begun))
-    first = np.array(next(iter(taken.values())))
-    rows = [
-        {
-            "what": title,
-            "weights": sum(p.numel() for p in weights[title].parameters())
-            if title in weights else 0,
-            unit: float(np.median(seconds)),
-            "ratio": float(np.median(np.array(seconds) / first)),
-        }
-        for title, seconds in taken.items()
-    ]  # fmt: skip
-    Console().print(rich_table(pd.DataFrame(rows), title=machine()))
-    if out is not None:
-        keep(out, {"rows": rows})
-    return rows
+) -> list[Figure]:
+    """Time all of them by turns, each on the next person, beside the first."""
+    works = {title: partial(_on_next, work) for title, work in contenders.items()}
+    with torch.no_grad():
+        taken = {title: scale * each for title, each in by_turns(works, rounds).items()}
+    weights = {title: weights_of(network) for title, network in networks.items()}
+    return report(beside(part, taken, "s", next(iter(taken)), weights), out)
+
+
+def _on_next(work: Callable[[int], Any], turn: int) -> Any:
+    return work(turn % PEOPLE)

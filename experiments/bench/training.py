@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
@@ -29,10 +27,10 @@ from neuromix.augment.diffusion.objectives import FlowMatching
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.latents import LatentSet
-from neuromix.experiments.bench.foundation import keep, machine
-from neuromix.experiments.bench.maps import LABELS, SPACE, now, ours_alone, parameters, unet
+from neuromix.experiments.bench.figures import Figure, beside, report, require_counts, seconds
+from neuromix.experiments.bench.maps import LABELS, SPACE, ours_alone, unet_of
 from neuromix.experiments.frame.pace import own_memory
-from neuromix.experiments.frame.pages import rich_table
+from neuromix.experiments.quality.monai_unet import weights_of
 
 STEPS = 6
 """Of a training whose memory is measured; it has stopped growing by then."""
@@ -41,25 +39,12 @@ AT_ONCE = 2
 
 
 def training(
-    preset: str,
-    spacing: float,
-    pairs: int,
-    cohorts: Sequence[int],
-    out: Path | None,
-) -> dict[str, Any]:
-    """Time and weigh the training loop.
-
-    Args:
-        preset: Size of the network and of its batch.
-        spacing: Voxel side in mm.
-        pairs: Steps of the loop and bare steps, by turns; a tenth of it for MONAI's.
-        cohorts: Training subjects, for the memory.
-        out: JSON file for the figures.
-    """
+    preset: str, spacing: float, pairs: int, cohorts: Sequence[int], out: Path | None
+) -> list[Figure]:
+    """Time and weigh the training loop."""
     config, grid = PRESETS[preset], Grid.mni(spacing)
     size = config.training.batch_size
-    if pairs < 1:
-        raise InputError(f"{pairs} pairs of steps measure nothing; give at least 1")
+    require_counts(pairs=pairs)
     if min(cohorts, default=size) < size:
         raise InputError(f"{min(cohorts)} subjects are fewer than a batch; give at least {size}")
     if cohorts and not Path("/proc/self/status").exists():
@@ -67,35 +52,26 @@ def training(
     with Progress() as bar, tempfile.TemporaryDirectory() as name:
         clock = bar.add_task("Training", total=pairs + 2)
         scale = bar.add_task("Memory", total=len(cohorts), visible=bool(cohorts))
-        result = _speed(config, grid, pairs, Path(name), lambda: bar.advance(clock))
-        result["memory"] = []
+        figures = _speed(config, grid, pairs, Path(name), lambda: bar.advance(clock))
         # A process each, as memory once asked for stays with a process; the server that forks them
         # has imported what all of them need.
         processes = multiprocessing.get_context("forkserver")
         processes.set_forkserver_preload([__name__])
+        own = []
         for count in cohorts:
             with ProcessPoolExecutor(1, processes) as pool:
-                held = pool.submit(_memory, config, grid, count, Path(name)).result()
-            result["memory"].append({"subjects": count} | held)
+                own.append(pool.submit(_memory, config, grid, count, Path(name)).result())
+            peer, ratio = f"{cohorts[0]} subjects", own[-1] / own[0]
+            what = f"own memory, {count} subjects"
+            figures.append(Figure("training", what, own[-1], "MB", peer, ratio))
             bar.advance(scale)
-    how = (
-        f"{machine()}, {torch.get_num_threads()} threads; {grid}; batch of {size}; medians; "
-        "bare steps are 1"
-    )
-    console = Console()
-    shown = pd.DataFrame(result["rows"]).drop(columns=["s/step", "CPU s", "quartiles"])
-    console.print(rich_table(shown, title=how))
-    console.print(f"Waiting for data: {result['waiting']:.2%} of the training.")
-    if cohorts:
-        console.print(rich_table(pd.DataFrame(result["memory"]), title="Memory of a training"))
-    if out is not None:
-        keep(out, {"how": how} | result)
-    return result
+    how = f"{torch.get_num_threads()} threads; {grid}; batch of {size}"
+    return report(figures, out, how)
 
 
 def _speed(
     config: TiledMDConfig, grid: Grid, pairs: int, folder: Path, advance: Callable[[], None]
-) -> dict[str, Any]:
+) -> list[Figure]:
     """Time of a step of the loop, of a bare step of the same network, and of MONAI's."""
     from monai.inferers import DiffusionInferer
     from monai.networks.schedulers import DDPMScheduler
@@ -113,7 +89,7 @@ def _speed(
     bare = _bare_step(
         twin, lambda: F.mse_loss(twin(batch["latents"], times, batch["labels"]), target)
     )
-    voxels = unet(parameters(network))
+    voxels = unet_of(weights_of(network))
     volumes = torch.randn(2, AT_ONCE, 1, *grid.shape)
     inferer = DiffusionInferer(DDPMScheduler(1000))
     times_2 = torch.full((AT_ONCE,), 500)
@@ -121,46 +97,36 @@ def _speed(
         voxels, lambda: F.mse_loss(inferer(volumes[0], voxels, volumes[1], times_2), volumes[1])
     )
 
-    ours: list[np.ndarray] = []
-    plain: list[np.ndarray] = []
-    theirs: list[np.ndarray] = []
-    begun = now()
+    taken: dict[str, list[float]] = {"train, but checkpoints": [], "bare steps": []}
+    theirs: list[float] = []
+    begun = time.perf_counter()
 
     def on_step(step: int) -> None:
         nonlocal begun
-        ours.append(now() - begun)
-        plain.append(_time(bare))
+        taken["train, but checkpoints"].append(time.perf_counter() - begun)
+        taken["bare steps"].append(seconds(bare))
         if step == 1 or step % 10 == 2:
-            theirs.append(_time(other) * size / AT_ONCE)
+            theirs.append(seconds(other) * size / AT_ONCE)
         advance()
-        begun = now()
+        begun = time.perf_counter()
 
     # The first step of each warms up. One more ends with the checkpoint, which is not measured.
     # A log at every step is more than a training has.
     settings = replace(config.training, steps=pairs + 2, checkpoint_every=pairs + 2, log_every=1)
     trained = train(objective, data, settings, folder / "run", on_step=on_step)
-
-    loop, alone = np.array(ours[1:-1]), np.array(plain[1:-1])
-    return {
-        "rows": [
-            _row("train, but checkpoints", network, loop, alone),
-            _row("bare steps", twin, alone, alone),
-            _row("MONAI 3D U-Net, bare", voxels, np.array(theirs[1:]), np.median(alone, axis=0)),
-        ],
-        "waiting": trained.waiting * trained.seconds / float(np.sum(ours, axis=0)[0]),
-    }
-
-
-def _row(what: str, network: nn.Module, times: np.ndarray, bare: np.ndarray) -> dict[str, Any]:
-    """Times (n, 2) of steps, and their ratio to those of bare steps."""
-    seconds, cpu = np.median(times, axis=0)
-    ratio, cpu_ratio = np.median(times / bare, axis=0)
-    return {
-        "what": what, "weights": parameters(network), "s/step": float(seconds),
-        "steps/s": 1 / float(seconds), "ratio": float(ratio), "CPU s": float(cpu),
-        "CPU ratio": float(cpu_ratio),
-        "quartiles": np.percentile((times / bare)[:, 1], (25, 75)).tolist(),
-    }  # fmt: skip
+    steps = {what: np.array(times[1:-1]) for what, times in taken.items()}
+    theirs_now = float(np.median(theirs[1:]))
+    figures = beside(
+        "training", steps, "s", "bare steps", dict.fromkeys(steps, weights_of(network))
+    )
+    ratio = theirs_now / figures[1].value
+    waiting = trained.waiting * trained.seconds / sum(taken["train, but checkpoints"])
+    return [
+        *figures,
+        Figure("training", "MONAI 3D U-Net, bare", theirs_now, "s", "bare steps", ratio,
+               weights_of(voxels)),
+        Figure("training", "waiting for data", 100 * waiting, "%"),
+    ]  # fmt: skip
 
 
 def _bare_step(network: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
@@ -174,18 +140,8 @@ def _bare_step(network: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable
     return step
 
 
-def _time(work: Callable[[], None]) -> np.ndarray:
-    begun = now()
-    work()
-    return now() - begun
-
-
-def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> dict[str, float]:
-    """Train for some steps and tell the most memory that was held, in MB.
-
-    Its own memory is what the system cannot take away (RssAnon); the peak counts pages of files as
-    well, which the system drops when it needs the room.
-    """
+def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> float:
+    """Train for some steps; the most memory in MB that the system could not take away."""
     codec, network = ours_alone(config, grid)
     path, shape = folder / f"{subjects}.npy", (subjects, 2, *network.latent_shape)
     # The file has holes: it is read as any other, but the disk need not have the room.
@@ -197,8 +153,4 @@ def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> d
     settings = replace(config.training, steps=STEPS, checkpoint_every=STEPS)
     objective = FlowMatching(network, config.label_dropout, codec.mask)
     train(objective, data, settings, folder / str(subjects))
-    return {
-        "latents, MB": data.latents.nbytes / 1e6,
-        "own, MB": max(own),
-        "peak, MB": own_memory("VmHWM"),
-    }
+    return max(own)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from neuromix.augment.errors import InputError
+from neuromix.augment.fmri.config import WindowShape
+from neuromix.augment.pds.config import MODALITIES
 from neuromix.experiments.evidence.arms import ARMS, DECODERS, FILLINGS, Arm, check_arms
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ SEX, DEMENTIA = "sex-a", "dementia-b"
 """Settings of the groups of ``transfer``: sex on site A, dementia on site B."""
 CHOOSING = 0.25
 """Share of few labels that choose checkpoint and step, and train nothing."""
-MODALITIES = ("fmri", "dmri")
 
 
 def check_names(setting: str, names: tuple[str, ...], allowed: Any) -> None:
@@ -58,28 +59,25 @@ def check_sampler(preset: str) -> None:
 
 @dataclass(frozen=True)
 class Comparing:
-    """What the settings of all experiments with arms have in common.
-
-    Args:
-        arms: Ways to make a training set; the first one, which all are compared with, is needed.
-        seeds: Of the classifiers, in each arm.
-        validation: Subjects of each site that choose checkpoints, and the sampler's best step.
-        test: Phantom subjects of each site that judge. Of own data, all that are left.
-        steps: Optimiser steps of a classifier, in every arm.
-        spacing: Voxel side of a phantom in mm.
-        seed: Decides the phantoms, the parts, the sampler and who lacks what.
-    """
+    """What the settings of all experiments with arms have in common."""
 
     known: ClassVar[dict[str, Arm]]
     """By name, the arms that there are."""
 
     arms: tuple[str, ...]
+    """Ways to make a training set; the first one, which all are compared with, is needed."""
     seeds: int = 5
+    """Of the classifiers, in each arm."""
     validation: int = 60
+    """Subjects of each site that choose checkpoints, and the sampler's best step."""
     test: int = 300
+    """Phantom subjects of each site that judge. Of own data, all that are left."""
     steps: int = 300
+    """Optimiser steps of a classifier, in every arm."""
     spacing: float = 4.0
+    """Voxel side of a phantom in mm."""
     seed: int = 0
+    """Decides the phantoms, the parts, the sampler and who lacks what."""
 
     def __post_init__(self) -> None:
         check_arms(self.arms, self.known)
@@ -89,32 +87,29 @@ class Comparing:
 
 @dataclass(frozen=True)
 class Mixing(Comparing):
-    """What the settings of experiments that add synthetic maps to real ones have in common.
-
-    Args:
-        data_a: BIDS folder or table of site A, with md and sex. Default: a phantom of a community.
-        data_b: BIDS folder or table of site B, with md and diagnosis. Default: a phantom of a
-            clinic.
-        ceiling: Fresh phantom subjects that the ceiling is trained on; 0 leaves it out.
-        sampler: Preset of the sampler.
-        sampler_steps: Training steps of the sampler, if not those of its preset.
-        guidance: Above 1, labels show more in samples than in nature.
-        endpoint: JSON file of the one comparison that is stated, and committed, before the run:
-            experiment, setting, metric, arm, baseline, size and seeds (of the phantom).
-    """
+    """What the settings of experiments that add synthetic maps to real ones have in common."""
 
     known = ARMS
     labels: ClassVar[tuple[str, ...]] = ("sex", "diagnosis", "age")
     """That the sampler is conditioned on; those that no subject has are left out."""
 
     arms: tuple[str, ...] = tuple(ARMS)
+    """Ways to make a training set; real, which all are compared with, is needed."""
     data_a: Path | None = None
+    """BIDS folder or table of site A, with md and sex. Default: a phantom of a community."""
     data_b: Path | None = None
+    """BIDS folder or table of site B, with md and diagnosis. Default: a phantom of a clinic."""
     ceiling: int = 2000
+    """Fresh phantom subjects that the ceiling is trained on; 0 leaves it out."""
     sampler: Preset = "tiny"
+    """Preset of the sampler."""
     sampler_steps: int | None = None
+    """Training steps of the sampler, if not those of its preset."""
     guidance: float = 1.0
+    """Above 1, labels show more in samples than in nature."""
     endpoint: Path | None = None
+    """JSON file of the one comparison that is stated, and committed, before the run: experiment,
+    setting, metric, arm, baseline, size and seeds (of the phantom)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,17 +122,14 @@ class Mixing(Comparing):
 
 @dataclass(frozen=True)
 class Transfer(Mixing):
-    """Does synthetic data help to learn sex at site A, and from it to find dementia at site B?
-
-    Args:
-        sizes: Real training subjects of site A.
-        sizes_b: Real training subjects of site B.
-        steps_b: Optimiser steps at site B.
-    """
+    """Does synthetic data help to learn sex at site A, and from it to find dementia at site B?"""
 
     sizes: tuple[int, ...] = (40, 160)
+    """Real training subjects of site A."""
     sizes_b: tuple[int, ...] = (20, 80)
+    """Real training subjects of site B."""
     steps_b: int = 100
+    """Optimiser steps at site B."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,27 +156,26 @@ class Transfer(Mixing):
 
 @dataclass(frozen=True)
 class Settings(Mixing):
-    """Does synthetic data help where it ought to: few labels, imbalance, confounding, a new site?
-
-    Args:
-        settings: Some of: few-labels, imbalance, confounded, new-site.
-        few: Labelled subjects in few-labels, a quarter of which choose checkpoint and step, and
-            train nothing.
-        many: Pool of site B, which the sampler of few-labels is trained on.
-        size: Training subjects in confounded, the larger class in imbalance, and subjects of site A
-            in new-site.
-        new: Subjects of site B in new-site.
-    """
+    """Does synthetic data help with few labels, imbalance, confounding, at a new site?"""
 
     labels = ("sex", "diagnosis", "age", "site")
 
     ceiling: int = 1000
+    """Fresh phantom subjects that the ceiling is trained on; 0 leaves it out."""
     steps: int = 250
+    """Optimiser steps of a classifier, in every arm."""
     settings: tuple[str, ...] = tuple(SETTINGS)
+    """Some of: few-labels, imbalance, confounded, new-site."""
     few: int = 40
+    """Labelled subjects in few-labels, a quarter of which choose checkpoint and step, and train
+    nothing."""
     many: int = 400
+    """Pool of site B, which the sampler of few-labels is trained on."""
     size: int = 80
+    """Training subjects in confounded, the larger class in imbalance, and subjects of site A in
+    new-site."""
     new: int = 20
+    """Subjects of site B in new-site."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -228,44 +219,45 @@ class Settings(Mixing):
 
 @dataclass(frozen=True)
 class Decoding(Comparing):
-    """Do synthetic task fMRI runs help a decoder of condition, or of sex, that few people train?
-
-    Args:
-        data: BIDS folder or table with bold and events. Default: a phantom is made.
-        targets: What is told apart: condition, sex.
-        tasks: Whose runs are used.
-        directions: Phase encodings that are used. Default: all.
-        sizes: People that decoder and sampler are trained on.
-        ceiling: Other people that the ceiling is trained on; 0 leaves it out. Default: as many as
-            judge, of own data nobody.
-        ratio: Responses of synthetic runs for each real one.
-        frames: Of a response.
-        step: Seconds of a frame.
-        shrink: Voxels along a side of the cubes that a decoder sees as one.
-        sampler: Preset of the sampler. Tiny is the closed form.
-        sampling_steps: Of a sampler with a network.
-        endpoint: As in transfer.
-    """
+    """Do synthetic task fMRI runs help a decoder of condition, or of sex, that few people train?"""
 
     known = DECODERS
 
     arms: tuple[str, ...] = tuple(DECODERS)
+    """Ways to train the decoder; real, which all are compared with, is needed."""
     validation: int = 20
+    """People who choose checkpoints."""
     test: int = 100
+    """Phantom people who judge. Of own data, all that are left."""
     spacing: float = 6.0
+    """Voxel side of the phantom in mm."""
     data: Path | None = None
+    """BIDS folder or table with bold and events. Default: a phantom is made."""
     targets: tuple[str, ...] = tuple(UNITS)
+    """What is told apart: condition, sex."""
     tasks: tuple[str, ...] = ("motor", "language")
+    """Whose runs are used."""
     directions: tuple[str, ...] = ()
+    """Phase encodings that are used. Default: all."""
     sizes: tuple[int, ...] = (10, 20, 40)
+    """People that decoder and sampler are trained on."""
     ceiling: int | None = None
+    """Other people that the ceiling is trained on; 0 leaves it out. Default: as many as judge, of
+    own data nobody."""
     ratio: int = 4
+    """Responses of synthetic runs for each real one."""
     frames: int = 4
+    """Of a response."""
     step: float = 6.0
+    """Seconds of a frame."""
     shrink: int = 2
+    """Voxels along a side of the cubes that a decoder sees as one."""
     sampler: Preset = "tiny"
+    """Preset of the sampler. Tiny is the closed form."""
     sampling_steps: int = 10
+    """Of a sampler with a network."""
     endpoint: Path | None = None
+    """JSON file of the one comparison that is stated, and committed, before the run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -277,6 +269,7 @@ class Decoding(Comparing):
                 "ratio and sampling-steps must each be 1 or more, test 2 or more and ceiling 0 or "
                 "more"
             )
+        WindowShape(self.frames, self.step, shrink=self.shrink)
 
     def window(self, target: str) -> Window:
         """What is looked at of a response."""
@@ -300,35 +293,35 @@ class Decoding(Comparing):
 
 @dataclass(frozen=True)
 class Hybrid(Comparing):
-    """NC, MCI or AD where training or test subjects lack a modality: drop them, or fill it in?
-
-    Test subjects that lack it are judged where the arms mask and complete are there.
-
-    Args:
-        data: BIDS folder or table with fmri, dmri and diagnosis. Default: a phantom is made.
-        lacks: The modality that subjects lack.
-        missing: Shares of the training subjects that lack it, in percent.
-        train: Training subjects.
-        completer: Preset of the completer.
-        completer_steps: Training steps of PDM, if not those of the preset.
-        refining_steps: Training steps of TR, if not those of the preset.
-        samples: Of each test subject that lacks the modality.
-    """
+    """NC, MCI or AD where training or test subjects lack a modality: drop them, or fill it in?"""
 
     known = FILLINGS
 
     arms: tuple[str, ...] = tuple(FILLINGS)
+    """Ways to train; drop, which all are compared with, is needed. Where mask and complete are
+    there, test subjects that lack the image are judged, too."""
     validation: int = 40
+    """Subjects that choose the completer's best step, and checkpoints."""
     test: int = 200
+    """Phantom subjects that judge. Of own data, all that are left."""
     spacing: float = 6.0
+    """Voxel side of the phantom in mm."""
     data: Path | None = None
+    """BIDS folder or table with fmri, dmri and diagnosis. Default: a phantom is made."""
     lacks: Literal["fmri", "dmri"] = "dmri"
+    """The modality that subjects lack."""
     missing: tuple[int, ...] = (0, 30, 50, 70)
+    """Shares of the training subjects that lack it, in percent."""
     train: int = 160
+    """Training subjects."""
     completer: Preset = "tiny"
+    """Preset of the completer."""
     completer_steps: int | None = None
+    """Training steps of PDM, if not those of the preset."""
     refining_steps: int | None = None
+    """Training steps of TR, if not those of the preset."""
     samples: int = 4
+    """Of each test subject that lacks the modality."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

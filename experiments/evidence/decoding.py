@@ -59,7 +59,7 @@ from neuromix.experiments.evidence.sites import (
 )
 from neuromix.experiments.frame.arms import judge
 from neuromix.experiments.frame.cohorts import names_of
-from neuromix.experiments.frame.pages import Picture, slices
+from neuromix.experiments.frame.figures import Picture, slices
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import CEILING, Group, Roles
 from neuromix.experiments.quality.runs_baselines import MeanResponse, Request

@@ -19,9 +19,9 @@ from neuromix.augment import files
 from neuromix.augment.completion import seed_of
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.pds.completer import ModalityCompleter
-from neuromix.augment.pds.config import PRESETS, ModalityConfig, shortened
+from neuromix.augment.pds.config import MODALITIES, PRESETS, ModalityConfig, shortened
 from neuromix.augment.pds.pairs import read
-from neuromix.experiments.evidence.configs import MODALITIES, Hybrid
+from neuromix.experiments.evidence.configs import Hybrid
 from neuromix.experiments.quality.completion_baselines import (
     Baseline,
     MeanVolume,

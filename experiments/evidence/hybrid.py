@@ -27,6 +27,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.regions import region_maps
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.completer import ModalityCompleter
+from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.classifiers.evaluate import metrics, predict
 from neuromix.classifiers.stage import StageClassifier
@@ -38,7 +39,7 @@ from neuromix.experiments.evidence.comparison import (
     cells_of,
     fit_sampler,
 )
-from neuromix.experiments.evidence.configs import MODALITIES, Hybrid
+from neuromix.experiments.evidence.configs import Hybrid
 from neuromix.experiments.evidence.fillings import (
     Filler,
     TrainingSets,
@@ -50,7 +51,7 @@ from neuromix.experiments.evidence.hybrid_report import report
 from neuromix.experiments.evidence.plan import plan_hybrid
 from neuromix.experiments.evidence.sites import find_cohort, labelled, part, require_classes
 from neuromix.experiments.frame.arms import judge
-from neuromix.experiments.frame.pages import Picture, slices
+from neuromix.experiments.frame.figures import Picture, slices
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import Group, Roles
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from neuromix.experiments.evidence.report import page, seeds_warning
 from neuromix.experiments.evidence.sites import Parts
-from neuromix.experiments.frame.pages import Picture
+from neuromix.experiments.frame.figures import Picture
 from neuromix.experiments.frame.verdict import Group, title_of
 
 FAR = 0.1
@@ -19,14 +19,7 @@ FAR = 0.1
 def report(
     results: Mapping[str, Any], groups: Sequence[Group], parts: Parts, pictures: Sequence[Picture]
 ) -> str:
-    """The report.
-
-    Args:
-        results: Of the experiment.
-        groups: What they were made of.
-        parts: Who was trained on, and who judged.
-        pictures: Of filled images.
-    """
+    """The report, with pictures of filled images."""
     config = results["config"]
     lacks = config["lacks"]
     rows = [
@@ -75,13 +68,13 @@ def report(
 
 def _watermarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say which images carry their label, or a look of their own."""
-    found = []
+    warnings = []
     for row in rows:
         inside, outside = row["told in folds"], row["told on real"]
         if inside is not None and inside - outside > FAR:
-            found.append(
+            warnings.append(
                 f"'{title_of(row['way'])}' ({row['missing']} % missing): images tell the diagnosis "
                 f"among themselves with {inside:.2f} and of real test images with {outside:.2f}: "
                 "what is learnt from them does not hold for real images."
             )
-    return found
+    return warnings

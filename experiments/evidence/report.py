@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,11 @@ import pandas as pd
 
 from neuromix.classifiers.evaluate import Predictions, metrics
 from neuromix.experiments.evidence.arms import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
-from neuromix.experiments.frame.figures import (
-    Point,
-    Scores,
-    bars,
-    confusion,
-    curves,
-    reliability,
-    roc,
-)
-from neuromix.experiments.frame.pages import Picture, Viewer, report_page, slices, viewer
+from neuromix.experiments.frame import figures
+from neuromix.experiments.frame.figures import WHITE, Picture, Point, Scores
+from neuromix.experiments.frame.findings import estimate_text, interval_text, pairs_table
+from neuromix.experiments.frame.pages import Viewer, report_page, viewer
 from neuromix.experiments.frame.verdict import METRIC, SCRATCH, Group, title_of
-
-WHITE = 2.5
-"""Diffusivity that pictures show as white, in 1e-3 mm²/s."""
 
 SIZES = {
     "size": "real training subjects",
@@ -48,39 +39,25 @@ def page(
     more: Sequence[tuple[str, pd.DataFrame]] = (),
     first: Sequence[Picture] = (),
 ) -> str:
-    """The report.
+    """The report of results of :func:`weigh`, with ``diagnosis`` and ``time``, of these groups.
 
-    Args:
-        title: Of the page.
-        results: Of :func:`neuromix.experiments.frame.verdict.weigh`, with ``diagnosis`` and
-            ``time``.
-        groups: What it was made of.
-        pictures: Files of :func:`neuromix.experiments.evidence.arms.keep_pictures`; the last one is
-            looked through.
-        methods: What is special to the experiment.
-        warnings: What a reader must know first.
-        config: Settings.
-        more: Tables of the experiment's own.
-        first: Pictures of its own.
+    An experiment brings methods and warnings, ``more`` tables and ``first`` pictures of its own,
+    and files of volumes (real, synthetic, Gaussian), of which the last one is looked through.
     """
+    members = results["groups"]
     tables = [("Primary endpoint", _primary(results["primary"]))] if results["primary"] else []
-    tables += [(_heading(told["title"]), _scores(told)) for told in results["groups"]]
+    tables += [(each["title"][:1].upper() + each["title"][1:], _scores(each)) for each in members]
     if results["diagnosis"]:
         tables.append(("What explains it", pd.DataFrame(results["diagnosis"])))
     return report_page(
+        {**results, "config": config},
         title=title,
-        verdict=results["verdict"],
         tables=[*tables, *more],
-        figures=[*first, *_slices(pictures), *_figures(results["groups"], groups)],
+        figures=[*first, *map(_slices, pictures), *_figures(members, groups)],
         viewers=_viewers(pictures[-1]) if pictures else (),
-        details=[
-            ("Every comparison", _comparisons(results["groups"])),
-            ("Time", _time(results["time"])),
-        ],
+        details=[("Every comparison", _comparisons(members)), ("Time", _time(results["time"]))],
         methods=[*methods, *_methods(results)],
         warnings=warnings,
-        config=config,
-        made_by=results["made by"],
     )
 
 
@@ -93,30 +70,29 @@ def seeds_warning(seeds: int, spread: str) -> str:
     )
 
 
-def _scores(told: Mapping[str, Any]) -> pd.DataFrame:
+def _scores(group: Mapping[str, Any]) -> pd.DataFrame:
     """An arm a row."""
     rows = []
-    beside_real = {r["arm"]: r for r in told["comparisons"] if r["baseline"] == told["reference"]}
+    reference = group["reference"]
+    differences = {r["arm"]: r for r in group["comparisons"] if r["baseline"] == reference}
     # Ways to complete test subjects are before the same classifiers: validation chooses none.
-    chosen = told["chosen"] if len(set(told["validation"].values())) > 1 else None
-    for arm, scores in told["scores"].items():
+    chosen = group["chosen"] if len(set(group["validation"].values())) > 1 else None
+    for arm, scores in group["scores"].items():
         row = {
             "arm": title_of(arm) + (" (chosen on validation)" if arm == chosen else ""),
-            "balanced accuracy": f"{scores[METRIC]['value']:.3f}",
-            "95 % CI": _ends(scores[METRIC]["interval"]),
+            "balanced accuracy, 95 % CI": estimate_text(
+                scores[METRIC]["value"], scores[METRIC]["interval"], ".3f"
+            ),
             "AUC": f"{scores['auc']['value']:.3f}",
             "F1": f"{scores['f1']['value']:.3f}",
             "ECE": f"{scores['ece']['value']:.3f}",
-            "on validation": f"{told['validation'][arm]:.3f}",
+            "on validation": f"{group['validation'][arm]:.3f}",
+            f"points over {title_of(reference)}": "",
         }
-        difference = beside_real.get(arm)
-        row[f"points over {title_of(told['reference'])}"] = (
-            f"{100 * difference['difference']:+.1f} ({_ends(difference['interval'], 100)})"
-            if difference
-            else ""
-        )
-        if told["gap_closed"]:
-            row["share of the gap closed"] = _share(told["gap_closed"].get(arm))
+        if arm in differences:
+            row[f"points over {title_of(reference)}"] = _points(differences[arm])
+        if group["gap_closed"]:
+            row["share of the gap closed"] = _share(group["gap_closed"].get(arm))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -126,132 +102,125 @@ def _share(gap: Mapping[str, Any] | None) -> str:
         return ""
     if gap["value"] is None or np.isnan(gap["value"]):
         return "no gap"
-    known = [end is not None and not np.isnan(end) for end in gap["interval"]]
-    if not any(known):
+    ends = [None if end is None or np.isnan(end) else f"{100 * end:.0f}" for end in gap["interval"]]
+    if not any(ends):
         return "gap not clear of zero"
-    ends = [
-        f"{100 * end:.0f}" if is_known else "no bound"
-        for end, is_known in zip(gap["interval"], known, strict=True)
-    ]
-    return f"{100 * gap['value']:.0f} % ({ends[0]} to {ends[1]})"
+    low, high = (end or "no bound" for end in ends)
+    return f"{100 * gap['value']:.0f} % ({low} to {high})"
+
+
+def _points(row: Mapping[str, Any]) -> str:
+    """A difference with its interval."""
+    return f"{100 * row['difference']:+.1f} ({interval_text(row['interval'], '.1f', 100)})"
 
 
 def _comparisons(groups: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame([
         {
-            "where": told["title"],
+            "where": group["title"],
             "arm": title_of(row["arm"]),
             "against": title_of(row["baseline"]),
-            "points": f"{100 * row['difference']:+.1f}",
-            "95 % CI": _ends(row["interval"], 100),
+            "points, 95 % CI": _points(row),
             "p": f"{row['p']:.2g}",
             "p, Holm (exploratory)": f"{row['p_holm']:.2g}" if "p_holm" in row else "primary",
         }
-        for told in groups
-        for row in told["comparisons"]
+        for group in groups
+        for row in group["comparisons"]
     ])  # fmt: skip
 
 
 def _primary(row: Mapping[str, Any]) -> pd.DataFrame:
-    told = {
+    return pairs_table({
         "endpoint": row["origin"],
         "arm": title_of(row["arm"]),
         "baseline": title_of(row["baseline"]),
         "where": row["group"],
         "metric": row["metric"].replace("_", " "),
-        "difference, points": f"{100 * row['difference']:+.1f}",
-        "95 % CI": _ends(row["interval"], 100),
+        "difference, points, 95 % CI": _points(row),
         "p, not corrected": f"{row['p']:.2g}",
-    }
-    return pd.DataFrame(told.items(), columns=["what", "value"])
+    })  # fmt: skip
 
 
 def _time(time: Mapping[str, Any]) -> pd.DataFrame:
-    rows = [(name, f"{seconds / 60:.1f}") for name, seconds in time["seconds by part"].items()]
-    rows.append(("all", f"{time['seconds'] / 60:.1f}"))
-    rows.append(("of it loading data and waiting for it", f"{100 * time['loading share']:.1f} %"))
-    return pd.DataFrame(rows, columns=["what", "minutes"])
+    minutes = {**time["seconds by part"], "all": time["seconds"]}
+    rows = {name: f"{seconds / 60:.1f}" for name, seconds in minutes.items()}
+    rows["of it loading data and waiting for it"] = f"{100 * time['loading share']:.1f} %"
+    return pairs_table(rows, ("what", "minutes"))
 
 
-def _figures(told: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> list[Picture]:
-    """Differences and details of the first group, then curves of all."""
-    first, group = told[0], groups[0]
+def _figures(members: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> Iterator[Picture]:
+    """Differences of the first group, curves of all, details of the first."""
+    first, group = members[0], groups[0]
+    reference = title_of(first["reference"])
     rows = [
-        (title_of(row["arm"]), _point(row["difference"], row["interval"], 100))
+        (title_of(row["arm"]), Point(0, *(100 * x for x in (row["difference"], *row["interval"]))))
         for row in first["comparisons"]
         if row["baseline"] == first["reference"]
     ]
-    found = []
     if rows:
-        found.append(bars(
+        yield figures.bars(
             rows,
-            xlabel=f"points of balanced accuracy over {title_of(first['reference'])}",
-            caption=f"Difference to {title_of(first['reference'])}, with 95 % intervals: "
-            f"{first['title']}.",
-        ))  # fmt: skip
-    for setting in dict.fromkeys(group.key["setting"] for group in groups):
-        members = [each for each in told if each["key"]["setting"] == setting]
-        found += _ratio_curves(members)
-        found += _learning_curves(members)
+            xlabel=f"points of balanced accuracy over {reference}",
+            caption=f"Difference to {reference}, with 95 % intervals: {first['title']}.",
+        )
+    for setting in dict.fromkeys(each["key"]["setting"] for each in members):
+        alike = [each for each in members if each["key"]["setting"] == setting]
+        yield from _ratio_curves(alike)
+        yield from _learning_curves(alike)
     roles = group.roles
     arms = (roles.reference, group.baseline, group.chosen, "synthetic-only", roles.ceiling)
-    shown = {arm: group.runs[arm] for arm in dict.fromkeys(arms) if arm in group.runs}
+    shown = {title_of(arm): group.runs[arm] for arm in dict.fromkeys(arms) if arm in group.runs}
     case = first["classes"][-1]
-    pooled = {title_of(arm): _pooled(runs, case) for arm, runs in shown.items()}
+    pooled = {name: _pooled(runs, case) for name, runs in shown.items()}
     tables = {
-        title_of(arm): np.sum([metrics(run)["confusion"] for run in runs], axis=0)
-        for arm, runs in shown.items()
+        name: np.sum([metrics(run)["confusion"] for run in runs], axis=0)
+        for name, runs in shown.items()
     }
     where = f"{first['title']}; all seeds together"
-    found.append(roc(pooled, case=_case(group, case), caption=f"ROC: {where}."))
-    found.append(confusion(tables, classes=first["classes"], caption=f"Confusion: {where}."))
-    found.append(reliability(pooled, case=_case(group, case), caption=f"Reliability: {where}."))
-    return found
+    name = "dementia" if group.target == "dementia" else case
+    yield figures.roc(pooled, case=name, caption=f"ROC: {where}.")
+    yield figures.confusion(tables, classes=first["classes"], caption=f"Confusion: {where}.")
+    yield figures.reliability(pooled, case=name, caption=f"Reliability: {where}.")
 
 
-def _ratio_curves(members: Sequence[Mapping[str, Any]]) -> list[Picture]:
+def _ratio_curves(members: Sequence[Mapping[str, Any]]) -> Iterator[Picture]:
     """Score against the number of samples for each real subject; a curve for each group."""
+    arms = {0.0: "real", **{ratio: f"{SYNTHETIC}-{ratio:g}" for ratio in RATIOS}}
     series = {}
-    for told in members:
-        arms = {0.0: "real", **{ratio: f"synthetic-{ratio:g}" for ratio in RATIOS}}
-        points = [
-            _point(told["scores"][arm][METRIC]["value"], told["scores"][arm][METRIC]["interval"],
-                   x=ratio)
-            for ratio, arm in arms.items() if arm in told["scores"]
-        ]  # fmt: skip
+    for group in members:
+        points = [_point(x, group, arm) for x, arm in arms.items() if arm in group["scores"]]
+        rest = (f"{SIZES[n]} {v}" for n, v in group["key"].items() if n != "setting")
         if len(points) > 1:
-            series[_short(told)] = points
-    if not series:
-        return []
-    return [curves(
-        series,
-        xlabel="synthetic samples for each real subject",
-        ylabel="balanced accuracy",
-        caption=f"By the ratio of synthetic to real subjects, with 95 % intervals: "
-        f"{_subject(members[0])}.",
-        levels=_levels(members),
-    )]  # fmt: skip
+            series[", ".join(rest)] = points
+    if series:
+        yield figures.curves(
+            series,
+            xlabel="synthetic samples for each real subject",
+            ylabel="balanced accuracy",
+            caption="By the ratio of synthetic to real subjects, with 95 % intervals: "
+            f"{_subject(members[0])}.",
+            levels=_levels(members),
+        )
 
 
-def _learning_curves(members: Sequence[Mapping[str, Any]]) -> list[Picture]:
+def _learning_curves(members: Sequence[Mapping[str, Any]]) -> Iterator[Picture]:
     """Score against what the groups of a setting differ in, a curve for each arm."""
-    found = []
     axis = next((name for name in AXES if name in members[0]["key"]), "")
-    others = dict.fromkeys(tuple(_rest(told, axis).items()) for told in members)
-    for other in others:
-        alike = [told for told in members if tuple(_rest(told, axis).items()) == other]
+    parts: dict[str, list[Mapping[str, Any]]] = {}
+    for group in members:
+        others = {n: v for n, v in group["key"].items() if n not in (axis, "setting")}
+        name = "".join(f", {SIZES[n]} {v}" for n, v in others.items())
+        parts.setdefault(name, []).append(group)
+    for beside, alike in parts.items():
         if len(alike) < 2:
             continue
         series: dict[str, list[Point]] = {}
-        for told in alike:
-            for arm, scores in told["scores"].items():
-                if arm not in (told["ceiling"], SCRATCH):
-                    point = _point(
-                        scores[METRIC]["value"], scores[METRIC]["interval"], x=told["key"][axis]
-                    )
+        for group in alike:
+            for arm in group["scores"]:
+                if arm not in (group["ceiling"], SCRATCH):
+                    point = _point(group["key"][axis], group, arm)
                     series.setdefault(title_of(arm), []).append(point)
-        beside = "".join(f", {SIZES[n]} {v}" for n, v in other if n != "setting")
-        found.append(curves(
+        yield figures.curves(
             series,
             xlabel=SIZES[axis].rstrip(":"),
             ylabel="balanced accuracy",
@@ -259,92 +228,94 @@ def _learning_curves(members: Sequence[Mapping[str, Any]]) -> list[Picture]:
             f"{_subject(alike[0])}{beside}.",
             log=axis == "size",
             levels=_levels(alike[:1]),
-        ))  # fmt: skip
-    return found
+        )
+
+
+def _point(x: float, group: Mapping[str, Any], arm: str) -> Point:
+    score = group["scores"][arm][METRIC]
+    return Point(x, score["value"], *score["interval"])
 
 
 def _levels(members: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Chance, and the ceiling if all members share one."""
     levels = {"chance": 1 / len(members[0]["classes"])}
     ceilings = {
-        told["scores"][told["ceiling"]][METRIC]["value"]
-        for told in members
-        if told["ceiling"] in told["scores"]
+        group["scores"][group["ceiling"]][METRIC]["value"]
+        for group in members
+        if group["ceiling"] in group["scores"]
     }
     if len(ceilings) == 1:
         levels["ceiling"] = ceilings.pop()
     return levels
 
 
-def _slices(pictures: Sequence[Path]) -> list[Picture]:
-    found: list[Picture] = []
-    for path in pictures:
-        content = np.load(path)
-        volumes: list[np.ndarray] = []
-        titles: list[str] = []
-        for k in range(len(content["real"])):
-            for kind, short in (("real", "real"), (SYNTHETIC, "synthetic"), (GAUSSIAN, "Gaussian")):
-                label = "titles" if kind == "real" else f"{kind} titles"
-                if kind in content and k < len(content[kind]) and len(volumes) < 8:
-                    volumes.append(content[kind][k])
-                    titles.append(f"{short}: {content[label][k]}")
-        found.append((
-            slices(volumes, titles, upper=WHITE),
-            f"{path.stem}: real training subjects beside samples of the same sex and diagnosis; "
-            f"axial, coronal and sagittal slices, mean diffusivity from 0 to {WHITE} in 1e-3 "
-            "mm²/s, equally scaled.",
-            f"Slices of {', '.join(titles)}, in columns.",
-        ))  # fmt: skip
-    return found
+def _slices(path: Path) -> Picture:
+    content = np.load(path)
+    volumes: list[np.ndarray] = []
+    titles: list[str] = []
+    for k in range(len(content["real"])):
+        for kind, short in (("real", "real"), (SYNTHETIC, "synthetic"), (GAUSSIAN, "Gaussian")):
+            label = "titles" if kind == "real" else f"{kind} titles"
+            if kind in content and k < len(content[kind]) and len(volumes) < 8:
+                volumes.append(content[kind][k])
+                titles.append(f"{short}: {content[label][k]}")
+    return (
+        figures.slices(volumes, titles, upper=WHITE),
+        f"{path.stem}: real training subjects beside samples of the same sex and diagnosis; axial, "
+        f"coronal and sagittal slices, mean diffusivity from 0 to {WHITE} in 1e-3 mm²/s, equally "
+        "scaled.",
+        f"Slices of {', '.join(titles)}, in columns.",
+    )
 
 
 def _viewers(path: Path) -> list[Viewer]:
     content = np.load(path)
-    found = [viewer(
-        content["real"][0], content["affine"], f"A real training subject, {content['titles'][0]}",
-        upper=WHITE,
-    )]  # fmt: skip
-    if SYNTHETIC in content:
-        told = f"A synthetic subject, {content[f'{SYNTHETIC} titles'][0]}"
-        found.append(viewer(content[SYNTHETIC][0], content["affine"], told, upper=WHITE))
-    return found
+    kinds = {"real": ("A real training subject", "titles"),
+             SYNTHETIC: ("A synthetic subject", f"{SYNTHETIC} titles")}  # fmt: skip
+    return [
+        viewer(content[kind][0], content["affine"], f"{name}, {content[label][0]}", upper=WHITE)
+        for kind, (name, label) in kinds.items()
+        if kind in content
+    ]
 
 
-def _methods(results: Mapping[str, Any]) -> list[str]:
-    arms = list(dict.fromkeys(arm for told in results["groups"] for arm in told["scores"]))
-    titles = [title_of(results["groups"][0][name]) for name in ("reference", "ceiling")]
-    found = [
+def _methods(results: Mapping[str, Any]) -> Iterator[str]:
+    first = results["groups"][0]
+    arms = list(dict.fromkeys(arm for group in results["groups"] for arm in group["scores"]))
+    reference, ceiling = (title_of(first[name]) for name in ("reference", "ceiling"))
+    yield (
         "All arms of a comparison have the same real training subjects, validation subjects, test "
         "subjects, seeds and number of optimiser steps; the checkpoint of each is the one with the "
         "best score on the same real validation subjects."
-    ]
-    if ratios := [
+    )
+    ratios = [
         f"{title_of(arm)}: {ARMS[arm].ratio:g} samples a real subject"
         for arm in arms
         if arm in ARMS and ARMS[arm].source
-    ]:
-        found.append(
-            "Samples of a smaller ratio are among those of a larger one. "
-            f"{'; '.join(ratios)}. The ceiling is trained on many fresh real subjects, which only "
-            "a phantom has."
+    ]
+    if ratios:
+        yield (
+            f"Samples of a smaller ratio are among those of a larger one. {'; '.join(ratios)}. The "
+            "ceiling is trained on many fresh real subjects, which only a phantom has."
         )
     if GAUSSIAN in arms:
-        found.append(
+        yield (
             "The PCA-Gaussian is the cheap generator: a linear regression of voxels on labels and "
             "a Gaussian in the space of the residuals' principal components, fitted to the "
             "subjects that the diffusion sampler is fitted to, and asked for the same labels."
         )
-    return [
-        *found,
+    yield (
         "Intervals are 95 % bootstrap intervals over test subjects, drawn within their class with "
         "all their sessions, and over seeds of the classifier; arms are paired by both. The share "
         "of the gap closed is (arm - a) / (b - a), where a is the score of "
-        f"'{titles[0]}' and b that of '{titles[1]}'.",
-        f"Each arm is compared with '{titles[0]}', and each arm with synthetic data also with the "
+        f"'{reference}' and b that of '{ceiling}'."
+    )
+    yield (
+        f"Each arm is compared with '{reference}', and each arm with synthetic data also with the "
         f"best of the baselines on validation subjects: {results['comparisons']} comparisons, "
         "corrected by Holm's method as one family. They are exploratory. Leak guard: no test "
-        "subject had a part in the training of a generator or a classifier, or in any choice.",
-    ]
+        "subject had a part in the training of a generator or a classifier, or in any choice."
+    )
 
 
 def _pooled(runs: Sequence[Predictions], case: str) -> Scores:
@@ -355,32 +326,5 @@ def _pooled(runs: Sequence[Predictions], case: str) -> Scores:
     )
 
 
-def _case(group: Group, case: str) -> str:
-    return "dementia" if group.target == "dementia" else case
-
-
-def _rest(told: Mapping[str, Any], axis: str) -> dict[str, Any]:
-    return {name: value for name, value in told["key"].items() if name != axis}
-
-
-def _short(told: Mapping[str, Any]) -> str:
-    """What sets a group apart inside its setting."""
-    values = {k: v for k, v in told["key"].items() if k != "setting"}
-    return ", ".join(f"{SIZES[name]} {value}" for name, value in values.items())
-
-
-def _subject(told: Mapping[str, Any]) -> str:
-    return f"{told['target']} on {told['cohort']}, {told['key']['setting']}"
-
-
-def _heading(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _point(value: float, interval: Sequence[float], scale: float = 1.0, x: float = 0.0) -> Point:
-    return Point(x, scale * value, scale * interval[0], scale * interval[1])
-
-
-def _ends(interval: Sequence[float], scale: float = 1.0) -> str:
-    low, high = (scale * end for end in interval)
-    return f"{low:.1f} to {high:.1f}" if scale > 1 else f"{low:.3f} to {high:.3f}"
+def _subject(group: Mapping[str, Any]) -> str:
+    return f"{group['target']} on {group['cohort']}, {group['key']['setting']}"

@@ -25,9 +25,8 @@ def judge(
 ) -> tuple[VolumeClassifier, dict[str, Any]]:
     """Fit a classifier and judge it on held-out real subjects.
 
-    Returns:
-        The classifier, and the content of its cell: ``predictions`` and scores on test subjects,
-        ``validation``, the balanced accuracy on those that chose the checkpoint, and times.
+    Its cell holds ``predictions`` and scores on test subjects, ``validation``, the balanced
+    accuracy on those that chose the checkpoint, and times.
     """
     begun = time.perf_counter()
     for subject in {id(s): s for s in (*train, *validation, *test)}.values():
@@ -65,12 +64,9 @@ def samplers_of(run: Run) -> list[dict[str, Any]]:
 
 
 def check_disjoint(parts: Sequence[Cohort], tests: Sequence[Cohort], *, voxels: bool) -> None:
-    """Raise ``LeakageError`` if a test subject is among those that train or choose anything.
+    """Raise ``LeakageError`` if a test subject is among the parts, which train or choose anything.
 
-    Args:
-        parts: Everyone that trains a model or chooses a checkpoint.
-        tests: Cohorts that judge.
-        voxels: Compare images as well, which finds a person under another name.
+    Comparing voxels as well finds a person under another name.
     """
     hashes = [h for part in parts for h in leakage.voxel_hashes(part)] if voxels else []
     record = leakage.provenance(parts, hashes)

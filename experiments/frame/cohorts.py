@@ -15,7 +15,7 @@ from neuromix.augment.errors import InputError
 
 PLACES = ("data", "data_a", "data_b", "train", "heldout")
 """Settings that name cohorts."""
-SHOWN = 5
+NAMED = 5
 """Subjects that a line names."""
 
 
@@ -26,14 +26,14 @@ def load_cohort(
     codings: Mapping[str, Mapping[str, str]] | None = None,
     dataset: str = "",
 ) -> Cohort:
-    """A BIDS folder, or a table with a column ``NAME_path`` for each image.
+    """A BIDS folder, or a CSV or TSV table with a column ``NAME_path`` for each image.
 
     Args:
-        data: Folder, CSV or TSV.
-        images: Names of the images; those that are there by default.
+        data: Where it is.
+        images: All that are there by default.
         columns: Label to the column that holds it, where that has another name.
         codings: Label to code to meaning, where that is not built in.
-        dataset: Name of the study that a table is of.
+        dataset: The study that a table is of.
     """
     if data.is_dir():
         if dataset:
@@ -61,11 +61,9 @@ def first_scans(cohort: Cohort) -> Cohort:
 
 
 def contents(config: Any, images: Sequence[str]) -> dict[str, Content]:
-    """What the cohorts hold that an experiment's settings name.
+    """What the cohorts hold that an experiment's settings name, of the images that it looks at.
 
-    Args:
-        config: A dataclass.
-        images: That it looks at. Where it is one, nothing else is looked for in a BIDS folder.
+    Where it is one image, nothing else is looked for in a BIDS folder.
     """
     named = {name: getattr(config, name, None) for name in PLACES}
     return {
@@ -102,7 +100,7 @@ def gaps(cohort: Cohort) -> list[str]:
         absent = values.isna() | (values == "")
         if absent.any() and not absent.all():
             who = list(dict.fromkeys(cohort.table["subject_id"][absent]))
-            shown = ", ".join(f"sub-{each}" for each in who[:SHOWN])
-            more = f" and {len(who) - SHOWN} more" if len(who) > SHOWN else ""
+            shown = ", ".join(f"sub-{each}" for each in who[:NAMED])
+            more = f" and {len(who) - NAMED} more" if len(who) > NAMED else ""
             lines.append(f"{name} is missing: {shown}{more}")
     return lines

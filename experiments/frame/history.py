@@ -8,15 +8,10 @@ from pathlib import Path
 
 
 def committed(path: Path, before: datetime) -> dict[str, str] | None:
-    """The commit that made a file what it is.
+    """The ``commit`` that made a file what it is, and its ``time``.
 
-    Args:
-        path: Of the file.
-        before: What the commit must not be later than, with its time zone.
-
-    Returns:
-        ``commit`` and ``time``; ``None`` if the file is in no commit, was changed since, was
-        committed later, or where git can't tell.
+    ``None`` if the file is in no commit, was changed since or committed later than ``before``,
+    which has a time zone, or where git can't tell.
     """
     changes = _git(path, "status", "--porcelain", "--ignored")
     last = _git(path, "log", "-1", "--format=%H %cI")

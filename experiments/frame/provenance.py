@@ -23,15 +23,12 @@ FILE = "provenance.json"
 
 @dataclass
 class Provenance:
-    """Of a folder.
-
-    Args:
-        data: What was asked for by the settings of these names, as :meth:`Content.to_dict` tells.
-        made_by: Versions and commit, once for each that made something.
-    """
+    """Of a folder."""
 
     data: dict[str, dict[str, Any]]
+    """By the setting that names it, as :meth:`Content.to_dict` gives it."""
     made_by: list[dict[str, Any]]
+    """Versions and commit, once for each that made something."""
 
     @classmethod
     def now(cls, data: Mapping[str, Content]) -> Provenance:
@@ -66,9 +63,7 @@ class Provenance:
     def change(self, before: Provenance | None, config: Mapping[str, Any]) -> str:
         """Why nothing from before can be reused, in words, or ``""``.
 
-        Args:
-            before: What it was.
-            config: The settings, which tell the places of the data.
+        The settings tell the places of the data.
         """
         if before is None:
             return "an older neuromix began it, which kept no digest of its data"
@@ -108,13 +103,7 @@ class Provenance:
 def claim(
     folder: Path, begun: bool, now: Provenance, config: Mapping[str, Any]
 ) -> tuple[Provenance, str]:
-    """Take a folder that a user has named; if what it holds can't be reused, that is set aside.
-
-    Args:
-        folder: It.
-        begun: Whether it holds results.
-        now: What would be made in it.
-        config: Its settings.
+    """Take a folder that a user has named; if it has begun and can't be reused, set that aside.
 
     Returns:
         What the folder is made of and by, and a line for the user.

@@ -21,12 +21,14 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
@@ -58,13 +60,7 @@ def new_run(out: Path, name: str) -> Path:
 
 
 class Run:
-    """A run folder that is being worked in, by this process alone; see :meth:`open`.
-
-    Attributes:
-        folder: The run folder.
-        config: What was asked for, as plain content.
-        provenance: What it is made of and by.
-    """
+    """A run folder that is being worked in, by this process alone; see :meth:`open`."""
 
     def __init__(
         self,
@@ -90,6 +86,7 @@ class Run:
         config: Mapping[str, Any],
         console: Console | None = None,
         data: Mapping[str, Content] | None = None,
+        free: Collection[str] = (),
     ) -> Run:
         """Begin a run, or go on with one.
 
@@ -97,33 +94,35 @@ class Run:
             out: A folder of run folders, in which the latest run of this name and config goes on
                 and a new one is begun otherwise; or a run folder, old or new. What is in that
                 of other data or another version is set aside.
-            name: Of the experiment.
-            config: Its settings, all that decides what comes out; kept in ``config.json``.
+            name: The experiment's.
+            config: All that decides what comes out; kept in ``config.json``.
             console: Where messages go.
             data: By the names of the settings that tell their places: two places with the same
                 content are the same.
+            free: Settings that may differ when a run goes on, as no cell depends on them.
         """
         now = Provenance.now(data or {})
         config = dict(config) | {k: str(Path(config[k]).resolve()) for k in now.data if k in config}
         out = Path(out)
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; name a folder for the run")
-        content = {"experiment": name, "config": json.loads(json.dumps(config, default=str))}
-        line = ""
+        plain = json.loads(json.dumps(config, default=str))
+        content = {"experiment": name, "config": plain}
+        asked, line = _Request(content, now, free), ""
         if NUMBERED.fullmatch(out.name) or (out / "config.json").is_file():
             folder = out
         else:
-            folder, line = _latest(out, content, now)
+            folder, line = asked.latest(out)
         path = folder / "config.json"
         begun = path.is_file()
         if begun:
-            _refuse_other(folder, bids.read_json(path), content, now)
+            asked.check_same(folder)
         elif folder.is_dir() and any(
             not e.name.startswith(".") and e.name != FILE for e in folder.iterdir()
         ):
             raise InputError(f"{folder} holds other files; name an empty or new folder")
-        provenance, claimed = claim(folder, begun, now, content["config"])
-        if not path.is_file():
+        provenance, claimed = claim(folder, begun, now, plain)
+        if free or not path.is_file():
             files.write_json(path, content)
         kept = bids.read_json(path)["config"]
         return cls(folder, kept, console or Console(), provenance, now, line or claimed)
@@ -157,9 +156,8 @@ class Run:
     def cell(self, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The record of a cell: read if it is finished, computed and written otherwise.
 
-        Args:
-            key: What the cell is, such as ``{"arm": "real", "size": 40, "seed": 0}``.
-            make: Computes what the record shall hold beside ``cell``, ``seconds`` and ``finished``.
+        The key is such as ``{"arm": "real", "size": 40, "seed": 0}``; ``make`` computes what the
+        record holds beside ``cell``, ``seconds`` and ``finished``.
         """
         path = self._place(key)
         if not path.is_file():
@@ -183,6 +181,18 @@ class Run:
             raise ValueError(f"{path} is the record of {record['cell']} and not of {dict(key)}")
         return record
 
+    def keep_array(self, key: Mapping[str, Any], values: np.ndarray) -> None:
+        """Keep an array of a cell, such as some of its volumes; see :meth:`array`."""
+        path = self._place(key, "arrays", "npy")
+        path.parent.mkdir(exist_ok=True)
+        with files.replacing(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, values)
+
+    def array(self, key: Mapping[str, Any]) -> np.ndarray:
+        """The array of a finished cell."""
+        values: np.ndarray = np.load(self._place(key, "arrays", "npy"))
+        return values
+
     def records(self) -> list[dict[str, Any]]:
         """The records of all finished cells."""
         return [bids.read_json(path) for path in sorted((self.folder / "cells").glob("*.json"))]
@@ -202,9 +212,9 @@ class Run:
             rest = ", the rest made anew" if self._reused < total else ": all is as it was"
             self.log(f"{self.folder.name}: {self._reused} of {total} cells reused{rest}")
 
-    def _place(self, key: Mapping[str, Any]) -> Path:
+    def _place(self, key: Mapping[str, Any], kind: str = "cells", suffix: str = "json") -> Path:
         parts = [f"{name}-{re.sub(r'[^a-zA-Z0-9.]+', '-', str(key[name]))}" for name in key]
-        return self.folder / "cells" / f"{'_'.join(parts)}.json"
+        return self.folder / kind / f"{'_'.join(parts)}.{suffix}"
 
     def _write(self, text: str) -> None:
         with (self.folder / "log.txt").open("a") as stream:
@@ -219,50 +229,54 @@ def show_plan(steps: Sequence[tuple[str, float]], console: Console) -> None:
     console.print(rich_table(table, title=f"About {total} minutes on this machine"))
 
 
-def _latest(out: Path, content: Mapping[str, Any], now: Provenance) -> tuple[Path, str]:
-    """The latest run folder that can go on; or a new one, and why the last one can't."""
-    numbered = [(NUMBERED.fullmatch(path.parent.name), path) for path in out.glob("*/config.json")]
-    runs = [(int(n[1]), p) for n, p in numbered if n and n[2] == content["experiment"]]
-    line = ""
-    for _, path in sorted(runs, reverse=True):
-        folder, before = path.parent, Provenance.of(path.parent)
-        if _difference(bids.read_json(path), content, now, before):
-            continue
-        if not (why := now.change(before, content["config"])):
-            return folder, ""
-        line = line or f"made anew, {why} ({folder.name} stays as it is)"
-    return new_run(out, content["experiment"]), line
+@dataclass(frozen=True)
+class _Request:
+    """What a run is asked for: its name and settings, its data, and which settings are free."""
 
+    content: Mapping[str, Any]
+    now: Provenance
+    free: Collection[str]
 
-def _refuse_other(
-    folder: Path, before: Mapping[str, Any], content: Mapping[str, Any], now: Provenance
-) -> None:
-    if before.get("experiment") != content["experiment"]:
-        raise InputError(
-            f"{folder} holds a run of {before.get('experiment') or 'another kind'} and not of "
-            f"{content['experiment']}; name another folder"
-        )
-    if name := _difference(before, content, now, Provenance.of(folder)):
-        old, new = (each["config"].get(name) for each in (before, content))
-        raise InputError(
-            f"{folder} holds a run with {name} {old} and not {new}; name "
-            "another folder, or give the same settings"
-        )
+    def latest(self, out: Path) -> tuple[Path, str]:
+        """The latest run folder that can go on; or a new one, and why the last one can't."""
+        numbered = [(NUMBERED.fullmatch(p.parent.name), p) for p in out.glob("*/config.json")]
+        name = self.content["experiment"]
+        runs = [(int(n[1]), path.parent) for n, path in numbered if n and n[2] == name]
+        line = ""
+        for _, folder in sorted(runs, reverse=True):
+            if self._difference(folder):
+                continue
+            if not (why := self.now.change(Provenance.of(folder), self.content["config"])):
+                return folder, ""
+            line = line or f"made anew, {why} ({folder.name} stays as it is)"
+        return new_run(out, name), line
 
+    def check_same(self, folder: Path) -> None:
+        """Refuse a folder of another experiment or of other settings."""
+        before, name = bids.read_json(folder / "config.json"), self.content["experiment"]
+        if before.get("experiment") != name:
+            raise InputError(
+                f"{folder} holds a run of {before.get('experiment') or 'another kind'} and not of "
+                f"{name}; name another folder"
+            )
+        if odd := self._difference(folder):
+            old, new = (each["config"].get(odd) for each in (before, self.content))
+            raise InputError(
+                f"{folder} holds a run with {odd} {old} and not {new}; name "
+                "another folder, or give the same settings"
+            )
 
-def _difference(
-    before: Mapping[str, Any],
-    content: Mapping[str, Any],
-    now: Provenance,
-    provenance: Provenance | None,
-) -> str:
-    """The first setting that is another one, or ``""``; equal data may lie elsewhere."""
-    old, new = dict(before["config"]), content["config"]
-    if provenance is None:  # of an older version, which knew other settings and kept bare paths
-        old = {k: str(Path(v).resolve()) if v and k in now.data else v for k, v in old.items()}
-    names = set(new) if provenance is None else set(old) | set(new)
-    names -= now.same(provenance)
-    return next((name for name in sorted(names) if old.get(name) != new.get(name)), "")
+    def _difference(self, folder: Path) -> str:
+        """The first setting that is another one, or ``""``; equal data may lie elsewhere."""
+        old, new = bids.read_json(folder / "config.json")["config"], self.content["config"]
+        names, before = set(new), Provenance.of(folder)
+        if before is None:  # of an older version, which knew other settings and kept bare paths
+            data = self.now.data
+            old = {k: str(Path(v).resolve()) if v and k in data else v for k, v in old.items()}
+        else:
+            names |= set(old)
+        names -= self.now.same(before) | {*self.free}
+        return next((name for name in sorted(names) if old.get(name) != new.get(name)), "")
 
 
 def _line(record: Mapping[str, Any]) -> str:

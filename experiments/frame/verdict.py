@@ -24,6 +24,7 @@ from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.classifiers.evaluate import Predictions, compare, gap_closed, holm, summarise
 from neuromix.classifiers.scores import SCORES
+from neuromix.experiments.frame.findings import interval_text
 
 METRIC = "balanced_accuracy"
 REPORTED = (METRIC, "auc", "f1", "ece")
@@ -31,56 +32,41 @@ DRAWS = 10_000
 """Of the bootstrap: enough for p-values that survive a correction for a hundred comparisons."""
 CEILING, SCRATCH = "ceiling", "scratch"
 """Arms of any experiment: many real subjects, and no pretraining."""
-
-
-TITLES = {
-    CEILING: "ceiling: many real subjects",
-    SCRATCH: "no pretraining",
-}
+TITLES = {CEILING: "ceiling: many real subjects", SCRATCH: "no pretraining"}
 """What reports call arms; whoever defines some adds them."""
 
 
 @dataclass(frozen=True)
 class Roles:
-    """What arms are to one another.
-
-    Args:
-        reference: What all are compared with.
-        baselines: What is to be beaten, the reference among it.
-        tested: What is to beat it.
-        candidates: Those of the tested that verdicts may choose.
-        ceiling: What is compared with nothing.
-        also: Further comparisons, of an arm with another.
-    """
+    """What arms are to one another."""
 
     reference: str
+    """What all are compared with."""
     baselines: tuple[str, ...]
+    """What is to be beaten, the reference among it."""
     tested: tuple[str, ...]
+    """What is to beat it."""
     candidates: tuple[str, ...]
+    """Those of the tested that verdicts may choose."""
     ceiling: str
+    """What is compared with nothing."""
     also: tuple[tuple[str, str], ...] = ()
+    """Further comparisons, of an arm with another."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The runs that answer one question.
-
-    Args:
-        key: ``setting``, ``size`` and what else sets it apart.
-        title: In words.
-        cohort: Who judged.
-        target: What was told apart.
-        runs: By arm, predictions of each seed.
-        validation: By arm, the mean balanced accuracy on validation subjects.
-        roles: Of the arms.
-    """
+    """The runs that answer one question: a target on a test cohort."""
 
     key: dict[str, Any]
+    """``setting``, ``size`` and what else sets it apart."""
     title: str
     cohort: str
     target: str
     runs: dict[str, list[Predictions]]
+    """By arm, predictions of each seed."""
     validation: dict[str, float]
+    """By arm, the mean balanced accuracy on validation subjects."""
     roles: Roles
 
     @property
@@ -103,18 +89,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The one comparison that is not exploratory, because it was stated before the run.
-
-    Args:
-        experiment: ``transfer``, ``settings`` or ``decoding``.
-        setting: Of the group.
-        metric: Of :data:`neuromix.classifiers.scores.SCORES`.
-        arm: What is tested.
-        baseline: What it is compared with.
-        size: Real training subjects of the group.
-        seeds: Seeds of the phantom that may confirm it.
-        other: What else sets the group apart, such as ``{"size_b": 20}``.
-    """
+    """The one comparison that is not exploratory, because it was stated before the run."""
 
     experiment: str
     setting: str
@@ -123,7 +98,9 @@ class Endpoint:
     baseline: str
     size: int
     seeds: tuple[int, ...]
+    """Of the phantoms that may confirm it."""
     other: dict[str, Any] = field(default_factory=dict)
+    """What else sets the group apart, such as ``{"size_b": 20}``."""
 
     @classmethod
     def read(cls, path: Path, experiment: str, phantom_seed: int) -> Endpoint:
@@ -137,32 +114,31 @@ class Endpoint:
             raise InputError(f"{path} lacks {', '.join(absent)}; it needs {', '.join(names)}")
         other = {name: value for name, value in content.items() if name not in names}
         given = {name: content[name] for name in names if name != "seeds"}
-        found = cls(**given, seeds=tuple(content["seeds"]), other=other)
-        if found.experiment != experiment:
-            raise InputError(f"{path} is for the experiment {found.experiment}, not {experiment}")
-        if phantom_seed not in found.seeds:
+        stated = cls(**given, seeds=tuple(content["seeds"]), other=other)
+        if stated.experiment != experiment:
+            raise InputError(f"{path} is for the experiment {stated.experiment}, not {experiment}")
+        if phantom_seed not in stated.seeds:
             raise InputError(
-                f"{path} is for the phantom seeds {list(found.seeds)}, and seed {phantom_seed} "
+                f"{path} is for the phantom seeds {list(stated.seeds)}, and seed {phantom_seed} "
                 "came; run it with one of those"
             )
-        if found.metric not in SCORES:
-            raise InputError(
-                f"{path} has the metric {found.metric!r}; allowed are {', '.join(SCORES)}"
-            )
-        for arm in (found.arm, found.baseline):
-            allowed = [name for name in TITLES if name not in (CEILING, SCRATCH)]
-            if arm not in allowed:
-                raise InputError(f"{path} has the arm {arm!r}; allowed are {', '.join(allowed)}")
-        return found
+        arms = [name for name in TITLES if name not in (CEILING, SCRATCH)]
+        allowed = {"metric": SCORES, "arm": arms, "baseline": arms}
+        for kind, options in allowed.items():
+            if (name := getattr(stated, kind)) not in options:
+                raise InputError(
+                    f"{path} has the {kind} {name!r}; allowed are {', '.join(options)}"
+                )
+        return stated
 
     @classmethod
     def of(cls, config: Any, experiment: str) -> Endpoint | None:
         """That of an experiment's settings, if they name a file; it must fit them."""
         if getattr(config, "endpoint", None) is None:
             return None
-        found = cls.read(config.endpoint, experiment, config.seed)
-        found.require(config.keys, config.arms)
-        return found
+        stated = cls.read(config.endpoint, experiment, config.seed)
+        stated.require(config.keys, config.arms)
+        return stated
 
     def require(self, keys: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> None:
         """Refuse an experiment that does not have the comparison."""
@@ -195,15 +171,12 @@ def weigh(
     endpoint: Endpoint | None,
     origin: str = "not known to be committed before the run",
 ) -> dict[str, Any]:
-    """All that can be said of the groups, as plain content.
+    """All that can be said of the groups, as plain content; the verdict speaks of the first.
 
-    Args:
-        groups: The one that the verdict speaks of first.
-        endpoint: The comparison that is not exploratory, if there is one.
-        origin: Of the endpoint, see :func:`origin_of`.
+    The origin is that of the endpoint, see :func:`origin_of`.
     """
     primary = None
-    told = [_scores(group) for group in groups]
+    content = [_scores(group) for group in groups]
     family: dict[str, dict[str, Any]] = {}
     for number, group in enumerate(groups):
         for arm, baseline in _pairs(group):
@@ -214,7 +187,7 @@ def weigh(
                 and endpoint.metric == METRIC
             )
             row = {"arm": arm, "baseline": baseline} | _compared(group, arm, baseline, METRIC)
-            told[number]["comparisons"].append(row)
+            content[number]["comparisons"].append(row)
             if not is_primary:
                 family[f"{number} {arm} {baseline}"] = row
     for name, p in holm({name: row["p"] for name, row in family.items()}).items():
@@ -225,22 +198,16 @@ def weigh(
         primary["origin"] = origin
         primary |= _compared(group, endpoint.arm, endpoint.baseline, endpoint.metric)
     return {
-        "verdict": _verdict(groups, told, primary, len(family)),
+        "verdict": _verdict(groups, content, primary, len(family)),
         "primary": primary,
         "comparisons": len(family),
-        "groups": told,
+        "groups": content,
     }
 
 
 def title_of(arm: str) -> str:
     """What reports call an arm."""
     return TITLES[arm]
-
-
-def points(row: Mapping[str, Any]) -> str:
-    """A difference in points with its interval."""
-    low, high = (100 * end for end in row["interval"])
-    return f"{100 * abs(row['difference']):.1f} points, 95 % CI {_signed(low, high, row)}"
 
 
 def _pairs(group: Group) -> list[tuple[str, str]]:
@@ -289,17 +256,17 @@ def _scores(group: Group) -> dict[str, Any]:
 
 def _verdict(
     groups: Sequence[Group],
-    told: Sequence[Mapping[str, Any]],
+    content: Sequence[Mapping[str, Any]],
     primary: Mapping[str, Any] | None,
     count: int,
 ) -> str:
     """What came out, the most important first."""
     if primary is not None:
-        where = next(results for results in told if results["title"] == primary["group"])
+        where = next(each for each in content if each["title"] == primary["group"])
         sentence = _sentence(primary, primary["arm"], primary["baseline"], where)
         first = f"{sentence}. Primary endpoint, {primary['origin']}."
     else:
-        group, results = groups[0], told[0]
+        group, results = groups[0], content[0]
         if group.chosen is None:
             return "No arm with real and synthetic subjects was run, so nothing is said of them."
         row = _row(results, group.chosen, group.baseline)
@@ -309,7 +276,7 @@ def _verdict(
             f"correction for {count} comparisons."
         )
     gained, lost = 0, 0
-    for group, results in zip(groups, told, strict=True):
+    for group, results in zip(groups, content, strict=True):
         if group.chosen is not None:
             low, high = _row(results, group.chosen, group.baseline)["interval"]
             gained, lost = gained + (low > 0), lost + (high < 0)
@@ -335,18 +302,18 @@ def _sentence(row: Mapping[str, Any], arm: str, baseline: str, group: Mapping[st
     if low > 0 or high < 0:
         verb = "raised" if low > 0 else "lowered"
         start = "Synthetic data" if helped else "Synthetic data did not help: it"
-        told = f"{start} {verb} {what} by {points(row)}"
+        text = f"{start} {verb} {what} by {_points(row)}"
     else:
-        told = (
+        text = (
             f"Synthetic data did not help: it changed {what} by {100 * row['difference']:+.1f} "
-            f"points, 95 % CI {100 * low:.1f} to {100 * high:.1f}"
+            f"points, 95 % CI {interval_text(row['interval'], '.1f', 100)}"
         )
     against = f"{title_of(arm)}, against {title_of(baseline)}; {group['title']}"
-    return f"{told}, on {group['cohort']}. Compared are: {against}"
+    return f"{text}, on {group['cohort']}. Compared are: {against}"
 
 
-def _signed(low: float, high: float, row: Mapping[str, Any]) -> str:
-    """The ends of an interval for a size that is told without its sign."""
-    if math.copysign(1, row["difference"]) < 0:
-        low, high = -high, -low
-    return f"{low:.1f} to {high:.1f}"
+def _points(row: Mapping[str, Any]) -> str:
+    """The size of a difference in points, without its sign, with its interval."""
+    sign = math.copysign(1, row["difference"])
+    interval = interval_text(sorted(sign * end for end in row["interval"]), ".1f", 100)
+    return f"{100 * abs(row['difference']):.1f} points, 95 % CI {interval}"

@@ -15,8 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
+import torch
+from sklearn.decomposition import PCA
 
-from neuromix.augment.data.conditions import LabelSpace, known
+from neuromix.augment.data.conditions import LabelSpace, inside, known
+from neuromix.augment.diffusion.label_embedding import label_features
 from neuromix.augment.tiled.config import FAINTEST, LARGEST
 
 Labels = Sequence[Mapping[str, Any]]
@@ -41,9 +44,9 @@ class MeanNoise:
     def fit(self, volumes: np.ndarray, labels: Labels) -> MeanNoise:
         """See :class:`Generator`."""
         self.mask_ = np.asarray((volumes > 0).any(axis=0))
-        inside = volumes[:, self.mask_]
-        self.means_ = LabelMeans(inside, labels)
-        self.deviation_ = (inside - self.means_(labels)).std(axis=0)
+        values = volumes[:, self.mask_]
+        self.means_ = LabelMeans(values, labels)
+        self.deviation_ = (values - self.means_(labels)).std(axis=0)
         return self
 
     def draw(self, labels: Labels, seeds: Sequence[int]) -> np.ndarray:
@@ -101,20 +104,18 @@ class PCAGaussian:
         from sklearn.covariance import ledoit_wolf
 
         self.mask_ = np.asarray((volumes > 0).any(axis=0))
-        inside = volumes[:, self.mask_].astype(np.float32)
-        self.means_ = LabelMeans(inside, labels)
-        residuals = inside - self.means_(labels)
-        free = len(inside) - np.linalg.matrix_rank(self.means_.design(labels))
-        power, vectors = np.linalg.eigh((residuals @ residuals.T).astype(np.float64))
-        power, vectors = power[::-1][:free], vectors[:, ::-1][:, :free]
-        keep = 1 + int(np.searchsorted(np.cumsum(power), self.explained * power.sum()))
-        vectors, size = vectors[:, :keep], np.sqrt(np.maximum(power[:keep], 1e-12))
-        self.components_ = (vectors / size).T.astype(np.float32) @ residuals
+        values = volumes[:, self.mask_].astype(np.float32)
+        self.means_ = LabelMeans(values, labels)
+        residuals = values - self.means_(labels)
+        free = len(values) - np.linalg.matrix_rank(self.means_.design(labels))
+        self.pca_ = PCA(self.explained, svd_solver="full").fit(residuals)
+        scores = self.pca_.transform(residuals)
+        keep, size = scores.shape[1], self.pca_.singular_values_
         self.deviations_ = size / np.sqrt(free)
-        residuals -= (vectors * size).astype(np.float32) @ self.components_
+        residuals -= self.pca_.inverse_transform(scores)
         self.noise_ = np.sqrt((residuals**2).sum(axis=0) / free)
-        lead = min(keep, len(inside) // 10)
-        whitened = vectors[:, :lead] * np.sqrt(free)
+        lead = min(keep, len(values) // 10)
+        whitened = scores[:, :lead] / self.deviations_[:lead]
         classes = np.array([_class(row) for row in labels])
         self.roots_ = {}
         for name in np.unique(classes):
@@ -134,7 +135,7 @@ class PCAGaussian:
                 score[: len(root)] = root @ score[: len(root)]
             score = (score * self.deviations_).astype(np.float32)
             noise = rng.standard_normal(len(self.noise_), dtype=np.float32) * self.noise_
-            rows.append(self.means_([row])[0] + score @ self.components_ + noise)
+            rows.append(self.means_([row])[0] + score @ self.pca_.components_ + noise)
         return as_volumes(np.stack(rows), self.mask_)
 
 
@@ -150,8 +151,7 @@ class LabelMeans:
 
     def __call__(self, labels: Labels) -> np.ndarray:
         """Means (M, V)."""
-        rows = [inside_space(self.space, row) for row in labels]
-        means: np.ndarray = (self.design(rows) @ self.weights).astype(np.float32)
+        means: np.ndarray = (self.design(labels) @ self.weights).astype(np.float32)
         return means
 
     def design(self, labels: Labels) -> np.ndarray:
@@ -161,27 +161,16 @@ class LabelMeans:
 
     def _columns(self, labels: Labels) -> np.ndarray:
         """A column of 0 and 1 for each value of a category, NaN where it is missing; and ages."""
-        columns = []
-        codes = [self.space.encode({n: row.get(n) for n in self.space.names}) for row in labels]
-        for name, values in self.space.categories.items():
-            index = np.array([row[name] for row in codes])
-            shown = (index[:, None] == np.arange(len(values))).astype(float)
-            shown[index == len(values)] = np.nan
-            columns.append(shown)
-        columns += [np.array([[row[name]] for row in codes]) for name in self.space.ranges]
-        return np.concatenate([np.zeros((len(codes), 0)), *columns], axis=1)
+        if not self.space.names:
+            return np.zeros((len(labels), 0))
+        rows = [self.space.encode(inside(self.space, row)) for row in labels]
+        codes = {name: torch.tensor([row[name] for row in rows]) for name in self.space.names}
+        return label_features(self.space, codes).double().numpy()
 
 
 def inside_space(space: LabelSpace, labels: Mapping[str, Any]) -> dict[str, Any]:
-    """Labels as far as a space knows them: unknown values are left out, numbers are clipped."""
-    found = {}
-    for name, values in space.categories.items():
-        if labels.get(name) in values:
-            found[name] = labels[name]
-    for name, (low, high) in space.ranges.items():
-        if known(labels.get(name)):
-            found[name] = min(max(float(labels[name]), low), high)
-    return found
+    """Labels as far as a space knows them; those that are missing are left out."""
+    return {name: value for name, value in inside(space, labels).items() if known(value)}
 
 
 def as_volumes(inside: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -7,155 +7,107 @@ the training subjects and the network.
 
 from __future__ import annotations
 
-import json
-import math
-import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import track
-from sklearn.metrics import balanced_accuracy_score
 
-from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
-from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
+from neuromix.classifiers import statistics
 from neuromix.classifiers.base import VolumeClassifier
-from neuromix.experiments.frame.pages import report_page, rich_table, to_png
-from neuromix.experiments.frame.provenance import Provenance, claim
+from neuromix.classifiers.evaluate import Predictions, predict
+from neuromix.experiments.frame.figures import Point, curves
+from neuromix.experiments.frame.pace import classifier_pace, few_subjects, phantom_seconds
+from neuromix.experiments.frame.pages import Picture, report_page, rich_table
+from neuromix.experiments.frame.run import Run, show_plan
+from neuromix.experiments.quality.config import Calibration
 
-TARGETS = ("sex", "dementia", "diagnosis")
-SECONDS_PER_STEP = 0.1
-"""On two cores of a small server; the dry run's estimate."""
-SECONDS_PER_SUBJECT = 0.15
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What to fit. See ``neuromix experiment calibration --help``."""
-
-    out: Path
-    targets: tuple[str, ...]
-    sizes: tuple[int, ...]
-    seeds: int
-    subjects: int
-    steps: int
-
-    def __post_init__(self) -> None:
-        unknown = set(self.targets) - set(TARGETS)
-        if unknown or not self.targets:
-            raise InputError(f"targets {sorted(unknown)} came; allowed are {', '.join(TARGETS)}")
-        if not self.sizes or min(self.seeds, self.steps, *self.sizes) < 1:
-            raise InputError("sizes, seeds and steps must each be 1 or more")
-        if self.subjects < 14:
-            raise InputError(f"{self.subjects} subjects can't be split; ask for 14 or more")
+FREE = ("targets", "sizes", "seeds", "steps")
+"""Settings that a cell names, or that do not matter to it."""
 
 
-def run(config: Calibration, *, dry_run: bool = False) -> list[dict[str, Any]]:
+def run(config: Calibration, *, dry_run: bool = False) -> dict[str, Any]:
     """Fit all cells that are not done yet, and write ``results.json`` and ``report.html``."""
     console = Console()
-    cells = [
-        (target, size, seed)
-        for target in config.targets
-        for size in config.sizes
-        for seed in range(config.seeds)
-    ]
-    seconds = len(cells) * config.steps * SECONDS_PER_STEP + config.subjects * SECONDS_PER_SUBJECT
     console.print(asdict(config))
-    console.print(f"{len(cells)} fits, about {math.ceil(seconds / 60)} minutes on two cores")
     if dry_run:
-        return []
-    record = config.out / "metrics.jsonl"
-    now = Provenance.now({})
-    provenance, line = claim(config.out, record.exists(), now, asdict(config))
-    data = make_phantom(config.out / "phantom", "md", subjects=config.subjects, progress=True)
-    parts = Cohort.from_bids(data).split((6 / 7, 0.0, 1 / 7), seed=0)
-    train, test = parts.train.subjects(), parts.test.subjects()
-    rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-    done = {(row["target"], row["size"], row["seed"], row["steps"]) for row in rows}
-    left = [cell for cell in cells if (*cell, config.steps) not in done]
-    reused = f"{len(cells) - len(left)} of {len(cells)} fits reused"
-    console.print(line or reused, markup=False, highlight=False)
-    for target, size, seed in track(left, "Fits", console=console):
-        provenance.add(now, config.out)
-        classifier = VolumeClassifier(target, steps=config.steps, seed=seed)
-        pool = [s for s, y in zip(train, classifier.labels(train), strict=True) if y]
-        judged = [s for s, y in zip(test, classifier.labels(test), strict=True) if y]
-        size_used = min(size, len(pool))
-        chosen = np.random.default_rng(seed).permutation(len(pool))[:size_used]
-        begun = time.perf_counter()
-        classifier.fit([pool[k] for k in chosen])
-        rows.append({
-            "target": target,
-            "size": size,
-            "used": size_used,
-            "seed": seed,
-            "steps": config.steps,
-            "truth": classifier.labels(judged),
-            "predicted": classifier.predict(judged).tolist(),
-            "train_score": classifier.score([pool[k] for k in chosen]),
-            "seconds": time.perf_counter() - begun,
-        })  # fmt: skip
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        files.write_bytes(record, lines.encode())
-    wanted = {(*cell, config.steps) for cell in cells}
-    rows = [
-        row for row in rows if (row["target"], row["size"], row["seed"], row["steps"]) in wanted
+        show_plan(plan(config), console)
+        return {}
+    settings = {name: value for name, value in asdict(config).items() if name != "out"}
+    with Run.open(config.out, "calibration", settings, console, free=FREE) as folder:
+        place = folder.folder / "phantom"
+        data = make_phantom(place, "md", subjects=config.subjects, progress=True)
+        parts = Cohort.from_bids(data).split((6 / 7, 0.0, 1 / 7), seed=0)
+        train, test = parts.train.subjects(), parts.test.subjects()
+        rows = []
+        for target, size, seed in itertools.product(
+            config.targets, config.sizes, range(config.seeds)
+        ):
+
+            def fit(target: str = target, size: int = size, seed: int = seed) -> dict[str, Any]:
+                classifier = VolumeClassifier(target, steps=config.steps, seed=seed)
+                pool = [s for s, y in zip(train, classifier.labels(train), strict=True) if y]
+                order = np.random.default_rng(seed).permutation(len(pool))
+                chosen = [pool[k] for k in order[:size]]
+                classifier.fit(chosen)
+                return {
+                    "used": len(chosen),
+                    "train_score": classifier.score(chosen),
+                    "predictions": predict(classifier, test).to_dict(),
+                }
+
+            key = {"target": target, "size": size, "seed": seed, "steps": config.steps}
+            rows.append(folder.cell(key, fit))
+        table = summarise(rows)
+        cells = {"verdict": verdict(table), "cells": table.to_dict(orient="records")}
+        results = folder.about | cells
+        page = report_page(
+            results,
+            title="Calibration of the md phantom",
+            tables=[("Balanced accuracy on held-out phantom subjects", table)],
+            figures=[_curves(table)],
+        )
+        folder.finish(results, page)
+        console.print(rich_table(table))
+    return results
+
+
+def plan(config: Calibration) -> list[tuple[str, float]]:
+    """What would be done, and seconds for each; steps are measured on this machine."""
+    with few_subjects("md", None, 4.0) as few:
+        step, judged = classifier_pace(VolumeClassifier(), few.subjects(), ("F", "M"))
+    fits = len(config.targets) * len(config.sizes) * config.seeds
+    return [
+        ("phantom", phantom_seconds("md", 4.0, config.subjects)),
+        (f"{fits} fits", fits * (config.steps * step + config.subjects / 7 * judged)),
     ]
-    table = summarise(rows)
-    files.write_json(
-        config.out / "results.json",
-        {
-            "config": asdict(config),
-            "made by": provenance.told(),
-            "cells": table.to_dict(orient="records"),
-        },
-    )
-    page = report_page(
-        title="Calibration of the md phantom",
-        verdict=verdict(table),
-        tables=[("Balanced accuracy on held-out phantom subjects", table)],
-        figures=[(_curves(table), "Balanced accuracy against the number of training subjects.")],
-        config=asdict(config),
-        made_by=provenance.told(),
-    )
-    files.write_bytes(config.out / "report.html", page.encode())
-    console.print(rich_table(table, title=verdict(table)))
-    return rows
 
 
-def summarise(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Mean balanced accuracy of each target and size, with its 95 % interval.
-
-    The interval is a bootstrap over seeds and test subjects together.
-    """
+def summarise(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Mean balanced accuracy of each target and size, with its interval over seeds and subjects."""
     result = []
-    frame = pd.DataFrame(rows)
-    for (target, _), cell in frame.groupby(["target", "size"], sort=False):
-        truth = np.array(cell["truth"].iloc[0])
-        predicted = np.stack(cell["predicted"].tolist())
-        rng = np.random.default_rng(0)
-        draws = []
-        for _ in range(500):
-            subjects = rng.integers(len(truth), size=len(truth))
-            seeds = rng.integers(len(predicted), size=len(predicted))
-            draws.append(_score(truth[subjects], predicted[seeds][:, subjects]))
-        low, high = np.percentile(draws, [2.5, 97.5])
+    cells = [record["cell"] | dict(record) for record in rows]
+    for (target, _), group in itertools.groupby(cells, lambda c: (c["target"], c["size"])):
+        fits = list(group)
+        runs = [Predictions.from_dict(fit["predictions"]) for fit in fits]
+        score = statistics.summarise(runs)
+        low, high = score["interval"]
         result.append({
             "target": target,
-            "training subjects": int(cell["used"].iloc[0]),
-            "balanced accuracy": _score(truth, predicted),
-            "low": float(low),
-            "high": float(high),
-            "chance": 1 / len(np.unique(truth)),
-            "on training subjects": float(cell["train_score"].mean()),
-            "test subjects": len(truth),
-            "seeds": len(cell),
-            "seconds a fit": float(cell["seconds"].median()),
+            "training subjects": fits[0]["used"],
+            "balanced accuracy": score["value"],
+            "low": low,
+            "high": high,
+            "chance": 1 / len(set(runs[0].truth)),
+            "on training subjects": float(np.mean([fit["train_score"] for fit in fits])),
+            "test subjects": score["subjects"],
+            "seeds": len(fits),
+            "seconds a fit": float(np.median([fit["seconds"] for fit in fits])),
         })  # fmt: skip
     return pd.DataFrame(result)
 
@@ -172,21 +124,13 @@ def verdict(table: pd.DataFrame) -> str:
     return f"Balanced accuracy on phantom site B by training subjects: {'; '.join(parts)}."
 
 
-def _score(truth: np.ndarray, predicted: np.ndarray) -> float:
-    return float(np.mean([balanced_accuracy_score(truth, row) for row in predicted]))
-
-
-def _curves(table: pd.DataFrame) -> bytes:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
-    axis = figure.subplots()
-    for target, curve in table.groupby("target", sort=False):
-        x, y = curve["training subjects"], curve["balanced accuracy"]
-        axis.errorbar(
-            x, y, yerr=[y - curve["low"], curve["high"] - y], marker="o", capsize=3, label=target
-        )
-    axis.set(xscale="log", xlabel="training subjects", ylabel="balanced accuracy", ylim=(0.3, 1))
-    axis.grid(alpha=0.3)
-    axis.legend()
-    return to_png(figure)
+def _curves(table: pd.DataFrame) -> Picture:
+    names = ["training subjects", "balanced accuracy", "low", "high"]
+    return curves(
+        {
+            str(target): [Point(*row) for row in group[names].itertuples(index=False)]
+            for target, group in table.groupby("target", sort=False)
+        },
+        xlabel="training subjects", ylabel="balanced accuracy", log=True,
+        caption="Balanced accuracy against the number of training subjects.",
+    )  # fmt: skip

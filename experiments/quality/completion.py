@@ -5,16 +5,16 @@ completer and every baseline predict the held-out subjects' real images, by the 
 :mod:`neuromix.augment.metrics.completion`, in the template's brain. Trained baselines get as much
 processor time for both directions together as the completer's fit took. Beside them stand the
 completer with the source of another subject, its samples in fewer and more steps, and, on a
-phantom, the PSNR of its ideal regression. What is asked of a completer is a list of goals, each met
-or missed, in :mod:`neuromix.experiments.quality.completion_report`.
+phantom, the PSNR of its ideal regression. What is asked of a completer is a list of criteria, each
+met or missed, in :mod:`neuromix.experiments.quality.completion_report`.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,108 +32,34 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.completion import completion_table
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import (
-    ABLATIONS,
     MODALITIES,
-    PRESETS,
-    ModalityConfig,
-    ablated,
-    shortened,
 )
 from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
-from neuromix.experiments.frame.pages import slices
+from neuromix.experiments.frame.figures import slices
+from neuromix.experiments.frame.pace import SECONDS, few_subjects, phantom_seconds
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality.completion_baselines import TRAINED, baselines
 from neuromix.experiments.quality.completion_report import page, summarise
+from neuromix.experiments.quality.config import FEW, Completion
 
 RANGE = 1.6
 """Data range of PSNR and SSIM: of the phantom, and of segments in their usual units."""
 HALF = 0.5
 """Where the template's brain begins."""
-FEW = 4
-"""Samples that suffice to compare an own source with a shuffled one, and one number of steps with
-another."""
 LOOKED = 6
 """Held-out subjects that numbers of steps are compared on."""
 STEPS = (2, 5, 10, 20)
-MEASURED = 4
-"""Subjects that a dry run looks at."""
-SECONDS_PER_SUBJECT = 1.0
-"""Of a phantom at 4 mm, on a core of a small server; the dry run's estimate."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What decides the results."""
-
-    data: Path | None = None
-    """BIDS folder or table; by default a phantom is made."""
-    preset: str = "tiny"
-    train: int = 160
-    validation: int = 20
-    heldout: int = 40
-    samples: int = 16
-    spacing: float = 6.0
-    arms: tuple[str, ...] = ("full",)
-    """``full``, ``source-blind``, and parts to leave out: ``pattern``, ``refinement``,
-    ``microstructure``, ``diagnosis``."""
-    baselines: tuple[str, ...] = tuple(baselines(0))
-    seconds: float | None = None
-    """Processor time of each trained baseline; by default half of the first arm's fit, since a
-    baseline knows one direction."""
-    steps: int | None = None
-    """Of PDM's training, if not those of the preset."""
-    refining_steps: int | None = None
-    """Of TR's."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "arms": ("full", "source-blind", *ABLATIONS),
-            "baselines": tuple(baselines(0)),
-            "preset": tuple(PRESETS),
-        }
-        given = {"arms": self.arms, "baselines": self.baselines, "preset": (self.preset,)}
-        for field, names in given.items():
-            for name in names:
-                if name not in allowed[field]:
-                    raise InputError(
-                        f"{field} {name!r} is not known; allowed are {', '.join(allowed[field])}"
-                    )
-        if not self.arms:
-            raise InputError("no arm came; name at least one, such as full")
-        if self.samples < FEW or self.heldout < 2:
-            raise InputError(
-                f"{self.samples} samples of {self.heldout} held-out subjects came; intervals need "
-                f"{FEW} samples or more, and 2 subjects or more"
-            )
-        for arm in self.arms:
-            self.config(arm)
-
-    def config(self, arm: str) -> ModalityConfig:
-        """The settings of an arm's completer."""
-        config = shortened(PRESETS[self.preset], self.steps, self.refining_steps)
-        config = replace(config, training=replace(config.training, seed=self.seed))
-        if arm == "full":
-            return config
-        if arm == "source-blind":
-            return replace(config, source_blind=True)
-        return ablated(config, [arm])
+SECONDS_PER_SUBJECT = SECONDS["paired subject"]
 
 
 def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
-    """Run the experiment; finished cells are not computed again.
-
-    Args:
-        settings: What to do.
-        out: Run folder, or a folder of them.
-        dry_run: Say how long it would take, and stop.
-    """
+    """Fit and compare what is not done yet; write ``results.json`` and ``report.html``."""
     console = Console()
     console.print(asdict(settings))
     if dry_run:
-        show_plan(_plan(settings), console)
+        show_plan(plan(settings), console)
         return {}
     content = contents(settings, MODALITIES)
     with Run.open(out, "completion", asdict(settings), console, content) as stage:
@@ -141,22 +67,16 @@ def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, 
         bench = Bench(settings, split, stage)
         seconds = settings.seconds
         for arm in settings.arms:
-            record = stage.cell({"fit": arm}, lambda arm=arm: bench.fit(arm))  # type: ignore[misc]
+            record = stage.cell({"fit": arm}, partial(bench.fit, arm))
             seconds = seconds if seconds is not None else record["processor"] / 2
-            for want in MODALITIES:
-                stage.cell({"arm": arm, "want": want}, lambda a=arm, w=want: bench.judge(a, w))  # type: ignore[misc]
         for want in MODALITIES:
+            for arm in settings.arms:
+                stage.cell({"arm": arm, "want": want}, partial(bench.judge, arm, want))
             for steps in STEPS:
-                stage.cell(
-                    {"steps": steps, "want": want},
-                    lambda n=steps, w=want: bench.in_steps(n, w),  # type: ignore[misc]
-                )
-        for name in settings.baselines:
-            for want in MODALITIES:
-                stage.cell(
-                    {"baseline": name, "want": want},
-                    lambda n=name, w=want: bench.baseline(n, w, float(seconds or 0)),  # type: ignore[misc]
-                )
+                stage.cell({"steps": steps, "want": want}, partial(bench.in_steps, steps, want))
+            for name in settings.baselines:
+                make = partial(bench.baseline, name, want, float(seconds or 0))
+                stage.cell({"baseline": name, "want": want}, make)
         results = summarise(stage.records(), truth, settings.arms[0], RANGE) | stage.about
         picture = bench.montage(settings.arms[0])
         stage.finish(results, page(results, picture, split))
@@ -207,82 +127,77 @@ class Bench:
         """An arm's table, and what a shuffled source costs."""
         completer = self.completer(arm)
         completer.check_disjoint(self.split.test)
-        errors = {"own": 0.0, "shuffled": 0.0, "mean": 0.0}
-        spent = 0.0
         people = self.split.train.subjects()
         usual = {m: typical(read(each[m], m).numpy() for each in people) for m in MODALITIES}
         have = MODALITIES[1 - MODALITIES.index(want)]
+        few: list[np.ndarray] = []
 
-        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            nonlocal spent
-            for k, subject in enumerate(self.test):
-                real = read(subject[want], want).numpy()
-                begun = time.process_time()
-                own = completer.posterior(without(subject, want), want, k, self.settings.samples)
-                spent += time.process_time() - begun
-                # The same noise for both, as many samples, and the same outline of the brain, which
-                # alone tells a good deal of a volume.
-                changed, outline = exchanged(subject, self.test[k - 1], have, usual[have])
-                other = completer.posterior(changed, want, k, FEW)
-                for name, image in (
-                    ("own", own.samples[:FEW].mean(axis=0)),
-                    ("shuffled", other.mean.numpy()),
-                    ("mean", usual[want] * outline),
-                ):
-                    error = (image - real)[:, self.mask]
-                    errors[name] += float((error**2).mean()) / len(self.test)
-                yield own.samples, real
+        def make(k: int, subject: tio.Subject) -> np.ndarray:
+            posterior = completer.posterior(without(subject, want), want, k, self.settings.samples)
+            few.append(posterior.samples[:FEW].mean(axis=0))
+            return posterior.samples
 
-        return {
-            "table": self.table(pairs()),
-            "errors": errors,
-            "processor a subject": spent / len(self.test),
-        }
+        record = self._compared(make, self.test, want)
+        errors = {"own": 0.0, "shuffled": 0.0, "mean": 0.0}
+        for k, subject in enumerate(self.test):
+            # The same noise for both, as many samples, and the same outline of the brain, which
+            # alone tells a good deal of a volume.
+            changed, outline = exchanged(subject, self.test[k - 1], have, usual[have])
+            other = completer.posterior(changed, want, k, FEW).mean.numpy()
+            images = {"own": few[k], "shuffled": other, "mean": usual[want] * outline}
+            for name, image in images.items():
+                error = (image - read(subject[want], want).numpy())[:, self.mask]
+                errors[name] += float((error**2).mean()) / len(self.test)
+        return record | {"errors": errors}
 
     def in_steps(self, steps: int, want: str) -> dict[str, Any]:
         """The first arm's table where PDM is evaluated so many times for a sample."""
         completer = self.completer(self.settings.arms[0])
         completer.register_to_config(steps=steps)
-        begun = time.process_time()
-        made = [
-            (
-                completer.posterior(without(subject, want), want, k, FEW).samples,
-                read(subject[want], want).numpy(),
-            )
-            for k, subject in enumerate(self.test[:LOOKED])
-        ]
-        processor = (time.process_time() - begun) / len(made)
-        return {"table": self.table(iter(made)), "processor a subject": processor}
+
+        def make(k: int, subject: tio.Subject) -> np.ndarray:
+            return completer.posterior(without(subject, want), want, k, FEW).samples
+
+        return self._compared(make, self.test[:LOOKED], want)
 
     def baseline(self, name: str, want: str, seconds: float) -> dict[str, Any]:
         """A baseline's table."""
         have = MODALITIES[1 - MODALITIES.index(want)]
         train = self.split.train.subjects()
         source, target = (np.stack([read(s[m], m).numpy() for s in train]) for m in (have, want))
+        precision = self.settings.config(self.settings.arms[0]).training.precision
         begun = time.process_time()
-        fitted = baselines(seconds, self.settings.seed)[name].fit(source, target)
+        fitted = baselines(seconds, self.settings.seed, precision)[name].fit(source, target)
         processor = time.process_time() - begun
         seeds = range(self.settings.samples)
-        spent = 0.0
 
-        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            nonlocal spent
-            for subject in self.test:
-                seen = read(subject[have], have).numpy()[None]
-                begun = time.process_time()
-                made = fitted.predict(seen, seeds)[0]
-                spent += time.process_time() - begun
-                yield made, read(subject[want], want).numpy()
+        def make(_: int, subject: tio.Subject) -> np.ndarray:
+            return np.asarray(fitted.predict(read(subject[have], have).numpy()[None], seeds)[0])
 
-        record = {"table": self.table(pairs()), "processor": processor}
-        record["processor a subject"] = spent / len(self.test)
+        record = self._compared(make, self.test, want) | {"processor": processor}
         return record | ({"steps": fitted.steps_} if hasattr(fitted, "steps_") else {})
 
-    def table(self, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> dict[str, dict[str, float]]:
-        """See :func:`neuromix.augment.metrics.completion.completion_table`."""
-        return completion_table(
-            pairs, mask=self.mask, data_range=RANGE, regions=self.regions, seed=self.settings.seed
-        )
+    def _compared(
+        self,
+        make: Callable[[int, tio.Subject], np.ndarray],
+        subjects: Sequence[tio.Subject],
+        want: str,
+    ) -> dict[str, Any]:
+        """The table of what is made for subjects, and the processor time that each takes."""
+        taken: list[float] = []
+
+        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for k, subject in enumerate(subjects):
+                begun = time.process_time()
+                made = make(k, subject)
+                taken.append(time.process_time() - begun)
+                yield made, read(subject[want], want).numpy()
+
+        table = completion_table(
+            pairs(), mask=self.mask, data_range=RANGE, regions=self.regions,
+            seed=self.settings.seed,
+        )  # fmt: skip
+        return {"table": table, "processor a subject": float(np.mean(taken))}
 
     def montage(self, arm: str) -> list[tuple[bytes, str]]:
         """Real, mean, sample and uncertainty of the first held-out subject, both directions."""
@@ -352,27 +267,19 @@ def exchanged(
     return tio.Subject({**keys, have: image}), outline
 
 
-def _plan(settings: Completion) -> list[tuple[str, float]]:
-    """What would be done, and for how many seconds on this machine."""
+def plan(settings: Completion) -> list[tuple[str, float]]:
+    """What would be done, and for how many seconds; the fit is measured on this machine."""
     count = settings.train + settings.validation + settings.heldout
     config = settings.config(settings.arms[0])
-    with tempfile.TemporaryDirectory() as folder:
-        if settings.data is None:
-            place = make_phantom(
-                Path(folder) / "phantom", "paired", subjects=MEASURED, spacing=settings.spacing
-            )
-            few = Cohort.from_bids(place)
-        else:
-            few = paired(load_cohort(settings.data))
-        few = few.where(np.arange(len(few)) < MEASURED)
+    cohort = paired(load_cohort(settings.data)) if settings.data else None
+    with few_subjects("paired", cohort, settings.spacing) as few:
         fit, sample = ModalityCompleter.estimate(few, config, settings.train)
-    phantom = count * SECONDS_PER_SUBJECT * (4 / settings.spacing) ** 3 * (settings.data is None)
     trained = sum(name in TRAINED for name in settings.baselines)
     seconds = fit / 2 if settings.seconds is None else settings.seconds
     drawn = settings.heldout * (settings.samples + FEW) * len(settings.arms)
-    drawn += round(LOOKED * FEW * sum(STEPS) / config.steps)
+    drawn += round(LOOKED * FEW * sum(STEPS) / config.sampling_steps)
     return [
-        ("phantom subjects", phantom),
+        ("phantom", phantom_seconds("paired", settings.spacing, count) * (cohort is None)),
         (f"{len(settings.arms)} fits", len(settings.arms) * fit),
         (f"{trained} trained baselines in 2 directions", 2 * trained * seconds),
         (f"{2 * drawn} samples", 2 * drawn * sample),

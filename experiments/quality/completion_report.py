@@ -1,4 +1,4 @@
-"""What the experiment ``completion`` says: tables, goals that are met or missed, and the page.
+"""What the experiment ``completion`` says: tables, criteria that are met or missed, and the page.
 
 ========================  ==========================================================================
 near the ideal            PSNR of the mean within 0.5 dB of the phantom's ideal regression
@@ -23,7 +23,9 @@ import pandas as pd
 from neuromix.augment.data.cohort import Split
 from neuromix.augment.metrics.completion import source_use
 from neuromix.augment.pds.config import MODALITIES
-from neuromix.experiments.frame.pages import Picture, report_page
+from neuromix.experiments.frame.figures import Picture
+from neuromix.experiments.frame.findings import criterion, estimate_text, tally
+from neuromix.experiments.frame.pages import report_page
 from neuromix.experiments.quality.completion_baselines import REGRESSIONS
 
 NEAR = 0.5
@@ -39,7 +41,12 @@ SAMPLES = {
     "uncertainty": "uncertainty with error",
 }
 """Metrics of the samples."""
-DIGITS = {"psnr": 2, "crps": 4}
+DIGITS = {"psnr": ".2f", "crps": ".4f"}
+COSTS = {
+    "processor": "seconds to fit",
+    "steps": "steps of training",
+    "processor a subject": "seconds a completed subject",
+}
 USED = 0.8
 COVERED = 0.1
 
@@ -53,17 +60,13 @@ def summarise(
     first: str,
     data_range: float,
 ) -> dict[str, Any]:
-    """Tables by direction, goals and the verdict, as plain content.
+    """Tables of all cells by direction, criteria of the first arm and the verdict.
 
-    Args:
-        records: Of all cells.
-        truth: By modality, the PSNR of a phantom's ideal regression.
-        first: The arm that goals are set for.
-        data_range: Of the PSNR.
+    The truth is, by modality, the PSNR of a phantom's ideal regression.
     """
-    told: dict[str, Any] = {
-        name: {want: {} for want in MODALITIES} for name in ("tables", "steps", "source", "costs")
-    }
+    names = ("tables", "steps", "source", "costs")
+    parts: dict[str, Any] = {name: {want: {} for want in MODALITIES} for name in names}
+    tables, steps, source, costs = parts.values()
     fits = {}
     for record in records:
         cell = record["cell"]
@@ -72,52 +75,50 @@ def summarise(
             continue
         want = cell["want"]
         if "steps" in cell:
-            told["steps"][want][cell["steps"]] = record
+            steps[want][cell["steps"]] = record
             continue
         name = cell.get("arm") or cell["baseline"]
-        told["tables"][want][name] = record["table"]
-        told["costs"][want][name] = {
-            k: record[k] for k in ("processor a subject", "processor", "steps") if k in record
-        }
+        tables[want][name] = record["table"]
+        costs[want][name] = {k: record[k] for k in COSTS if k in record}
         if "errors" in record:
-            told["source"][want][name] = dict(record["errors"])
+            source[want][name] = dict(record["errors"])
             if truth:
                 ideal = data_range**2 / 10 ** (truth[want]["psnr_ideal_regression"] / 10)
-                told["source"][want][name]["use"] = source_use({**record["errors"], "ideal": ideal})
-    goals = [
-        {"direction": f"{want} from the other", **goal}
+                source[want][name]["use"] = source_use({**record["errors"], "ideal": ideal})
+    criteria = [
+        row | {"name": f"{want}: {row['name']}"}
         for want in MODALITIES
-        for goal in _goals(told["tables"][want], told["source"][want], truth, want, first)
+        for row in _criteria(tables[want], source[want], truth, want, first)
     ]
     return {
-        "verdict": _verdict(told["tables"], told["source"], truth, first, goals),
-        "goals": goals, "truth": truth, "fits": fits, **told,
+        "verdict": _verdict(tables, source, truth, first, criteria), "findings": criteria,
+        "truth": truth, "fits": fits, **parts,
     }  # fmt: skip
 
 
 def page(results: Mapping[str, Any], pictures: Sequence[Picture], split: Split) -> str:
     """The report."""
-    tables = [("Goals", pd.DataFrame(results["goals"]).map(_met))]
-    for want in MODALITIES:
-        for what, names in (("the mean", MEANS), ("samples", SAMPLES)):
-            table = _scores(results["tables"][want], names)
-            tables.append((f"{want} from the other, {what}", table))
-    steps = [(f"{want}, steps of PDM", _steps(results["steps"][want])) for want in MODALITIES]
-    costs = [(f"{want}, costs", _costs(results["costs"][want])) for want in MODALITIES]
     counts = [len(part.subject_keys) for part in split]
-    config = results["config"]
     return report_page(
+        results,
         title="Completion: one modality from the other",
-        verdict=results["verdict"],
-        tables=tables,
+        tables=[
+            (f"{want} from the other, {what}", _scores(results["tables"][want], names))
+            for want in MODALITIES
+            for what, names in (("the mean", MEANS), ("samples", SAMPLES))
+        ],
         figures=pictures,
-        details=[*steps, *costs, ("Fits", pd.DataFrame(results["fits"]).T.reset_index())],
+        details=[
+            *((f"{want}, steps of PDM", _steps(results["steps"][want])) for want in MODALITIES),
+            *((f"{want}, costs", _costs(results["costs"][want])) for want in MODALITIES),
+            ("Fits", pd.DataFrame(results["fits"]).T.reset_index()),
+        ],
         methods=[
             f"{counts[0]} training, {counts[1]} validation and {counts[2]} held-out subjects of "
-            f"{split.train.name}, who share nobody. Figures are of the mean of {config['samples']} "
-            "samples (PSNR, SSIM, pattern) or of the samples (the others), inside the template's "
-            "brain; CRPS of a single prediction is its mean absolute error. Intervals are 95 % "
-            "bootstrap intervals over held-out subjects.",
+            f"{split.train.name}, who share nobody. Figures are of the mean of "
+            f"{results['config']['samples']} samples (PSNR, SSIM, pattern) or of the samples (the "
+            "others), inside the template's brain; CRPS of a single prediction is its mean "
+            "absolute error. Intervals are 95 % bootstrap intervals over held-out subjects.",
             "A trained baseline knows one direction and has half of the processor time of the "
             "first arm's fit, so that both directions together have the same.",
             "A shuffled source is another subject's, in the outline of the subject's own brain, "
@@ -127,12 +128,10 @@ def page(results: Mapping[str, Any], pictures: Sequence[Picture], split: Split) 
             "a model must read them off a noisy image, so it is a bound that none reaches.",
         ],
         warnings=["One fit an arm: how much another would differ is in no interval."],
-        config=config,
-        made_by=results["made by"],
     )
 
 
-def _goals(
+def _criteria(
     tables: Tables,
     source: Mapping[str, Mapping[str, float]],
     truth: Mapping[str, Any] | None,
@@ -140,34 +139,33 @@ def _goals(
     first: str,
 ) -> Iterator[dict[str, Any]]:
     own = tables[first]
-    others = [name for name in REGRESSIONS if name in tables]
+    value = {name: row["value"] for name, row in own.items()}
     if truth:
-        ideal = truth[want]["psnr_ideal_regression"]
-        gap = ideal - own["psnr"]["value"]
-        yield _goal("PSNR below the ideal regression, dB", gap, f"at most {NEAR}", gap <= NEAR)
-        used = source[first]["use"]
-        yield _goal("a shuffled source costs", used, f"{USED:g} of the ideal's gain", used >= USED)
+        gap = truth[want]["psnr_ideal_regression"] - value["psnr"]
+        yield criterion("PSNR below the ideal regression, dB", gap, f"at most {NEAR}", gap <= NEAR)
+        use = source[first]["use"]
+        aim = f"at least {USED:g} of the ideal's gain"
+        yield criterion("a shuffled source costs", use, aim, use >= USED)
     if "source-blind" in tables:
         blind = tables["source-blind"]
         decibels, share = MARGINS[want]
-        gain = own["psnr"]["value"] - blind["psnr"]["value"]
-        yield _goal("PSNR over source-blind, dB", gain, f"{decibels:g}", gain >= decibels)
-        more = own["ssim"]["value"] / blind["ssim"]["value"] - 1
-        yield _goal("SSIM over source-blind, share", more, f"{share:g}", more >= share)
+        gain = value["psnr"] - blind["psnr"]["value"]
+        aim = f"at least {decibels:g}"
+        yield criterion("PSNR over source-blind, dB", gain, aim, gain >= decibels)
+        more = value["ssim"] / blind["ssim"]["value"] - 1
+        aim = f"at least {share:g}"
+        yield criterion("SSIM over source-blind, share", more, aim, more >= share)
+    others = [name for name in REGRESSIONS if name in tables]
     for metric, sign in (("crps", -1), ("spectrum", -1), ("pattern", 1)):
-        if others:
-            best = max(others, key=lambda n, m=metric, s=sign: s * tables[n][m]["value"])  # type: ignore[misc]
-            value, rival = own[metric]["value"], tables[best][metric]["value"]
-            aim = f"{'below' if sign < 0 else 'above'} {rival:.3g} of {best}"
-            yield _goal(metric, value, aim, sign * (value - rival) > 0)
-    covered = own["coverage"]["value"]
-    yield _goal("coverage", covered, f"1 within {COVERED}", abs(covered - 1) <= COVERED)
-    told = own["uncertainty"]
-    yield _goal("uncertainty with error", told["value"], "interval above 0", told["low"] > 0)
-
-
-def _goal(name: str, value: float, aim: str, is_met: bool) -> dict[str, Any]:
-    return {"goal": name, "value": float(value), "aim": aim, "met": bool(is_met)}
+        rivals = {sign * tables[name][metric]["value"]: name for name in reversed(others)}
+        if rivals:
+            best = max(rivals)
+            aim = f"{'below' if sign < 0 else 'above'} {sign * best:.3g} of {rivals[best]}"
+            yield criterion(metric, value[metric], aim, sign * value[metric] > best)
+    off = abs(value["coverage"] - 1)
+    yield criterion("coverage", value["coverage"], f"1 within {COVERED}", off <= COVERED)
+    low = own["uncertainty"]["low"]
+    yield criterion("uncertainty with error", value["uncertainty"], "interval above 0", low > 0)
 
 
 def _verdict(
@@ -175,9 +173,9 @@ def _verdict(
     arms: Mapping[str, Mapping[str, Any]],
     truth: Mapping[str, Any] | None,
     first: str,
-    goals: Sequence[Mapping[str, Any]],
+    criteria: Sequence[Mapping[str, Any]],
 ) -> str:
-    said = []
+    sentences = []
     for want, table in tables.items():
         text = f"{want} {table[first]['psnr']['value']:.2f} dB"
         others = [name for name in table if name not in arms[want]]
@@ -186,50 +184,42 @@ def _verdict(
             text += f" against {table[best]['psnr']['value']:.2f} dB of {best}, the best baseline"
         if truth:
             text += f", and {truth[want]['psnr_ideal_regression']:.2f} dB of the ideal regression"
-        said.append(text)
-    missed = [f"{goal['goal']} ({goal['direction'][:4]})" for goal in goals if not goal["met"]]
-    kept = f"{len(goals) - len(missed)} of {len(goals)} goals are met"
-    return f"{'; '.join(said)}. {kept}{'; missed: ' + ', '.join(missed) if missed else ''}."
-
-
-def _met(value: Any) -> Any:
-    return {True: "met", False: "missed"}[value] if isinstance(value, bool) else value
+        sentences.append(text)
+    count, missed = tally(criteria)
+    return f"{'; '.join(sentences)}. {count} are met{missed}."
 
 
 def _scores(tables: Tables, names: Mapping[str, str]) -> pd.DataFrame:
     """Values with intervals, an arm a row."""
-    rows = []
-    for arm, table in tables.items():
-        row = {"arm": arm}
-        for name, text in names.items():
-            if told := table.get(name):
-                value, low, high = (
-                    f"{told[end]:.{DIGITS.get(name, 3)}f}" for end in ("value", "low", "high")
-                )
-                row[text] = f"{value} ({low} to {high})"
-        rows.append(row)
-    return pd.DataFrame(rows).fillna("")
+    return pd.DataFrame([
+        {"arm": arm}
+        | {
+            text: estimate_text(row["value"], (row["low"], row["high"]), DIGITS.get(name, ".3f"))
+            for name, text in names.items()
+            for row in [table.get(name)]
+            if row
+        }
+        for arm, table in tables.items()
+    ]).fillna("")  # fmt: skip
 
 
 def _steps(records: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
     """Values without intervals, which are wide: few subjects are looked at."""
-    rows = []
-    for steps in sorted(records):
-        row: dict[str, Any] = {"steps": str(steps)}
-        for name, text in (MEANS | SAMPLES).items():
-            row[text] = f"{records[steps]['table'][name]['value']:.{DIGITS.get(name, 3)}f}"
-        row["seconds a subject"] = f"{records[steps]['processor a subject']:.1f}"
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame([
+        {
+            "steps": str(steps),
+            **{
+                text: f"{record['table'][name]['value']:{DIGITS.get(name, '.3f')}}"
+                for name, text in (MEANS | SAMPLES).items()
+            },
+            "seconds a subject": f"{record['processor a subject']:.1f}",
+        }
+        for steps, record in sorted(records.items())
+    ])  # fmt: skip
 
 
 def _costs(costs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    names = {
-        "processor": "seconds to fit", "steps": "steps of training",
-        "processor a subject": "seconds a completed subject",
-    }  # fmt: skip
-    rows = [
-        {"arm": name, **{text: cost.get(key) for key, text in names.items()}}
+    return pd.DataFrame([
+        {"arm": name, **{text: cost.get(key, "") for key, text in COSTS.items()}}
         for name, cost in costs.items()
-    ]
-    return pd.DataFrame(rows).astype(object).where(lambda t: t.notna(), "")
+    ])  # fmt: skip

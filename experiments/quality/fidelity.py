@@ -10,17 +10,14 @@ judge subjects alone. Whatever is finished is kept in the run folder and not mad
 from __future__ import annotations
 
 import json
-import math
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from rich.console import Console
 
@@ -31,9 +28,17 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.sampler import TiledMDSampler
+from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
+from neuromix.experiments.frame.pace import (
+    SECONDS,
+    classifier_pace,
+    few_subjects,
+    map_sampler_pace,
+    phantom_seconds,
+)
 from neuromix.experiments.frame.pages import rich_table
-from neuromix.experiments.frame.provenance import Provenance, claim
+from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality import fidelity_report
 from neuromix.experiments.quality.baselines import (
     Copies,
@@ -43,84 +48,41 @@ from neuromix.experiments.quality.baselines import (
     PCAGaussian,
     inside_space,
 )
-from neuromix.experiments.quality.fidelity_judges import Bench
-from neuromix.experiments.quality.voxel_unet import MonaiUNet, steps_done, training_cost
+from neuromix.experiments.quality.config import (
+    COPIES,
+    FEWEST,
+    GAUSSIAN,
+    MEAN,
+    SOLID,
+    START,
+    UNET,
+    Fidelity,
+)
+from neuromix.experiments.quality.fidelity_judges import TARGETS, Bench
+from neuromix.experiments.quality.monai_unet import VolumeUNet
+from neuromix.experiments.quality.training_time import steps_done, training_cost
 
+NAME = "fidelity"
 SAMPLER = "tiled DiT"
 SIMPLE: dict[str, Callable[[], Generator]] = {
-    "mean + noise": MeanNoise,
-    "training copies": Copies,
-    fidelity_report.GAUSSIAN: PCAGaussian,
+    MEAN: MeanNoise,
+    COPIES: Copies,
+    GAUSSIAN: PCAGaussian,
 }
-UNET = "MONAI U-Net"
-START = "Gaussian start alone"
-"""The sampler without the training of its network: what the transformer adds is the difference."""
-VARIANTS: dict[str, dict[str, Any]] = {START: {}, "true 3D": {"cell": (4, 4)}}
+VARIANTS: dict[str, dict[str, Any]] = {START: {}, SOLID: {"cell": (4, 4)}}
 """Other networks of the same code, by what differs in :class:`TiledMDConfig`; but for the first,
 each is trained as long as the sampler."""
-BASELINES = (*SIMPLE, UNET, *VARIANTS)
 
-FEWEST = 12
-"""Volumes that a set needs to be compared."""
 SWEPT = 100
 """Samples of each number of steps or guidance scale."""
-SHOWN = 6
+KEPT = 6
 """Volumes that are kept of each generator, for the pictures."""
 USUAL = 20
 """Steps of all rows but the sweep."""
-FREE = ("out", "sampling_seeds", "steps", "guidances", "baselines")
-"""Settings that may differ when a run folder is used again: its rows do not depend on them."""
-SECONDS = {"subject": 0.15, "judge step": 0.12, "volume compared": 0.06, "U-Net pass": 0.6}
-"""On two cores of a small server; the dry run's estimate of what it does not measure."""
+FREE = ("sampling_seeds", "steps", "guidances", "baselines")
+"""Settings that no row depends on."""
 
 Draw = Callable[[Labels, Sequence[int]], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """What to compare. See ``neuromix experiment fidelity --help``."""
-
-    out: Path
-    data: Path | None = None
-    preset: str = "tiny"
-    train: int = 400
-    validation: int = 60
-    judges: int = 800
-    heldout: int = 800
-    synthetic: int = 400
-    sampling_seeds: int = 3
-    steps: tuple[int, ...] = (5, 10, 20, 50, 250)
-    guidance: float = 1.0
-    guidances: tuple[float, ...] = ()
-    baselines: tuple[str, ...] = field(default_factory=lambda: BASELINES)
-    unet_samples: int = 100
-    unet_batch: int = 4
-    judge_steps: int = 1000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        unknown = set(self.baselines) - set(BASELINES)
-        if unknown:
-            raise InputError(
-                f"baselines {sorted(unknown)} came; allowed are {', '.join(BASELINES)}"
-            )
-        if self.preset not in PRESETS:
-            raise InputError(f"preset {self.preset!r} came; allowed are {', '.join(PRESETS)}")
-        sizes = (self.train, self.heldout, self.synthetic, self.judges, self.unet_samples)
-        if min(sizes) < FEWEST or self.validation < 1:
-            raise InputError(
-                "train, heldout, synthetic, judges and unet_samples must each be "
-                f"{FEWEST} or more, and validation 1 or more: smaller sets can't be compared"
-            )
-        if min((self.sampling_seeds, self.judge_steps, self.unet_batch, *self.steps)) < 1:
-            raise InputError(
-                "sampling_seeds, steps, judge_steps and unet_batch must each be 1 or more"
-            )
-
-    @property
-    def people(self) -> int:
-        """Subjects of all parts."""
-        return self.train + self.validation + self.heldout + self.judges
 
 
 def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
@@ -128,48 +90,41 @@ def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
     console = Console()
     console.print(asdict(config))
     if dry_run:
-        _plan(config, console)
+        show_plan(plan(config), console)
         return {}
-    now = Provenance.now(contents(config, ("md",)))
-    provenance, line = _claim(config, now)
-    if line:
-        console.print(line, markup=False, highlight=False)
-    kept = len(list((config.out / "rows").glob("*.json")))
-    if config.data is None:
-        data = config.out / "phantom"
-        make_phantom(data, "md", subjects=config.people, seed=config.seed, progress=True)
-        cohort = Cohort.from_bids(data)
-    else:
-        cohort = load_cohort(config.data, ("md",) if config.data.is_dir() else ())
-    bench = Bench(divide(cohort, config), config.judge_steps, config.seed)
-    generators = _Generators(config, bench, console, lambda: provenance.add(now, config.out))
-
-    rows = {
-        f"{SAMPLER}, sampling seed {k + 1}": generators.row(SAMPLER, config.synthetic, k)
-        for k in range(config.sampling_seeds)
-    }
-    for name in config.baselines:
-        count = config.unet_samples if name == UNET else config.synthetic
-        rows[name] = generators.row(name, count, 0)
-    sweeps = {
-        "steps": {str(n): generators.swept(n, config.guidance) for n in sorted(config.steps)},
-        "guidance": {f"{g:g}": generators.swept(USUAL, g) for g in sorted(config.guidances)},
-    }
-    results = fidelity_report.summarise(
-        rows,
-        sweeps,
-        sampler=SAMPLER,
-        about=_about(config, cohort, bench),
-        sizes={name: len(part) for name, part in bench.parts.items()},
-    )
-    results |= {"config": asdict(config), "made by": provenance.told()}
-    files.write_json(config.out / "results.json", results)
-    pictures = {name: np.load(_path(config.out, name, ".npy")) for name in rows}
-    page = fidelity_report.page(results, pictures, bench.volumes("heldout"), generators.asked)
-    files.write_bytes(config.out / "report.html", page.encode())
-    console.print(rich_table(fidelity_report.overview(results), title=results["verdict"]))
-    total = len(list((config.out / "rows").glob("*.json")))
-    console.print(f"{kept} rows were there from an earlier call, {total - kept} were made")
+    settings = {name: value for name, value in asdict(config).items() if name != "out"}
+    content = contents(config, ("md",))
+    with Run.open(config.out, NAME, settings, console, content, FREE) as folder:
+        cohort = _cohort(config)
+        if cohort is None:
+            place = folder.folder / "phantom"
+            make_phantom(place, "md", subjects=config.people, seed=config.seed, progress=True)
+            cohort = Cohort.from_bids(place)
+        bench = Bench(divide(cohort, config), config.judge_steps, config.seed)
+        generators = _Generators(config, bench, folder)
+        rows = {
+            f"{SAMPLER}, sampling seed {k + 1}": generators.row(SAMPLER, config.synthetic, k)
+            for k in range(config.sampling_seeds)
+        }
+        for name in config.baselines:
+            count = config.unet_samples if name == UNET else config.synthetic
+            rows[name] = generators.row(name, count, 0)
+        sweeps = {
+            "steps": {str(n): generators.swept(n, config.guidance) for n in sorted(config.steps)},
+            "guidance": {f"{g:g}": generators.swept(USUAL, g) for g in sorted(config.guidances)},
+        }
+        results = fidelity_report.summarise(
+            rows,
+            sweeps,
+            sampler=SAMPLER,
+            about=_about(config, cohort, bench),
+            sizes={name: len(part) for name, part in bench.parts.items()},
+        )
+        results |= folder.about
+        pictures = {name: folder.array({"row": name}) for name in rows}
+        page = fidelity_report.page(results, pictures, bench.volumes("heldout"), generators.asked)
+        folder.finish(results, page)
+        console.print(rich_table(fidelity_report.overview(results)))
     return results
 
 
@@ -198,12 +153,10 @@ def divide(cohort: Cohort, config: Fidelity) -> dict[str, Cohort]:
 
 
 class _Generators:
-    """Fits each generator once, when it is first needed, and keeps its rows in the run folder."""
+    """Fits each generator once, when it is first needed; a row is a cell of the run."""
 
-    def __init__(
-        self, config: Fidelity, bench: Bench, console: Console, sign: Callable[[], None]
-    ) -> None:
-        self.config, self.bench, self.console, self.sign = config, bench, console, sign
+    def __init__(self, config: Fidelity, bench: Bench, folder: Run) -> None:
+        self.config, self.bench, self.folder = config, bench, folder
         heldout = bench.rows("heldout")
         order = np.random.default_rng(config.seed).permutation(len(heldout))
         most = max(config.synthetic, config.unet_samples, SWEPT)
@@ -233,34 +186,18 @@ class _Generators:
         turn: int,
         quick: bool = False,
     ) -> dict[str, Any]:
-        record = _path(self.config.out, title, ".json")
-        if not record.is_file():
-            self.sign()
-            self._make(title, make, count, turn, quick)
-        row: dict[str, Any] = json.loads(record.read_text())
-        return row
+        def compared() -> dict[str, Any]:
+            self.folder.log(f"{title}: {count} volumes")
+            draw, cost = make()
+            begun = time.perf_counter()
+            # Numbers of another sampling seed lie beyond those of the one before.
+            seeds = [(1 + turn) * 1_000_000 + k for k in range(count)]
+            volumes = draw(self.labels[:count], seeds)
+            cost = cost | {"seconds a volume": (time.perf_counter() - begun) / count}
+            self.folder.keep_array({"row": title}, volumes[:KEPT])
+            return {"cost": cost, **self.bench.compare(volumes, self.labels[:count], quick=quick)}
 
-    def _make(
-        self,
-        title: str,
-        make: Callable[[], tuple[Draw, dict[str, Any]]],
-        count: int,
-        turn: int,
-        quick: bool,
-    ) -> None:
-        self.console.print(f"{title}: {count} volumes")
-        draw, cost = make()
-        begun = time.perf_counter()
-        # Numbers of another sampling seed lie beyond those of the one before.
-        seeds = [(1 + turn) * 1_000_000 + k for k in range(count)]
-        volumes = draw(self.labels[:count], seeds)
-        cost = cost | {"seconds a volume": (time.perf_counter() - begun) / count}
-        row = {"cost": cost, **self.bench.compare(volumes, self.labels[:count], quick=quick)}
-        shown = _path(self.config.out, title, ".npy")
-        with files.replacing(shown) as temporary, temporary.open("wb") as stream:
-            np.save(stream, volumes[:SHOWN])
-        # The record is written last, so that a row that has one is whole.
-        files.write_json(_path(self.config.out, title, ".json"), row)
+        return self.folder.cell({"row": title}, compared)
 
     def _draw(self, name: str) -> tuple[Draw, dict[str, Any]]:
         """A fitted generator, and what it took to fit it."""
@@ -273,11 +210,11 @@ class _Generators:
             return simple.draw, {"training seconds": time.perf_counter() - begun}
         cost = self._fitted(SAMPLER)[1]
         preset = PRESETS[self.config.preset]
-        folder = self.config.out / "generators" / _slug(name)
-        unet = MonaiUNet(
+        folder = self._place(name)
+        unet = VolumeUNet(
             replace(preset.training, batch_size=self.config.unet_batch, seed=self.config.seed),
             folder,
-            parameters=cost["parameters"],
+            weights=cost["parameters"],
             seconds=cost["training seconds"],
             validation=(self.bench.volumes("validation"), self.bench.rows("validation")),
             steps=USUAL,
@@ -297,7 +234,7 @@ class _Generators:
     def _fitted(self, name: str) -> tuple[TiledMDSampler, dict[str, Any]]:
         """A trained sampler, on the device, and what its training took."""
         if name not in self._samplers:
-            folder = self.config.out / "generators" / _slug(name)
+            folder = self._place(name)
             work = folder / "work"
             if is_sampler(folder) and (work / "cost.json").is_file():
                 cost = json.loads((work / "cost.json").read_text())
@@ -306,7 +243,7 @@ class _Generators:
                 parts = self.bench.parts
                 if name == START:  # its codec and latents are the sampler's
                     self._fitted(SAMPLER)
-                    _take(self.config.out / "generators" / _slug(SAMPLER) / "work", work)
+                    _take(self._place(SAMPLER) / "work", work)
                 begun = time.perf_counter()
                 fitted, trained = TiledMDSampler.fit(
                     parts["train"],
@@ -323,6 +260,9 @@ class _Generators:
                 sampler.check_disjoint(self.bench.parts[part])
             self._samplers[name] = sampler, cost
         return self._samplers[name]
+
+    def _place(self, name: str) -> Path:
+        return self.folder.folder / "generators" / _slug(name)
 
     def _timed(self, name: str, folder: Path) -> TiledMDConfig:
         """The configuration of a network, a variant's with as many steps as the time allows."""
@@ -351,64 +291,35 @@ def _take(source: Path, work: Path) -> None:
             shutil.copy(source / name, work / name)
 
 
-def _plan(config: Fidelity, console: Console) -> None:
-    """Say what would be done and how long it would take on this machine; nothing is kept."""
-    preset = PRESETS[config.preset]
-    with tempfile.TemporaryDirectory() as folder:
-        if config.data is None:
-            few = Cohort.from_bids(make_phantom(folder, "md", subjects=4, seed=config.seed))
-        else:
-            cohort = load_cohort(config.data, ("md",) if config.data.is_dir() else ())
-            few = cohort.where(np.arange(len(cohort)) < 4)
-        training = TiledMDSampler.estimate(few, preset)
-    # A training step goes forward and back through a batch, three times the work of a pass.
-    a_pass = training / preset.training.steps / preset.training.batch_size / 3
+def plan(config: Fidelity) -> list[tuple[str, float]]:
+    """What would be done, and seconds for each; steps are measured on this machine."""
+    with few_subjects("md", _cohort(config), 4.0) as few:
+        training, a_pass = map_sampler_pace(few, PRESETS[config.preset])
+        step, _ = classifier_pace(VolumeClassifier(), few.subjects(), ("F", "M"))
     compared = SECONDS["volume compared"]
     row = compared * (config.heldout + config.synthetic)
     made = config.synthetic * USUAL * a_pass
-    plan = [
-        ("phantom", 0 if config.data else config.people * SECONDS["subject"]),
-        ("judges", 2 * config.judge_steps * SECONDS["judge step"]),
+    passes = config.unet_samples * USUAL * SECONDS["U-Net pass"]
+    seconds = dict.fromkeys(SIMPLE, row) | dict.fromkeys(VARIANTS, training + made + row)
+    seconds[UNET] = training + passes + compared * (config.heldout + config.unet_samples)
+    swept = 3 * SWEPT * compared
+    return [
+        ("phantom", phantom_seconds("md", 4.0, config.people) * (config.data is None)),
+        ("judges", len(TARGETS) * config.judge_steps * step),
         (f"{SAMPLER}: training", training),
         (f"{SAMPLER}: {config.sampling_seeds} sampling seeds",
          config.sampling_seeds * (made + row)),
-        ("steps sweep", sum(config.steps) * SWEPT * a_pass
-         + len(config.steps) * 3 * SWEPT * compared),
-        ("guidance sweep", len(config.guidances) * SWEPT * (2 * USUAL * a_pass + 3 * compared)),
+        ("steps sweep", sum(config.steps) * SWEPT * a_pass + len(config.steps) * swept),
+        ("guidance sweep", len(config.guidances) * (2 * USUAL * SWEPT * a_pass + swept)),
+        *((name, seconds[name]) for name in config.baselines),
     ]  # fmt: skip
-    for name in config.baselines:
-        if name in SIMPLE:
-            seconds = row
-        elif name == UNET:
-            passes = config.unet_samples * USUAL * SECONDS["U-Net pass"]
-            seconds = training + passes + compared * (config.heldout + config.unet_samples)
-        else:
-            seconds = training + made + row
-        plan.append((name, seconds))
-    table = pd.DataFrame(plan, columns=["what", "minutes"])
-    table["minutes"] = (table["minutes"] / 60).round(1)
-    total = math.ceil(table["minutes"].sum())
-    console.print(rich_table(table, title=f"About {total} minutes on this machine"))
 
 
-def _claim(config: Fidelity, now: Provenance) -> tuple[Provenance, str]:
-    """Take the run folder; rows of other settings or data must not be mixed with these."""
-    path = config.out / "config.json"
-    settings = json.loads(json.dumps(asdict(config), default=str))
-    begun = path.is_file()
-    if begun:
-        before = json.loads(path.read_text())
-        free = {*FREE, *now.same(Provenance.of(config.out))}
-        differ = [name for name in settings if before.get(name) != settings[name]]
-        if odd := [name for name in differ if name not in free]:
-            name = odd[0]
-            raise InputError(
-                f"{config.out} holds a run with {name} {before.get(name)} and not "
-                f"{settings[name]}; name another folder, or give the same settings"
-            )
-    claimed = claim(config.out, begun, now, settings)
-    files.write_json(path, settings)
-    return claimed
+def _cohort(config: Fidelity) -> Cohort | None:
+    """That which is named; else there will be a phantom."""
+    if config.data is None:
+        return None
+    return load_cohort(config.data, ("md",) if config.data.is_dir() else ())
 
 
 def _about(config: Fidelity, cohort: Cohort, bench: Bench) -> str:
@@ -419,10 +330,6 @@ def _about(config: Fidelity, cohort: Cohort, bench: Bench) -> str:
         f"{name}, {spacing:g} mm, {len(bench.parts['train'])} training scans, preset "
         f"{config.preset}, one training seed, sampling seeds: {config.sampling_seeds}"
     )
-
-
-def _path(out: Path, title: str, suffix: str) -> Path:
-    return out / "rows" / f"{_slug(title)}{suffix}"
 
 
 def _slug(title: str) -> str:

@@ -27,13 +27,9 @@ SPLITS = 50
 class Bench:
     """Parts of a cohort that share no subject, and what compares volumes with the held-out part.
 
-    Classifiers and features are made when they are first needed: a run whose rows are all there
-    needs none.
-
-    Args:
-        parts: ``train``, ``heldout`` and ``judges``, and others that are only kept.
-        steps: Optimiser steps of each classifier.
-        seed: Of classifiers and metrics.
+    Classifiers, of so many optimiser steps, and features are made when they are first needed: a run
+    whose rows are all there needs none. Parts are ``train``, ``heldout`` and ``judges``, and others
+    that are only kept.
     """
 
     def __init__(self, parts: dict[str, Cohort], steps: int, seed: int) -> None:
@@ -74,19 +70,15 @@ class Bench:
         other = self.volumes("judges")
         maps: dict[str, clouds.Features] = {"": clouds.pca_features(other)}
         if self.classifiers:
-            seen = self._seen(other)
-            everywhere = np.ones(seen.shape[1:], dtype=bool)
-            reduce = clouds.pca_features(seen, everywhere)
-            maps["network_"] = lambda made: reduce(self._seen(made))
+            points = self._activations(other)
+            reduce = clouds.pca_features(points, np.ones(points.shape[1:], dtype=bool))
+            maps["network_"] = lambda made: reduce(self._activations(made))
         return maps
 
     def compare(self, made: np.ndarray, labels: Labels, *, quick: bool = False) -> dict[str, Any]:
-        """A table of fidelity of volumes that were made for labels.
+        """A table of fidelity of volumes (N, X, Y, Z) that were made for labels.
 
-        Args:
-            made: (N, X, Y, Z).
-            labels: Of each volume.
-            quick: With fewer held-out subjects and draws.
+        A quick one has fewer held-out subjects and draws.
         """
         heldout, rows = self.volumes("heldout"), self.rows("heldout")
         if quick:
@@ -138,19 +130,19 @@ class Bench:
         classifier = self.classifiers[target]
         return lambda made: classifier.predict_proba(_subjects(made, [{}] * len(made)))
 
-    def _seen(self, made: np.ndarray) -> np.ndarray:
+    def _activations(self, made: np.ndarray) -> np.ndarray:
         """Inputs of the classifiers' last layers, (N, F, 1, 1): a point as a volume."""
         points = []
         for target, classifier in self.classifiers.items():
-            found: list[np.ndarray] = []
+            batches: list[np.ndarray] = []
 
-            def keep(_: Any, inputs: tuple[torch.Tensor], found: list[np.ndarray] = found) -> None:
-                found.append(inputs[0].detach().cpu().numpy())
+            def keep(_: Any, inputs: Any, batches: list[np.ndarray] = batches) -> None:
+                batches.append(inputs[0].detach().cpu().numpy())
 
             hook = classifier.net_.module_.head[-1].register_forward_pre_hook(keep)
             self.predictor(target)(made)
             hook.remove()
-            points.append(np.concatenate(found))
+            points.append(np.concatenate(batches))
         return np.concatenate(points, axis=1)[:, :, None, None]
 
 

@@ -9,8 +9,8 @@ experiment shows before any sampler is judged on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +21,17 @@ from rich.console import Console
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.digests import Content
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics.neuro import FEWEST, SMOOTHING, NeuroJudge, failed
+from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge, failed
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs, subjects_of
 from neuromix.experiments.frame.cohorts import load_cohort
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.quality import neuro_report
-from neuromix.experiments.quality.runs_baselines import GENERATORS, Request
+from neuromix.experiments.quality.config import Neuro
+from neuromix.experiments.quality.runs_baselines import GENERATORS, Generator, Request
 
-UNITS = ("subject", "run")
 HEADLINE = ("group_map", "rsa", "group_top1", "subject_top1", "roi_course")
 """Metrics that the verdict names."""
-
-
-@dataclass(frozen=True)
-class Neuro:
-    """What to compare. See ``neuromix experiment neuro --help``."""
-
-    data: Path
-    by: str = "subject"
-    noise_model: str = "ols"
-    smoothing: float = SMOOTHING
-    splits: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.by not in UNITS:
-            raise InputError(f"by {self.by!r} came; allowed are {', '.join(UNITS)}")
-        if self.splits < 1:
-            raise InputError(f"{self.splits} splits can't be; give 1 or more")
 
 
 def run(config: Neuro, out: Path, *, console: Console | None = None) -> dict[str, Any]:
@@ -64,24 +46,17 @@ def run(config: Neuro, out: Path, *, console: Console | None = None) -> dict[str
         )
         affine = nib.load(cohort.table["bold_path"].iloc[0]).affine
         judge = NeuroJudge(
-            heldout,
-            affine,
-            train=train,
-            noise_model=config.noise_model,
-            smoothing=config.smoothing,
-            splits=config.splits,
-            seed=config.seed,
-        )
+            heldout, affine, train=train, noise_model=config.noise_model,
+            smoothing=config.smoothing, splits=config.splits, seed=config.seed,
+        )  # fmt: skip
         requests = [Request.like(each) for each in heldout]
         rows, shown = {}, {"real": judge.real.group()}
         for name, make in GENERATORS.items():
-            generator = make()
 
-            def judged(generator: Any = generator) -> dict[str, Any]:
-                fitted = generator.fit(train)
-                return judge.table(fitted.draw(requests, range(len(requests))))
+            def table(make: Callable[[], Generator] = make) -> dict[str, Any]:
+                return judge.table(make().fit(train).draw(requests, range(len(requests))))
 
-            rows[name] = folder.cell({"generator": name}, judged)
+            rows[name] = folder.cell({"generator": name}, table)
         halves = np.arange(len(judge.real)) % 2
         for k, name in enumerate(("even", "odd")):
             half = judge.real.take(np.flatnonzero(halves == k))
@@ -119,12 +94,7 @@ def divide(runs: Sequence[TaskRun], by: str, seed: int) -> tuple[list[TaskRun], 
 
 
 def summarise(rows: Mapping[str, Mapping[str, Any]], *, about: str) -> dict[str, Any]:
-    """What came out, as plain content.
-
-    Args:
-        rows: Generator to its table, see :meth:`neuromix.augment.metrics.neuro.NeuroJudge.table`.
-        about: The cohort in words.
-    """
+    """What came out, as plain content, of the table of each generator; ``about`` is the cohort."""
     faults = {name: failed(row) for name, row in rows.items()}
     first = next(iter(rows.values()))["metrics"]
     real = [
@@ -133,11 +103,11 @@ def summarise(rows: Mapping[str, Mapping[str, Any]], *, about: str) -> dict[str,
         for name in HEADLINE
         if name in first
     ]
-    told = [f"{name} by {len(found)} metrics" for name, found in faults.items() if found]
-    missed = [name for name, found in faults.items() if not found]
+    failing = [f"{name} by {len(odd)} metrics" for name, odd in faults.items() if odd]
+    missed = [name for name, odd in faults.items() if not odd]
     verdict = f"Halves of real {about}: {', '.join(real)}. "
-    verdict += f"{len(told)} of {len(rows)} trivial generators are told from real runs"
-    verdict += f": {', '.join(told)}" if told else ""
+    verdict += f"{len(failing)} of {len(rows)} trivial generators are told from real runs"
+    verdict += f": {', '.join(failing)}" if failing else ""
     verdict += f"; not told: {', '.join(missed)}." if missed else "."
     return {"verdict": verdict, "failed": faults, "rows": dict(rows)}
 

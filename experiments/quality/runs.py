@@ -17,98 +17,38 @@ And a run of 300 frames, and events that no training run has
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from rich.console import Console
 
-from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.config import PRESETS
 from neuromix.augment.fmri.sampler import TaskFMRISampler
-from neuromix.augment.metrics.neuro import FEWEST, NeuroJudge
+from neuromix.augment.metrics.neuro import NeuroJudge
 from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.frame.cohorts import contents, load_cohort
+from neuromix.experiments.frame.pace import SECONDS, phantom_seconds
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality import neuro_report, runs_report
+from neuromix.experiments.quality.config import ABLATIONS, FMRI
+from neuromix.experiments.quality.monai_unet import unet_beside
 from neuromix.experiments.quality.runs_baselines import GENERATORS, Request
 from neuromix.experiments.quality.runs_probes import any_length, unseen_timing
 from neuromix.experiments.quality.runs_report import CLOSED, HYBRID, MIXED, UNET
 from neuromix.experiments.quality.runs_samplers import SamplerRuns, Workshop
-from neuromix.experiments.quality.runs_unet import unet_beside
 
 NAME = "fmri"
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "factorised time": {"time": "factorised"},
-    "stacked frames": {"time": "stack"},
-    "all CNN": {"stages": ("cnn", "cnn")},
-    "all transformer": {"stages": ("transformer", "transformer")},
-    "AdaLN only": {"cross_attention": False},
-}
-"""Changes to the network that starts from noise."""
 PROBED = (CLOSED, MIXED)
 """Samplers that are asked for unseen timings and a long run."""
 PEOPLE = ("sex", "diagnosis", "age")
-SECONDS = {"subject": 1.3, "run read": 0.14, "frame, closed": 0.003, "frame, network": 0.04}
-"""On two cores of a small server; the dry run's estimate."""
-
-
-@dataclass(frozen=True)
-class FMRI:
-    """What to compare. See ``neuromix experiment fmri --help``."""
-
-    data: Path | None = None
-    preset: str = "tiny"
-    tasks: tuple[str, ...] = ("motor", "language", "wm")
-    directions: tuple[str, ...] = ()
-    train: int = 40
-    validation: int = 8
-    heldout: int = 100
-    drawn: int = 12
-    seconds: float = 480.0
-    codec_seconds: float = 240.0
-    cell_seconds: float = 90.0
-    start: float = 0.5
-    time: Literal["factorised", "stack"] = "factorised"
-    people: tuple[int, ...] = (5, 10, 20, 40)
-    widths: tuple[int, ...] = (16, 32, 48, 64)
-    ablations: tuple[str, ...] = tuple(ABLATIONS)
-    steps: tuple[int, ...] = (5, 10, 20, 50)
-    usual: int = 10
-    splits: int = 100
-    spacing: float = 6.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise InputError(f"preset {self.preset!r} came; allowed are {', '.join(PRESETS)}")
-        unknown = sorted(set(self.ablations) - set(ABLATIONS))
-        if unknown:
-            raise InputError(f"ablation {unknown[0]!r} came; allowed are {', '.join(ABLATIONS)}")
-        if not FEWEST <= self.drawn <= self.heldout:
-            raise InputError(
-                f"drawn {self.drawn} came with heldout {self.heldout}; needed are {FEWEST} or more "
-                "of each, and no more drawn than held out"
-            )
-        if self.train < 2 or self.validation < 1 or min(self.people, default=2) < 2:
-            raise InputError(
-                f"train {self.train}, validation {self.validation} and people {self.people} came; "
-                "needed are 2, 1 and 2 or more"
-            )
-        if max(self.people, default=0) > self.train:
-            raise InputError(f"people {max(self.people)} came, of {self.train} to train on")
-        odd = [width for width in self.widths if width < 16 or width % 16]
-        if odd:
-            raise InputError(f"width {odd[0]} came; give multiples of 16")
-        if min((self.usual, self.splits, *self.steps)) < 1:
-            raise InputError("usual, splits and steps must each be 1 or more")
 
 
 def run(config: FMRI, out: Path, *, dry_run: bool = False, console: Console | None = None) -> Any:
@@ -162,11 +102,10 @@ class _Bench:
     def __init__(self, config: FMRI, folder: Run, parts: dict[str, Cohort]) -> None:
         self.config, self.folder = config, folder
         base = PRESETS[config.preset]
-        base = replace(
+        self.base = base = replace(
             base, start=1.0, window=min(40, _shortest(parts["train"])), overlap=8, time=config.time,
             head_dim=16, training=replace(base.training, seed=config.seed),
         )  # fmt: skip
-        self.base = base
         self.workshop = Workshop(
             parts["train"], parts["validation"], base, folder.folder / "samplers",
             config.codec_seconds,
@@ -193,8 +132,12 @@ class _Bench:
 
     def main(self) -> None:
         """Trivial generators and samplers."""
-        for name in GENERATORS:
-            self._row("main", name, partial(self._trivial, name), self.requests)
+        for name, trivial in GENERATORS.items():
+
+            def fit(trivial: Callable[[], Any] = trivial) -> tuple[Any, dict[str, Any]]:
+                return trivial().fit(self.trained), {}
+
+            self._row("main", name, fit, self.requests)
         self._row("main", CLOSED, partial(self._sampler, CLOSED), self.requests)
         self._row("networks", CLOSED, partial(self._sampler, CLOSED), self.few)
         for name in self.networks:
@@ -217,49 +160,39 @@ class _Bench:
 
     def probes(self) -> None:
         """Unseen timing and a long run, of the closed form and of a network."""
-        config = self.config
-        for name in (CLOSED, *self.networks):
-            if name not in PROBED:
-                continue
+        config, judge = self.config, self.judge
+        asked: dict[str, tuple[Any, ...]] = {
+            "timing": (unseen_timing, self.people, config.drawn, config.usual, config.seed),
+            "length": (any_length, config.tasks[0], config.usual, config.seed),
+        }
+        for what, (ask, *rest) in asked.items():
+            self.extra[what] = {}
+            for name in PROBED if self.networks else PROBED[:1]:
 
-            def timing(name: str = name) -> dict[str, Any]:
-                sampler = self._sampler(name)[0].sampler
-                return unseen_timing(
-                    sampler, self.judge, self.people, config.drawn, config.usual, config.seed
-                )
+                def probe(ask: Any = ask, name: str = name, rest: Any = rest) -> dict[str, Any]:
+                    result: dict[str, Any] = ask(self._sampler(name)[0].sampler, judge, *rest)
+                    return result
 
-            def length(name: str = name) -> dict[str, Any]:
-                sampler = self._sampler(name)[0].sampler
-                return any_length(sampler, self.judge, config.tasks[0], config.usual, config.seed)
-
-            self.extra.setdefault("timing", {})[name] = self.folder.cell({"timing": name}, timing)
-            self.extra.setdefault("length", {})[name] = self.folder.cell({"length": name}, length)
+                self.extra[what][name] = self.folder.cell({what: name}, probe)
 
     def shown(self) -> dict[str, np.ndarray]:
         """Mean maps for the pictures."""
-        found = {"real": self.judge.real.group()}
-        for name in (CLOSED, *self.networks):
-            found[name] = np.load(self._place("main" if name == CLOSED else "networks", name))
-        return found
+        groups = {CLOSED: "main", **dict.fromkeys(self.networks, "networks")}
+        maps = {name: self.folder.array({group: name}) for name, group in groups.items()}
+        return {"real": self.judge.real.group(), **maps}
 
     def _row(
         self, group: str, name: str, make: Callable[[], tuple[Any, Any]], asked: Sequence[Request]
     ) -> None:
-        def judged() -> dict[str, Any]:
+        def row() -> dict[str, Any]:
             generator, cost = make()
             made = self.judge.read(generator.draw(asked, range(len(asked))))
             if isinstance(generator, SamplerRuns):
                 cost = dict(cost) | {"frames a second": generator.frames / generator.seconds}
-            place = self._place(group, name)
-            place.parent.mkdir(exist_ok=True)
-            with files.replacing(place) as temporary, temporary.open("wb") as stream:
-                np.save(stream, made.group())
+            self.folder.keep_array({group: name}, made.group())
             return self.judge.table(made) | {"cost": cost}
 
-        self.rows.setdefault(group, {})[name] = self.folder.cell({group: name}, judged)
-
-    def _trivial(self, name: str) -> tuple[Any, dict[str, Any]]:
-        return GENERATORS[name]().fit(self.trained), {}
+        self.rows.setdefault(group, {})[name] = self.folder.cell({group: name}, row)
 
     def _sampler(self, name: str, steps: int | None = None) -> tuple[SamplerRuns, dict[str, Any]]:
         if name == CLOSED:
@@ -284,25 +217,23 @@ class _Bench:
         sampler.check_disjoint(self.heldout, voxels=False)
         return SamplerRuns(sampler, self.people, steps or self.config.usual), cost
 
-    def _place(self, group: str, name: str) -> Path:
-        return self.folder.folder / "maps" / f"{_slug(f'{group} {name}')}.npy"
-
 
 def plan(config: FMRI) -> list[tuple[str, float]]:
     """What would be done, and seconds for each."""
     people = config.train + config.validation + config.heldout
     each = 2 * len(config.tasks)
-    frames, read = 100 * each, SECONDS["run read"] * each
-    closed = config.drawn * (frames * SECONDS["frame, closed"] + read)
+    part = (6 / config.spacing) ** 3
+    frames, read = 100 * each * part, SECONDS["run read"] * each * part
+    closed = frames * SECONDS["frame, closed form"] + read
     drawn = config.drawn * (frames * SECONDS["frame, network"] + read)
-    trained = config.train * each * 0.6
+    fit = 4 * read
     cells = len(config.widths) + len(config.ablations)
     steps = [
-        ("phantom", 0.0 if config.data else people * SECONDS["subject"]),
+        ("phantom", phantom_seconds("task", config.spacing, people) * (config.data is None)),
         ("held-out runs", 2 * config.heldout * read),
         ("trivial generators", len(GENERATORS) * config.heldout * read),
-        (CLOSED, trained + config.heldout * (frames * SECONDS["frame, closed"] + read) + closed),
-        ("fewer people", sum(config.people) * each * 0.6 + len(config.people) * closed),
+        (CLOSED, config.train * fit + (config.heldout + config.drawn) * closed),
+        ("fewer people", sum(config.people) * fit + len(config.people) * config.drawn * closed),
         ("long runs and unseen timing", 2 * drawn),
     ]
     if not config.seconds:

@@ -29,7 +29,7 @@ import numpy as np
 
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.glm import design_matrix, first_level
-from neuromix.augment.metrics.task_runs import TaskRun, brain_mask
+from neuromix.augment.metrics.task_runs import TaskRun, signal_mask
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,7 @@ class MeanResponse:
 
     def fit(self, runs: Sequence[TaskRun]) -> MeanResponse:
         """See :class:`Generator`."""
-        self.mask_ = brain_mask(runs)
+        self.mask_ = signal_mask(runs)
         image, variance = np.zeros((2, int(self.mask_.sum())))
         effects: dict[str, list[np.ndarray]] = {}
         for run in runs:

@@ -63,7 +63,7 @@ def unseen_timing(
         cent.
     """
     active = maps.active_voxels(judge.real.group())
-    found: dict[str, Any] = {}
+    curves: dict[str, Any] = {}
     tasks = list(dict.fromkeys(name.rpartition("/")[0] for name in judge.conditions))
     for number, task in enumerate(tasks):
         names = [each.rpartition("/")[2] for each in of_task(judge.conditions, task)]
@@ -81,14 +81,14 @@ def unseen_timing(
             size = np.linalg.lstsq(design.to_numpy(), mean, rcond=None)[0]
             predicted = design[name].to_numpy() * size[list(design.columns).index(name)]
             low, high = np.quantile(courses, (0.025, 0.975), axis=0)
-            found[f"{task}/{name}"] = {
+            curves[f"{task}/{name}"] = {
                 "r": glm.roi_course(mean, design, name),
                 "each": float(np.mean([glm.roi_course(c, design, name) for c in courses])),
                 "people": len(courses),
                 "mean": mean.tolist(), "low": low.tolist(), "high": high.tolist(),
                 "predicted": predicted.tolist(),
             }  # fmt: skip
-    return {"conditions": found, "tr": sampler.tr}
+    return {"conditions": curves, "tr": sampler.tr}
 
 
 def any_length(

@@ -7,7 +7,6 @@ in nothing but themselves and all of the time is theirs.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -16,22 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import inside
 from neuromix.augment.data.leakage import provenance
-from neuromix.augment.diffusion.loop import TrainConfig, estimate, train
+from neuromix.augment.diffusion.fitting import ImageSet
 from neuromix.augment.fmri.config import TaskFMRIConfig
-from neuromix.augment.fmri.parts import Parts, about_of, autoencoding_of, scheduler_of
+from neuromix.augment.fmri.parts import Parts, about_of, scheduler_of
 from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder
-from neuromix.augment.fmri.published.windows import FrameSet, write_latents
+from neuromix.augment.fmri.published.windows import write_latents
 from neuromix.augment.fmri.runs import Runs, Survey
 from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.augment.metrics.task_runs import TaskRun
 from neuromix.experiments.quality.runs_baselines import Request
-from neuromix.experiments.quality.voxel_unet import CHECKS, steps_done, training_cost
+from neuromix.experiments.quality.training_time import timed, train_for
 
 Build = Callable[[Parts], Any]
 """Makes another network for the same windows."""
@@ -42,12 +40,7 @@ PERSON = 1_000_000
 class Workshop:
     """Fits samplers to the training subjects; whatever is finished in the folder is only loaded.
 
-    Args:
-        train: Training subjects.
-        validation: Subjects that choose the best step.
-        base: Settings of the networks; a variant changes some.
-        folder: For everything.
-        codec_seconds: Training of the codec.
+    Networks have the settings of ``base``, of which a variant changes some.
     """
 
     def __init__(
@@ -76,14 +69,7 @@ class Workshop:
     def network(
         self, name: str, changes: Mapping[str, Any], seconds: float, build: Build | None = None
     ) -> tuple[TaskFMRISampler, dict[str, Any]]:
-        """A sampler whose network was trained for some seconds, and what that took.
-
-        Args:
-            name: Of its folder.
-            changes: To the settings of all networks.
-            seconds: Of its training alone; the codec is everyone's.
-            build: Of another network than the hybrid.
-        """
+        """A sampler whose network alone was trained for some seconds, and what that took."""
         config = replace(self.base, **changes)
         folder = self.folder / name
         runs, survey = self._runs["train"], self._surveys["train"]
@@ -92,11 +78,10 @@ class Workshop:
             parts = replace(parts, network=build(parts))
         sets = {each: parts.windows(self._latents[each], self._runs[each]) for each in self._runs}
         objective = parts.objective(config)
-        training = timed(objective, sets["train"], config.training, seconds, folder)
-        done = steps_done(folder)
-        trained = train(objective, sets["train"], training, folder, validation=sets["validation"])
-        network: Any = objective.networks["network"].eval()
-        cost = training_cost(folder, network, trained, done) | {"loss": trained.validation}
+        cost = train_for(
+            seconds, objective, sets["train"], config.training, folder, sets["validation"]
+        )
+        network: Any = objective.networks["network"]
         linear = None if config.start == 1 else self.closed_form(self.people)[0].linear
         about = about_of(runs, survey, config)
         record = provenance([*self.cohorts.values()], survey.digests)
@@ -121,10 +106,9 @@ class Workshop:
     def _codec(self) -> VolumeAutoencoder:
         place = self.folder / "shared"
         parts = Parts.begin(self._runs["train"], self._surveys["train"], self.base)
-        frames = FrameSet(place / "train" / "frames.npy")
-        plan = timed(
-            parts.game, frames, autoencoding_of(self.base), self.codec_seconds, place / "codec"
-        )
+        frames = ImageSet(place / "train" / "frames.npy")
+        codec = self.base.autoencoding.within(self.base.training)
+        plan = timed(parts.game, frames, codec, self.codec_seconds, place / "codec")
         config = replace(self.base, autoencoding=plan)
         parts.fit_codec([place / name for name in self._runs], config, place / "codec", True, False)
         return parts.codec
@@ -141,12 +125,7 @@ class Workshop:
 class SamplerRuns:
     """A sampler in the shape of :class:`neuromix.experiments.quality.runs_baselines.Generator`.
 
-    All runs that are asked for one subject are one person's.
-
-    Args:
-        sampler: What makes them.
-        people: Labels of each subject that is asked for, such as sex.
-        steps: Of the sampler.
+    All runs that are asked for one subject are one person's, of the labels in ``people``.
     """
 
     def __init__(
@@ -174,26 +153,6 @@ class SamplerRuns:
             self.seconds += time.process_time() - begun
             self.frames += request.frames
             yield request.answer(data)
-
-
-def timed(
-    objective: Any, data: Any, training: TrainConfig, seconds: float, folder: Path
-) -> TrainConfig:
-    """As many steps as fit into the time; decided once, so that a training can be resumed."""
-    plan = folder / "plan.json"
-    if not plan.is_file():
-        begun, own = time.perf_counter(), time.process_time()
-        pace = estimate(objective, data, replace(training, steps=1))
-        if not torch.cuda.is_available():  # others on the machine take none of the time
-            pace *= (time.process_time() - own) / (time.perf_counter() - begun)
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(plan, {"steps": max(2, round(seconds / pace)), "seconds_per_step": pace})
-    steps = int(json.loads(plan.read_text())["steps"])
-    every = math.ceil(steps / CHECKS)
-    warmup = min(training.warmup, steps // 10 + 1)
-    return replace(
-        training, steps=steps, warmup=warmup, validate_every=every, checkpoint_every=every
-    )
 
 
 def _first(cohort: Cohort, people: int) -> Cohort:

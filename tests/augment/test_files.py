@@ -21,6 +21,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_array_is_written_in_pieces_whole_or_not_at_all(tmp_path):
+    rows, path = np.arange(30.0).reshape(5, 6), tmp_path / "a.npy"
+    with pytest.raises(AssertionError):
+        files.write_array(path, 5, (rows[:2],), np.float32)
+    assert not list(tmp_path.iterdir())
+    files.write_array(path, 5, (rows[:2], rows[2:]), np.float16)
+    written = np.load(path)
+    assert written.dtype == np.float16
+    np.testing.assert_array_equal(written, rows)
+
+
 def test_a_folder_takes_the_place_of_the_old_one_whole_or_not_at_all(tmp_path):
     path = tmp_path / "kept"
     with files.replacing_folder(path) as temporary:

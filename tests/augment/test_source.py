@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 
 from neuromix.augment import files
 from neuromix.augment.bank.bank import SampleBank
+from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError, LeakageError
@@ -87,7 +88,9 @@ def test_a_bank_is_filled_by_a_sampler_and_made_again(fitted, parts, tmp_path):
     sampler, folder = fitted
     labels = [{"sex": "F", "age": 70.0}, {"sex": "M", "age": 61.5}, {"sex": "F"}]
     bank = SampleBank.fill(tmp_path / "bank", sampler, labels, 3, steps=2)
-    again = bank.regenerate("syn000002", TiledMDSampler.from_pretrained(folder))
+    told = bids.read_json(next(bank.path.glob("sub-syn000002/dwi/*.json")))
+    opened = TiledMDSampler.from_pretrained(folder)
+    (again,) = opened([told["Labels"]], [told["Seed"]], told["Steps"], told["Guidance"])
     assert torch.equal(again["md"].data, bank.replay("syn000002")["md"].data)
     assert (again["sex"], again["age"]) == ("M", 61.5)
     assert bank.replay("syn000003")["age"] != bank.replay("syn000003")["age"]  # NaN

@@ -115,6 +115,9 @@ def test_what_cannot_be_classified_is_refused(fitted):
 def test_a_cohort_is_not_a_list_of_subjects(md_phantom):
     with pytest.raises(InputError, match=r"cohort\.subjects\(\)"):
         VolumeClassifier().fit(Cohort.from_bids(md_phantom))
+    loader = tio.SubjectsLoader(Cohort.from_bids(md_phantom).dataset())
+    with pytest.raises(InputError, match=r"loader\.dataset"):
+        VolumeClassifier().fit(loader)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -199,23 +202,6 @@ def test_settings_that_change_nothing_warn():
     for change in ({"patience": 2}, {"freeze": True}):
         with pytest.warns(UserWarning, match="changes nothing without"):
             VolumeClassifier("sex", steps=1, batch_size=4, **change).fit(subjects(4))
-
-
-def test_sampling_weights_say_who_is_drawn():
-    good, bad = subjects(8), subjects(8, seed=1)
-    for subject in bad:
-        subject["sex"] = "M" if subject["sex"] == "F" else "F"
-    test = subjects(10, seed=2)
-    classifier = VolumeClassifier("sex", **QUICK)
-    assert classifier.fit(good + bad, sampling_weight=[1] * 8 + [0] * 8).score(test) >= 0.9
-    assert classifier.fit(good + bad, sampling_weight=[0] * 8 + [1] * 8).score(test) <= 0.1
-    for weights, message in (
-        ([1, 2], "for 8 subjects"),
-        ([-1] * 8, "0 or more"),
-        ([1, 0] * 4, "all subjects of M"),
-    ):
-        with pytest.raises(InputError, match=message):
-            classifier.fit(good, sampling_weight=weights)
 
 
 def test_a_mix_is_fitted_as_it_is_and_its_record_travels(md_phantom, tmp_path):

@@ -7,7 +7,7 @@ from predictions import of_scores, simulate
 from scipy.stats import norm
 
 from neuromix.augment.errors import InputError
-from neuromix.classifiers.evaluate import Predictions, compare, delong, gap_closed, holm, summarise
+from neuromix.classifiers.evaluate import Predictions, compare, gap_closed, holm, summarise
 from neuromix.classifiers.statistics import _weights
 
 
@@ -126,27 +126,6 @@ def test_holm_by_hand():
         holm({"a": math.nan})
 
 
-def test_delong_by_hand():
-    truth = np.array([1, 1, 0, 0])
-    a, b = of_scores(truth, [3, 1, 2, 0]), of_scores(truth, [1, 0, 2, 3])
-    result = delong(a, b)
-    # Cases of a outrank (1, 1/2) of the controls and controls are outranked by (1/2, 1); none in b.
-    assert (result["a"], result["b"], result["difference"]) == (0.75, 0, 0.75)
-    error = math.sqrt(0.125 / 2 + 0.125 / 2)
-    assert result["p"] == pytest.approx(2 * norm.sf(0.75 / error))
-    assert result["interval"] == pytest.approx([0.75 - 1.96 * error, 0.75 + 1.96 * error], abs=1e-4)
-
-
-def test_delong_agrees_with_the_bootstrap():
-    rng = np.random.default_rng(5)
-    truth, easy = np.arange(300) % 2, rng.normal(size=300)
-    a, b = (of_scores(truth, easy + rng.normal(size=300) + gain * truth) for gain in (1.6, 1.2))
-    exact, drawn = delong(a, b), compare([a], [b], metric="auc")
-    assert exact["difference"] == pytest.approx(drawn["difference"], abs=1e-12)
-    assert np.ptp(exact["interval"]) == pytest.approx(np.ptp(drawn["interval"]), rel=0.1)
-    assert delong(a, a)["p"] == 1
-
-
 def test_the_bootstrap_is_fast():
     rng = np.random.default_rng(6)
     a, b = simulate(rng, 400, 5), simulate(rng, 400, 5)
@@ -158,15 +137,12 @@ def test_the_bootstrap_is_fast():
 def test_what_cannot_be_compared_is_refused():
     a = runs(0.8)
     fewer = runs(0.8, count=100)
-    twice = Predictions(*(np.tile(x, (2, 1)) if x.ndim == 2 else np.tile(x, 2) for x in (
-        a[0].subjects, a[0].truth, a[0].probabilities)), a[0].classes)  # fmt: skip
     for call, message in (
         (lambda: summarise([]), "runs came"),
         (lambda: summarise(a, metric="accuracy"), "allowed are balanced_accuracy, auc"),
         (lambda: summarise(a, draws=0), "1 or more"),
         (lambda: compare(a, a[:2]), "as many for each arm"),
         (lambda: compare(a, fewer), "same subjects"),
-        (lambda: delong(twice, twice), "several rows"),
     ):
         with pytest.raises(InputError, match=message):
             call()

@@ -53,16 +53,16 @@ class AdversarialAutoencoding(Objective):
         if name == "discriminator":
             with torch.no_grad():
                 self.autoencoder.eval()  # codes move once a step
-                seen, again, _, _ = self.autoencoder(images, generators)
+                inputs, again, _, _ = self.autoencoder(images, generators)
                 self.autoencoder.train()
-            judged = self.networks[name](torch.cat([seen, again]))[-1]
+            judged = self.networks[name](torch.cat([inputs, again]))[-1]
             real, made = judged.float().chunk(2)
             return ((real - 1) ** 2).mean() + (made**2).mean()
         network = self.networks[name]
-        seen, again, penalty, encoded = network(images, generators)
+        inputs, again, penalty, encoded = network(images, generators)
         code, adversarial, matching = self.weights
-        inside = self.autoencoder.mask.mean() * images[0].numel() / seen[0].numel()
-        loss = ((again.float() - seen) ** 2).mean() / inside + code * penalty
+        inside = self.autoencoder.mask.mean() * images[0].numel() / inputs[0].numel()
+        loss = ((again.float() - inputs) ** 2).mean() / inside + code * penalty
         if not network.training:
             return loss
         if self.autoencoder.codebook is not None:
@@ -73,7 +73,7 @@ class AdversarialAutoencoding(Objective):
         # The judge stands still: no gradient goes to its weights.
         still = {key: value.detach() for key, value in self.discriminator.named_parameters()}
         features = torch.func.functional_call(
-            self.discriminator, still, (torch.cat([seen, again]),)
+            self.discriminator, still, (torch.cat([inputs, again]),)
         )
         pairs = [feature.float().chunk(2) for feature in features]
         fooled = ((pairs[-1][1] - 1) ** 2).mean()
@@ -85,5 +85,5 @@ class AdversarialAutoencoding(Objective):
         """Revive dead codes, the same in all processes; tell how many are used."""
         if self.encodings is None:
             return {}
-        told: dict[str, float] = self.autoencoder.revive(broadcast(self.encodings))
-        return told
+        usage: dict[str, float] = self.autoencoder.revive(broadcast(self.encodings))
+        return usage

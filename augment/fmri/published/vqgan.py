@@ -31,6 +31,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from monai.networks.nets import VQVAE, AutoencoderKL, PatchDiscriminator
 from torch import Tensor
 
+from neuromix.augment.diffusion.objectives import standardise
 from neuromix.augment.errors import InputError
 
 FACTOR = 4
@@ -46,13 +47,8 @@ DECAY = 0.99
 class VolumeAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' order of bases
     """Volumes (N, 1, X, Y, Z) to latents (N, C, X / 4, Y / 4, Z / 4) and back.
 
-    Args:
-        shape: Voxels X, Y and Z; sides that four does not divide are padded.
-        kind: ``vq`` (codes) or ``kl`` (a normal code).
-        channels: Latent channels C.
-        widths: Channels of the two levels.
-        codes: Number K of codes of ``vq``.
-        layers: Residual layers of a level.
+    Sides that four does not divide are padded. ``vq`` has a number K of codes, ``kl`` a normal
+    code; ``widths`` are the channels of the two levels, which have so many residual ``layers``.
     """
 
     mask: Tensor
@@ -114,29 +110,24 @@ class VolumeAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
     def forward(
         self, volumes: Tensor, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Encode, draw or quantise, and decode, as training wants it; the codes move along.
+        """Encode, draw or quantise, and decode volumes (N, 1, X, Y, Z), as training wants it.
 
-        Args:
-            volumes: (N, 1, X, Y, Z).
-            generators: One a volume.
-
-        Returns:
-            Volumes inside the mask and what the network makes of them, both padded; the loss of
-            the code, a mean over its elements: commitment, or divergence from a normal one; and
-            the encodings, (N, C, x, y, z).
+        The codes move along. Returns volumes inside the mask and what the network makes of them,
+        both padded; the loss of the code, a mean over its elements: commitment, or divergence from
+        a normal one; and the encodings, (N, C, x, y, z).
         """
-        seen = self._padded(volumes * self.mask)
+        inputs = self._padded(volumes * self.mask)
         if self.config["kind"] == "vq":
-            encoded = self.network.encode(seen)
+            encoded = self.network.encode(inputs)
             code, penalty = self.network.quantize(encoded)
         else:
-            encoded, deviation = self.network.encode(seen)
+            encoded, deviation = self.network.encode(inputs)
             draws = [torch.randn(encoded.shape[1:], generator=g) for g in generators]
             code = encoded + deviation * torch.stack(draws).to(encoded)
             mean, deviation = encoded.float(), deviation.float()
             penalty = 0.5 * (mean**2 + deviation**2 - 1 - 2 * deviation.log()).mean()
         again = self.network.decode(code) * self._padded(self.mask)
-        return seen, again, penalty, encoded
+        return inputs, again, penalty, encoded
 
     @torch.no_grad()
     def moments(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,45 +155,28 @@ class VolumeAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffu
         return torch.cat(parts)
 
     def standardise(self, volumes: Iterable[Tensor]) -> None:
-        """Set shift and scale so that latents have zero mean and unit variance in each channel.
-
-        Args:
-            volumes: Batches (N, 1, X, Y, Z) of training volumes.
-        """
-        self.shift.zero_()
-        self.scale.fill_(1)
-        inside = self.latent_mask.double()
-        count, total, squares = 0.0, torch.zeros(1), torch.zeros(1)
-        for batch in volumes:
-            mean, deviation = (part.double() for part in self.moments(batch))
-            count += len(batch) * float(inside[0, 0].sum())
-            total = total.to(mean) + (mean * inside).sum((0, 2, 3, 4))
-            squares = squares.to(mean) + ((mean**2 + deviation**2) * inside).sum((0, 2, 3, 4))
-        centre = total / count
-        spread = (squares / count - centre**2).sqrt().clamp_min(1e-6)
-        self.shift.copy_(centre[:, None, None, None])
-        self.scale.copy_(spread[:, None, None, None])
+        """Set shift and scale so that latents have zero mean and unit variance in each channel."""
+        standardise(self, self.latent_mask, volumes)
 
     @torch.no_grad()
     def revive(self, encodings: Tensor) -> dict[str, float]:
         """Move dead codes to encodings (K, C), and tell how the codes are used.
 
-        Returns:
-            ``codes used``, the share that was alive, and ``perplexity``, the number of equally
-            frequent codes that would be as various.
+        ``codes used`` is the share that was alive, ``perplexity`` the number of equally frequent
+        codes that would be as various.
         """
         book = self.codebook
         size = book.ema_cluster_size
         dead = size < DEAD
         share = size / size.sum().clamp_min(1e-9)
-        told = {
+        usage = {
             "codes used": 1 - float(dead.float().mean()),
             "perplexity": float(torch.exp(-(share * share.clamp_min(1e-12).log()).sum())),
         }
         book.embedding.weight[dead] = encodings[dead]
         book.ema_w[dead] = encodings[dead]
         size[dead] = 1.0
-        return told
+        return usage
 
     def _padded(self, volumes: Tensor) -> Tensor:
         pads = [(-side) % FACTOR for side in reversed(volumes.shape[2:])]
@@ -214,10 +188,6 @@ class VolumeDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # dif
 
     Its norm is by sample, so that a judgement does not depend on the batch. The last of the
     features is the judgement of each patch.
-
-    Args:
-        width: Channels of the first layer.
-        layers: Layers in the middle.
     """
 
     @register_to_config

@@ -12,29 +12,14 @@ from accelerate import PartialState
 from torch import Tensor
 
 from neuromix.augment import files
-from neuromix.augment.data.conditions import LabelSpace, inside
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.diffusion.objectives import noise_like
 from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder
 from neuromix.augment.fmri.runs import Runs, Survey, design_of, scaled
 
 GIVEN = 0.5
 """Share of training windows whose first frames are known, as those of later windows of a run."""
-
-
-class FrameSet:
-    """Scaled volumes on disk, (N, 1, X, Y, Z), to train an autoencoder with."""
-
-    def __init__(self, path: Path) -> None:
-        self.frames = np.load(path, mmap_mode="r")
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def batch(
-        self, indices: Sequence[int], generators: Sequence[torch.Generator]
-    ) -> dict[str, Any]:
-        """Volumes (B, 1, X, Y, Z)."""
-        return {"images": torch.from_numpy(np.stack([self.frames[k] for k in indices])).float()}
 
 
 def write_latents(
@@ -44,31 +29,20 @@ def write_latents(
     from rich.progress import track
 
     codec.to(PartialState().device)
-    shape = (sum(run.frames for run in runs.runs), 2, codec.channels, *codec.latent_shape)
-    with files.replacing(path) as temporary:
-        writer = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-        done = 0
-        total = len(runs.runs)
-        title = f"Encoding {path.stem}"
-        for _, data in track(scaled(runs, survey), title, total, disable=not progress):
-            moments = codec.moments(torch.from_numpy(data)[:, None])
-            writer[done : done + len(data)] = torch.stack(moments, dim=1).cpu().numpy()
-            done += len(data)
-        writer.flush()
+    title, total = f"Encoding {path.stem}", len(runs.runs)
+    listed = track(scaled(runs, survey), title, total, disable=not progress)
+    moments = (
+        torch.stack(codec.moments(torch.from_numpy(data)[:, None]), dim=1).cpu().numpy()
+        for _, data in listed
+    )
+    files.write_array(path, sum(run.frames for run in runs.runs), moments, np.float16)
     return path
 
 
 class WindowSet:
-    """Windows of latents, one of each run an epoch, for the training loop.
+    """Windows of F latents, one of each run an epoch, for the training loop.
 
     Where a window begins, and how many of its first frames are known, is drawn anew each time.
-
-    Args:
-        path: What :func:`write_latents` has written.
-        runs: The runs.
-        conditions: Of the design.
-        space: Labels that the network is conditioned on.
-        window: Frames F of a window.
     """
 
     def __init__(
@@ -82,8 +56,7 @@ class WindowSet:
         self.designs = [
             design_of(run.events, run.task, conditions, run.frames, runs.tr) for run in runs.runs
         ]
-        codes = [space.encode(inside(space, run.labels)) for run in runs.runs]
-        self.codes = {name: torch.tensor([row[name] for row in codes]) for name in space.names}
+        self.codes = encode_rows(space, [run.labels for run in runs.runs])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -112,11 +85,6 @@ class WindowSet:
 
 
 def known_frames(latents: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """The first frames of windows, as :class:`HybridDiT` is given them.
-
-    Args:
-        latents: (B, F, C, x, y, z).
-        counts: How many are known, (B,).
-    """
+    """The first ``counts`` (B,) frames of windows (B, F, C, x, y, z), for :class:`HybridDiT`."""
     known = (torch.arange(latents.shape[1]) < counts[:, None]).to(latents)
     return {"known": known, "given": latents * known[:, :, None, None, None, None]}

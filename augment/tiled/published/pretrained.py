@@ -28,14 +28,9 @@ def load_dit(
 ) -> tuple[Mapping[str, Any], dict[str, torch.Tensor], torch.Tensor]:
     """Read a pretrained DiT for a network that has one embedder for all blocks.
 
-    Args:
-        path: Folder, or name on the Hugging Face hub.
-        subfolder: Where in it ``config.json`` and the weights lie.
-        revision: Branch or commit on the hub.
-
-    Returns:
-        The whole config, with ``out_channels`` as a number; the weights, with the embedder of time
-        under ``time_embedder``; and the table of classes (K + 1, D), the last row for "no class".
+    ``path`` is a folder or a name on the Hugging Face hub, ``revision`` a branch or commit there.
+    Returns the whole config, with ``out_channels`` as a number; the weights, with the embedder of
+    time under ``time_embedder``; and the table of classes (K + 1, D), the last row for "no class".
     """
     source = f"{path}/{subfolder}" if subfolder else str(path)
     config = json.loads(_fetch(path, "config.json", subfolder, revision).read_text())
@@ -54,9 +49,9 @@ def _fetch(path: str | Path, name: str, subfolder: str, revision: str | None) ->
         if (folder / name).is_file():
             return folder / name
         pickles = sorted(file.name for file in folder.glob("*.bin"))
-        found = f"the pickle {pickles[0]}, which may run code" if pickles else "no weights"
+        instead = f"the pickle {pickles[0]}, which may run code" if pickles else "no weights"
         raise InputError(
-            f"{folder} has no {name} but {found}; allowed is safetensors: save it again with "
+            f"{folder} has no {name} but {instead}; allowed is safetensors: save it again with "
             "DiTTransformer2DModel.from_pretrained(...).save_pretrained(...)"
         )
     if Path(path).is_dir():

@@ -23,6 +23,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
 from torch import Tensor
 
+from neuromix.augment.diffusion.objectives import standardise
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.mosaic import Tiling
 
@@ -37,10 +38,8 @@ QUIET = -4.0
 class SliceAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' order of bases
     """Volumes to latents of mosaics and back, slice by slice.
 
-    Args:
-        tiling: ``Tiling.to_dict()``, in pixels.
-        architecture: Config of the ``AutoencoderKL``.
-        largest: Value of the volumes that becomes 1; larger ones are clipped, 0 becomes -1.
+    ``architecture`` is the config of the ``AutoencoderKL``; ``largest`` the value of the volumes
+    that becomes 1: larger ones are clipped, 0 becomes -1.
     """
 
     shift: Tensor
@@ -64,14 +63,7 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
     def new(
         cls, tiling: Tiling, *, channels: int, widths: Sequence[int], largest: float
     ) -> SliceAutoencoder:
-        """An untrained one for single-channel slices.
-
-        Args:
-            tiling: How volumes are laid out.
-            channels: Latent channels.
-            widths: Channels of each level; every level but the first halves the sides.
-            largest: As above.
-        """
+        """An untrained one for single-channel slices; each level but the first halves the sides."""
         levels = len(widths)
         architecture = {
             "in_channels": 1,
@@ -95,12 +87,8 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
     ) -> SliceAutoencoder:
         """Take a pretrained ``AutoencoderKL``, such as that of ``facebook/DiT-XL-2-256``.
 
-        Args:
-            path: Folder, or name on the Hugging Face hub, whose subfolder ``vae``, or which itself,
-                holds ``config.json`` and safetensors.
-            tiling: How volumes are laid out.
-            largest: As above.
-            revision: Branch or commit on the hub.
+        ``path`` is a folder, or a name on the Hugging Face hub, whose subfolder ``vae``, or which
+        itself, holds ``config.json`` and safetensors; ``revision`` a branch or commit there.
         """
         pretrained = _load_kl(path, revision)
         config = {k: v for k, v in pretrained.config.items() if not k.startswith("_")}
@@ -120,32 +108,23 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
     def forward(
         self, slices: Tensor, generators: list[torch.Generator]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Encode, draw and decode, as training wants it.
+        """Encode, draw and decode slices (B, 1, h, w) in the volumes' unit, a generator for each.
 
-        Args:
-            slices: (B, 1, h, w) in the volumes' unit.
-            generators: One a slice.
-
-        Returns:
-            Slices as the network sees them, from -1 to 1, (B, 1, h, w); what it makes of them;
-            and mean and logarithm of the variance of their code, (B, C, h / f, w / f).
+        Returns slices as the network sees them, from -1 to 1, (B, 1, h, w); what it makes of them;
+        and mean and logarithm of the variance of their code, (B, C, h / f, w / f).
         """
-        seen = self._scaled(slices)
-        posterior = self.network.encode(self._coloured(seen)).latent_dist
+        inputs = self._scaled(slices)
+        posterior = self.network.encode(self._coloured(inputs)).latent_dist
         again = self.network.decode(posterior.sample(generators)).sample
-        return seen, again.mean(1, keepdim=True), posterior.mean, posterior.logvar
+        return inputs, again.mean(1, keepdim=True), posterior.mean, posterior.logvar
 
     @torch.no_grad()
     def moments(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents (B, C, H / f, W / f) of volumes.
-
-        Args:
-            volumes: (B, 1, X, Y, Z) in their unit.
-        """
+        """Mean and deviation of the latents (B, C, H / f, W / f) of volumes (B, 1, X, Y, Z)."""
         means, deviations = [], []
         for group in self._groups(self.tiling.slices(volumes)):
-            seen = self._coloured(self._scaled(group.to(self.scale)))
-            posterior = self.network.encode(seen).latent_dist
+            inputs = self._coloured(self._scaled(group.to(self.scale)))
+            posterior = self.network.encode(inputs).latent_dist
             means.append((posterior.mean - self.shift) / self.scale)
             deviations.append(posterior.std / self.scale)
         mean, deviation = (
@@ -165,23 +144,8 @@ class SliceAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
         return self.tiling.from_slices((torch.cat(parts) + 1) * (self.config["largest"] / 2))
 
     def standardise(self, volumes: Iterable[Tensor]) -> None:
-        """Set shift and scale so that latents have zero mean and unit variance in each channel.
-
-        Args:
-            volumes: Batches (B, 1, X, Y, Z) of the training volumes.
-        """
-        self.shift.zero_()
-        self.scale.fill_(1)
-        inside = self.mask.double()
-        count, total, squares = 0.0, torch.zeros(1), torch.zeros(1)
-        for batch in volumes:
-            mean, deviation = (part.double() for part in self.moments(batch))
-            count += len(batch) * float(inside[0, 0].sum())
-            total = total.to(mean) + (mean * inside).sum((0, 2, 3))
-            squares = squares.to(mean) + ((mean**2 + deviation**2) * inside).sum((0, 2, 3))
-        centre = total / count
-        self.shift.copy_(centre[:, None, None])
-        self.scale.copy_((squares / count - centre**2).sqrt()[:, None, None])
+        """Set shift and scale so that latents have zero mean and unit variance in each channel."""
+        standardise(self, self.mask, volumes)
 
     def _scaled(self, values: Tensor) -> Tensor:
         return (values * (2 / self.config["largest"]) - 1).clamp(-1, 1)

@@ -9,7 +9,7 @@ from neuromix.augment.bank import quotas
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
-from neuromix.experiments.cli import main, sampling
+from neuromix.experiments.cli import main
 
 NAMES = ("sex", "diagnosis", "site", "age")
 STAGES = {"NC": 0, "MCI": 1, "AD": 2}
@@ -298,8 +298,8 @@ class TestCommand:
         sampler = FakeSampler()
         sampler.label_space = space_of(cohort, ("sex", "diagnosis", "age"))
         sampler.image = "md"
-        monkeypatch.setattr(sampling, "is_sampler", lambda folder: True)
-        monkeypatch.setattr(sampling, "open_source", lambda folder: sampler)
+        monkeypatch.setattr("neuromix.augment.diffusion.pipeline.is_sampler", lambda folder: True)
+        monkeypatch.setattr("neuromix.augment.opening.open_source", lambda folder: sampler)
 
         def run(*args):
             code = main.main(["generate", "sampler", str(tmp_path / "bank"), *map(str, args)])

@@ -104,7 +104,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
 
 def join(root, *names, images):
     touch(root, *(f"sub-1/any/{name}" for name in names))
-    rows = bids.join(bids.index(root), images)
+    rows = bids.join_runs(bids.index(root), images)
     cut = len(str(root / "sub-1/any/"))
     return [[*row[2:6], *(path[cut + 1 :] for path in row[6:])] for row in rows]
 

@@ -209,6 +209,23 @@ class TestFromBids:
 
 
 class TestFromTable:
+    def test_the_dataset_is_told_by_column_argument_or_folder_and_not_by_the_file(self, tmp_path):
+        def read(*lines, **options):
+            write(tmp_path, {"train.tsv": list(lines)})
+            cohort = Cohort.from_table(tmp_path / "train.tsv", {"md": "md_path"}, **options)
+            return cohort.table["dataset"].tolist()
+
+        bare, named = ("subject_id md_path", "1 a", "2 b"), (
+            "subject_id md_path dataset", "1 a ADNI", "2 b n/a",
+        )  # fmt: skip
+        assert read(*bare) == ["unnamed:train.tsv"] * 2
+        assert read(*bare, dataset="OASIS") == ["OASIS"] * 2
+        assert read(*named, dataset="OASIS") == ["ADNI", "OASIS"]
+        with pytest.warns(UserWarning, match="changes nothing"):
+            assert read(*named[:2], dataset="OASIS") == ["ADNI"]
+        (tmp_path / "dataset_description.json").write_text('{"Name": "CamCAN"}')
+        assert read(*bare) == ["CamCAN"] * 2
+
     @pytest.mark.parametrize(("name", "separator"), [("t.csv", ","), ("t.tsv", "\t")])
     def test_paths_are_relative_to_the_table(self, tmp_path, name, separator):
         lines = ["Subject,Session,Gender,DX,md,fa_path", "001,1,Male,LMCI,maps/1.nii,x", "2,,,,,"]

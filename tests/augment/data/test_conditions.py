@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuromix.augment.data.conditions import LabelSpace, parse_label
+from neuromix.augment.data.conditions import LabelSpace, known, parse_label
 from neuromix.augment.errors import InputError
 
 
@@ -102,3 +102,10 @@ def test_every_way_to_be_missing(space, missing):
     assert space.encode({"sex": missing})["sex"] == 2
     assert math.isnan(space.encode({"age": missing})["age"])
     assert parse_label("sex", missing) is None
+
+
+@pytest.mark.parametrize("missing", [None, "", math.nan, np.float32("nan"), pd.NA])
+def test_a_label_that_is_missing_is_no_part_of_a_space(missing):
+    assert not known(missing) and known(0) and known("0")
+    rows = [{"sex": "F", "age": missing}, {"sex": "M", "age": missing}]
+    assert LabelSpace.from_known(rows, ("sex", "age", "site")).names == ("sex",)

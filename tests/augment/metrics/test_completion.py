@@ -3,11 +3,11 @@ import pytest
 
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.completion import (
+    band_power,
     completion_table,
     coverage,
     crps,
     source_use,
-    spectrum,
 )
 
 RNG = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def test_crps_and_coverage_of_small_sets_by_hand():
 
 
 def test_power_of_white_noise_is_flat():
-    power = spectrum(RNG.standard_normal((4, 2, 16, 16, 16)))
+    power = band_power(RNG.standard_normal((4, 2, 16, 16, 16)))
     assert power.shape == (4, 8)
     shape = power.mean(0)[2:]  # the longest waves are too few
     np.testing.assert_allclose(shape / shape.mean(), 1, atol=0.1)

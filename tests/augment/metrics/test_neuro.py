@@ -6,7 +6,7 @@ import pytest
 from bold_runs import AFFINE, FRAMES, PEOPLE, TASKS
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics.neuro import METRICS, NeuroJudge, compare, failed, share
+from neuromix.augment.metrics.neuro import METRICS, NeuroJudge, compare_subjects, failed, share
 
 SPLITS = 40
 
@@ -51,7 +51,7 @@ def test_the_table_is_plain_and_says_what_was_compared(table):
 
 
 def test_a_set_beside_itself_is_perfect(judge):
-    same = compare(judge.real, judge.real)
+    same = compare_subjects(judge.real, judge.real)
     for name in ("group_map", "rsa", "group_top1", "tsnr_map", "connectivity"):
         assert same[name] == pytest.approx(1)
     assert same["autocorrelation"] == same["spectrum"] == 0

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from monai.metrics import MultiScaleSSIMMetric, PSNRMetric, SSIMMetric
+from monai.metrics import MultiScaleSSIMMetric, SSIMMetric
 from scipy import ndimage
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics.similarity import SCALE_WEIGHTS, ms_ssim, psnr, ssim
+from neuromix.augment.metrics.similarity import SCALE_WEIGHTS, ms_ssim, ssim
 
 
 def smooth(n, side, seed=0):
@@ -16,23 +16,6 @@ def smooth(n, side, seed=0):
 
 def tensor(volumes):
     return torch.from_numpy(volumes)[:, None]
-
-
-def test_psnr_is_that_of_the_definition_and_of_monai():
-    x = smooth(3, 8)
-    assert np.allclose(psnr(x, x + np.float32(0.3), data_range=3.0), 20, atol=1e-4)
-    y = smooth(3, 8, seed=1)
-    reference = PSNRMetric(max_val=3.0, reduction="none")(tensor(x), tensor(y))[:, 0]
-    assert np.allclose(psnr(x, y, data_range=3.0), reference, atol=1e-4)
-    assert np.isinf(psnr(x, x, data_range=3.0)).all()
-
-
-def test_psnr_counts_the_mask_only():
-    x = smooth(2, 8)
-    mask = np.zeros(x.shape[1:], dtype=bool)
-    mask[:4] = True
-    y = np.where(mask, x + np.float32(0.03), 100).astype(np.float32)
-    assert np.allclose(psnr(y, x, data_range=3.0, mask=mask), 40, atol=1e-3)
 
 
 def test_ssim_is_that_of_monai():

@@ -8,7 +8,7 @@ from bold_runs import AFFINE, PEOPLE
 from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics.task_runs import brain_mask, grid_regions, read_runs, subjects_of
+from neuromix.augment.metrics.task_runs import grid_regions, read_runs, signal_mask, subjects_of
 
 STEM = "sub-1_task-motor_dir-LR"
 
@@ -104,15 +104,17 @@ def test_other_data_that_cannot_be_used(run):
 
 def test_the_mask_is_where_runs_have_signal(run):
     runs = [run] * 5
-    assert (brain_mask(runs) == PEOPLE.mask).all()
+    assert (signal_mask(runs) == PEOPLE.mask).all()
     cut = run.data.copy()
     cut[1] = 0
     half = PEOPLE.mask.copy()
     half[1] = False
-    assert (brain_mask([*runs, replace(run, data=cut)]) == PEOPLE.mask).all()  # one in six lacks it
-    assert (brain_mask([*runs, *[replace(run, data=cut)] * 2]) == half).all()
+    assert (
+        signal_mask([*runs, replace(run, data=cut)]) == PEOPLE.mask
+    ).all()  # one in six lacks it
+    assert (signal_mask([*runs, *[replace(run, data=cut)] * 2]) == half).all()
     with pytest.raises(InputError, match=r"is on a grid of \(7, 9, 7\)"):
-        brain_mask([run, replace(run, data=run.data[1:])])
+        signal_mask([run, replace(run, data=run.data[1:])])
 
 
 def test_regions_are_cubes_of_the_brain():

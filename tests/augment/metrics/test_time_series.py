@@ -8,8 +8,8 @@ from neuromix.augment.metrics.time_series import (
     autocorrelation,
     by_quarter,
     connectivity,
+    power_shares,
     region_courses,
-    spectrum,
     spectrum_distance,
     tsnr,
 )
@@ -35,14 +35,14 @@ def test_autocorrelation_is_that_of_the_process(rho):
 
 def test_noise_that_never_varies_has_no_memory_nor_rhythm():
     assert not autocorrelation(np.zeros((50, 3)), 3).any()
-    assert not spectrum(np.zeros((50, 3)), 32).any()
+    assert not power_shares(np.zeros((50, 3)), 32).any()
 
 
 def test_spectra_tell_rhythms_apart_and_do_not_depend_on_length():
-    slow, fast = spectrum(noise(0.7), 32), spectrum(noise(0.0), 32)
+    slow, fast = power_shares(noise(0.7), 32), power_shares(noise(0.0), 32)
     assert slow.sum() == pytest.approx(1)
     assert slow[:4].sum() > 2 * fast[:4].sum()
-    longer = spectrum(noise(0.7, frames=600, seed=1), 32)
+    longer = power_shares(noise(0.7, frames=600, seed=1), 32)
     assert spectrum_distance(slow, longer) < 0.03
     assert spectrum_distance(slow, fast) > 0.3
 
@@ -75,6 +75,6 @@ def test_quarters_see_a_run_that_fades():
 
 def test_runs_that_are_too_short_are_refused():
     with pytest.raises(InputError, match="20 frames is shorter than a segment of 32"):
-        spectrum(noise(0.0)[:20], 32)
+        power_shares(noise(0.0)[:20], 32)
     with pytest.raises(InputError, match="4 frames has no lag of 5"):
         autocorrelation(noise(0.0)[:4], 5)

@@ -11,7 +11,8 @@ from accelerate import PartialState
 
 from neuromix.augment import Cohort, CompleteModality, RandomSynthetic
 from neuromix.augment.data.leakage import voxel_hashes
-from neuromix.augment.diffusion import pipeline
+from neuromix.augment.diffusion import fitting as steps
+from neuromix.augment.diffusion.fitting import Job
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.augment.opening import open_source
@@ -25,7 +26,7 @@ SHORT = TrainConfig(
     steps=3, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
 )
 CONFIG = ModalityConfig(
-    widths=(8, 16), heads=2, refiner_width=8, refiner_blocks=1, box=6, steps=3,
+    widths=(8, 16), heads=2, refiner_width=8, refiner_blocks=1, box=6, sampling_steps=3,
     training=SHORT, refining=SHORT,
 )  # fmt: skip
 
@@ -235,7 +236,7 @@ def test_data_that_were_prepared_anew_are_learned_anew(tiny_pairs, tmp_path, mon
     assert np.array_equal(doubled[0, 0], 2 * pairs[0, 0])
     assert second["voxels"] == sorted(voxel_hashes(Cohort.from_bids(data))) != first["voxels"]
     assert second["data"] != first["data"]
-    monkeypatch.setattr(pipeline, "version", lambda name: "99.1")
+    monkeypatch.setattr(steps, "version", lambda name: "99.1")
     monkeypatch.setattr(Fitting, "run", stop)
     with pytest.raises(KeyboardInterrupt):
         fit()
@@ -307,7 +308,7 @@ def test_a_second_session_does_not_tell_of_the_first(tiny_pairs, tmp_path):
     for name, cohort in (("once", once), ("twice", twice)):
         pairs = Pairs(tmp_path / f"{name}.npy", cohort)
         (tmp_path / name).mkdir()
-        fitting = Fitting(CONFIG, [pairs], common_frame(cohort)[0], tmp_path / name)
+        fitting = Fitting(Job([cohort], CONFIG, tmp_path / name), [pairs], common_frame(cohort)[0])
         fitting.model = fitting.build()
         fitting.closed_form()
         means = fitting._arrays("regression", fitting._regress)

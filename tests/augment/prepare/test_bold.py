@@ -4,8 +4,15 @@ import pandas as pd
 import pytest
 
 from neuromix.augment import InputError
-from neuromix.augment.prepare import cut, hcp_events, read_events, windows
-from neuromix.augment.prepare.bold import check_events, check_frames, repetition_time
+from neuromix.augment.prepare.bold import (
+    check_events,
+    check_frames,
+    cut,
+    hcp_events,
+    read_events,
+    repetition_time,
+    windows,
+)
 
 
 def make_events(*rows):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from neuromix.augment import InputError
-from neuromix.augment.prepare import fit_md, read_gradients
+from neuromix.augment.prepare.diffusion import fit_md, read_gradients
 
 SHAPE = (3, 3, 2)
 EVERYWHERE = np.ones(SHAPE, dtype=bool)

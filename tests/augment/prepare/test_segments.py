@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from neuromix.augment import InputError
-from neuromix.augment.prepare import expand, segment, segment_bold, segment_dwi
-from neuromix.augment.prepare.segments import to_world
+from neuromix.augment.prepare.segments import (
+    expand,
+    segment,
+    segment_bold,
+    segment_dwi,
+    to_world,
+)
 
 SHAPE = (3, 4, 2)
 RAS = np.diag([2.0, 2.0, 2.0, 1.0])

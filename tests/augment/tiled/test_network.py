@@ -73,18 +73,14 @@ def from_dit(path, tiling=TILING, **options):
 
 @torch.no_grad()
 def test_a_pretrained_dit_is_the_same_network_on_one_square_slice(checkpoint, dit):
-    network = from_dit(checkpoint, Tiling((64, 64, 1)), learn_sigma=True)
+    network = from_dit(checkpoint, Tiling((64, 64, 1)))
     classes = dit.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight
     network.label_embedder.tables[0].weight[0] = classes[5] - classes[-1]
     nothing = SPACE.encode({})
     labels = default_collate([{**nothing, "sex": 0}, nothing, {**nothing, "sex": 0}])
     x = latents(network)
-    expected = dit(x, TIMES, torch.tensor([5, 10, 5])).sample  # 10 is "no class"
+    expected = dit(x, TIMES, torch.tensor([5, 10, 5])).sample[:, :4]  # 10 is "no class"
     assert torch.allclose(network(x, TIMES, labels), expected, atol=1e-5)
-    mean = from_dit(checkpoint, Tiling((64, 64, 1)))  # without the channels of the variance
-    labels = drop_labels(SPACE, labels, torch.ones(3, dtype=torch.bool))
-    expected = dit(x, TIMES, torch.tensor([10, 10, 10])).sample[:, :4]
-    assert torch.allclose(mean(x, TIMES, labels), expected, atol=1e-5)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from neuromix.augment.data.cohort import Cohort, label_rows
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import subject_hash, voxel_hash
+from neuromix.augment.diffusion import fitting
 from neuromix.augment.diffusion.loop import TrainConfig, checkpoints
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled import sampler as tiled_md
@@ -344,9 +345,9 @@ def stop(*args, **settings):
 def test_a_fit_that_was_stopped_goes_on_from_codec_and_latents(
     fitted, parts, tmp_path, monkeypatch
 ):
-    for step in ("write_latents", "train"):
+    for module, step in ((tiled_md, "write_latents"), (fitting, "train")):
         with monkeypatch.context() as patch:
-            patch.setattr(tiled_md, step, stop)
+            patch.setattr(module, step, stop)
             with pytest.raises(KeyboardInterrupt):
                 TiledMDSampler.fit(parts.train, CONFIG, tmp_path, validation=parts.val)
     latents = tmp_path / "work" / "train.npy"

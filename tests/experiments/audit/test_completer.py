@@ -18,8 +18,8 @@ SHORT = TrainConfig(
     steps=1, batch_size=4, warmup=1, validate_every=1, checkpoint_every=1, log_every=1
 )
 CONFIG = ModalityConfig(
-    directions=("dmri",), widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, steps=3,
-    refine="none", training=SHORT, refining=SHORT,
+    directions=("dmri",), widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6,
+    sampling_steps=3, refine="none", training=SHORT, refining=SHORT,
 )  # fmt: skip
 TRULY = ModalityCompleter.posterior
 
@@ -40,7 +40,7 @@ def audited(parts, out, **other):
     folder = parts[0]
     given = {"train": folder / "train.tsv", "heldout": folder / "test.tsv", **other}
     results = run(Audit(folder / "completer", **given), out)
-    return results, {f["what"]: f["level"] for f in results["findings"] if f["level"] != "fine"}
+    return results, {f["name"]: f["level"] for f in results["findings"] if f["level"] != "fine"}
 
 
 def planted(change):
@@ -65,7 +65,7 @@ def test_a_completer_is_fit_for_use_and_the_page_says_why(parts, tmp_path, monke
     results = json.loads((tmp_path / "0001-audit" / "results.json").read_text())
     faults = [f for f in results["findings"] if f["level"] == "fault"]
     assert not faults, faults
-    told = {f["what"]: f["says"] for f in results["findings"]}
+    told = {f["name"]: f["note"] for f in results["findings"]}
     assert {"leak", "origin", "accuracy of dmri", "source of dmri", "whose dmri"} <= set(told)
     page = (tmp_path / "0001-audit" / "report.html").read_text()
     assert "one sample" in page or "<img" in page
@@ -118,7 +118,7 @@ def test_a_source_that_is_not_used_and_copies_are_named(parts, tmp_path, monkeyp
     monkeypatch.setattr(ModalityCompleter, "posterior", planted(copied))
     results, bad = audited(parts, tmp_path)
     assert {"accuracy of dmri", "whose dmri"} <= {k for k, v in bad.items() if v == "fault"}
-    (whose,) = [f["says"] for f in results["findings"] if f["what"] == "whose dmri"]
+    (whose,) = [f["note"] for f in results["findings"] if f["name"] == "whose dmri"]
     assert "nearest to a training person" in whose
     average = np.mean([read(s["dmri"], "dmri").numpy() for s in parts[1].train.subjects()], axis=0)
     monkeypatch.setattr(

@@ -12,11 +12,11 @@ from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import provenance
-from neuromix.experiments.audit import report
-from neuromix.experiments.audit import runs as audit_runs
+from neuromix.experiments.audit import base
 from neuromix.experiments.audit.audit import Audit, run
 from neuromix.experiments.audit.runs import RunsAudit
 from neuromix.experiments.cli.main import main
+from neuromix.experiments.frame.findings import CARE, FAULT
 
 FRAMES = 60
 
@@ -88,12 +88,12 @@ def audited(parts, tmp_path_factory):
             if steps == 1:  # pictures take a third of the time
                 patch.setattr(RunsAudit, "page", lambda *_: "")
             results = run(config, out)
-        return results, {f["what"]: f for f in results["findings"]}, out
+        return results, {f["name"]: f for f in results["findings"]}, out
 
     return look
 
 
-def levels(found, level=report.FAULT):
+def levels(found, level=FAULT):
     return {what for what, finding in found.items() if finding["level"] == level}
 
 
@@ -101,7 +101,7 @@ def test_fresh_people_in_place_of_samples_have_no_fault(audited):
     results, found, out = audited("fresh", steps=40)
     assert not levels(found)
     # Fourteen people judge, so that intervals are wide.
-    assert levels(found, report.CARE) <= {"use for condition"}
+    assert levels(found, CARE) <= {"use for condition"}
     page = (out / "report.html").read_text()
     assert results["verdict"].split(":")[0] in page
     assert page.count("<img") == 3  # responses, nearest, utility
@@ -168,11 +168,11 @@ def test_people_are_compared_and_not_their_runs(parts, monkeypatch):
     config = Audit(folder / "some", folder / "train", folder / "heldout")
     audit = RunsAudit(config, SampleBank(config.bank), None)
     given = {}
-    monkeypatch.setattr(audit_runs, "left_right", lambda made, real, *_: given.update(real=real))
-    monkeypatch.setattr(audit_runs, "membership", lambda *_, people, **__: given.update(who=people))
+    monkeypatch.setattr(base, "laterality", lambda made, real, *_: given.update(real=real))
+    monkeypatch.setattr(base, "membership", lambda *_, people, **__: given.update(who=people))
     audit.anatomy()
     audit.privacy()
-    assert len(audit.tests) == 28  # two runs of each
+    assert len(audit.cohorts["heldout"]) == 28  # two runs of each
     assert len(given["real"]) == 14
     assert [len(set(each)) for each in given["who"]] == [12, 14]
 

@@ -24,7 +24,7 @@ SHORT = TrainConfig(
     steps=1, batch_size=2, warmup=0, validate_every=1, checkpoint_every=1, log_every=1
 )
 CONFIG = ModalityConfig(
-    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, steps=1,
+    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, sampling_steps=1,
     training=SHORT, refining=SHORT,
 )  # fmt: skip
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from neuromix.experiments.frame.figures import (
+    Line,
     Point,
     Scores,
     bars,
     confusion,
     curves,
+    panels,
     reliability,
     roc,
 )
@@ -59,3 +61,14 @@ def test_bars_grow_with_their_number(count):
     png, _, told = bars(rows, xlabel="points", caption="C")
     assert "arm 0: 3.1 (1.2 to 5)" in told
     assert size(png)[1] > 90 + 30 * count
+
+
+def test_panels_show_bands_and_levels():
+    lines = {"people": Line([0, 1, 2], [0.0, 1.0, 0.5], [-1, 0, 0], [1, 2, 1])}
+    options = {"xlabel": "seconds", "ylabel": "per cent", "caption": "C"}
+    bare = {"people": lines["people"]._replace(low=None, high=None)}
+    png, caption, words = panels({"left": lines, "right": lines}, **options)
+    assert (caption, words) == ("C", "C left; right")
+    assert panels({"left": bare, "right": bare}, **options)[0] != png
+    assert panels({"left": lines, "right": lines}, level=1.0, **options)[0] != png
+    assert size(panels(dict.fromkeys("abcd", lines), **options)[0])[1] > 1.5 * size(png)[1]

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from chromium import browse, contrast, needs_chromium
 
-from neuromix.experiments.frame.pages import report_page, slices, viewer
+from neuromix.experiments.frame.figures import slices
+from neuromix.experiments.frame.findings import criterion
+from neuromix.experiments.frame.pages import report_page, viewer
 
 
 class Page(HTMLParser):
@@ -26,11 +28,10 @@ class Page(HTMLParser):
 def test_a_page_stands_alone_and_opens_with_the_verdict():
     volume = np.random.default_rng(0).random((8, 9, 10))
     text = report_page(
+        {"verdict": "It <helped>.", "config": {"seed": 3}},
         title="T",
-        verdict="It <helped>.",
         tables=[("Scores", pd.DataFrame({"arm": ["real"], "score": [0.8125]}))],
         figures=[(slices([volume], ["one"]), "A brain.")],
-        config={"seed": 3},
     )
     page = Page(text)
     words = [word for word in page.words if word]
@@ -62,15 +63,18 @@ def full(tmp_path_factory):
     page = tmp_path_factory.mktemp("page") / "report.html"
     page.write_text(
         report_page(
+            {
+                "verdict": "It did not help.",
+                "findings": [criterion("likeness", 0.5, "at least 0.9", False)],
+                "config": {"seed": 3},
+            },
             title="T",
-            verdict="It did not help.",
             tables=[("Scores", pd.DataFrame(wide))],
             figures=[(slices([volume], ["one"]), "A brain.", "A brain in three planes.")],
             viewers=[viewer(volume, np.diag([4.0, 4, 4, 1]), "a real subject", upper=1.0)],
             details=[("All rows", pd.DataFrame({"arm": ["real only"]}))],
             methods=["One sampler was trained."],
             warnings=["Its variance is not in the intervals."],
-            config={"seed": 3},
         )
     )
     return page
@@ -86,7 +90,7 @@ def test_a_screen_reader_finds_its_way(full):
     assert [image["alt"] for image in images] == ["A brain in three planes."]
     assert [a["title"] for tag, a in tags if tag == "iframe"] == ["Slice viewer: a real subject"]
     names = [tag for tag, _ in tags]
-    assert names.count("caption") == names.count("table") == 4
+    assert names.count("caption") == names.count("table") == 5
     scopes = {attrs.get("scope") for tag, attrs in tags if tag == "th"}
     assert scopes == {"col", "row"}
 
@@ -96,6 +100,7 @@ def test_warnings_come_before_and_methods_after_the_numbers(full):
     order = [
         "It did not help.",
         "Its variance is not",
+        "at least 0.9",
         "Scores",
         "A brain.",
         "All rows",

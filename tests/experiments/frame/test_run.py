@@ -75,6 +75,17 @@ def test_another_config_is_refused_in_a_line(tmp_path):
         Run.open(tmp_path / "0004-foreign", "toy", CONFIG)
 
 
+def test_a_run_goes_on_with_other_settings_that_no_cell_depends_on(tmp_path):
+    for seed in (0, 1):
+        with Run.open(tmp_path, "toy", CONFIG | {"seed": seed}, free=("seed",)) as run:
+            assert run.folder.name == "0001-toy"
+            assert run.config["seed"] == seed
+    with Run.open(tmp_path, "toy", CONFIG | {"sizes": (1,)}, free=("seed",)) as run:
+        assert run.folder.name == "0002-toy"
+    with pytest.raises(InputError, match="with sizes"):
+        Run.open(tmp_path / "0001-toy", "toy", CONFIG | {"sizes": (1,)}, free=("seed",))
+
+
 @pytest.fixture
 def table(tmp_path):
     """A table of four people."""
@@ -93,9 +104,8 @@ def opened(out, table, cells=0, **settings):
     with Run.open(out, "toy", {"data": table, **settings}, data=data) as run:
         for k in range(cells):
             run.cell({"k": k}, dict)
-        run.finish({"verdict": "Done."} | run.about, report_page(
-            title="T", verdict="Done.", config=run.config, made_by=run.about["made by"]
-        ))  # fmt: skip
+        results = {"verdict": "Done."} | run.about
+        run.finish(results, report_page(results, title="T"))
     return run.folder, (run.folder / "log.txt").read_text().splitlines()
 
 

@@ -1,15 +1,9 @@
 import numpy as np
 import pytest
-import torch
 
-from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.diffusion.loop import TrainConfig
-from neuromix.experiments.quality import voxel_unet
 from neuromix.experiments.quality.baselines import Copies, LabelMeans, MeanNoise, PCAGaussian
-from neuromix.experiments.quality.voxel_unet import MonaiUNet, VoxelUNet, unet_width
 
 SHAPE = (8, 9, 7)
-TRAINING = TrainConfig(batch_size=2, warmup=1, learning_rate=1e-3, ema_decay=0.5, log_every=1)
 
 
 class Population:
@@ -116,65 +110,3 @@ def test_labels_that_are_missing_or_new_do_no_harm():
     made = PCAGaussian().fit(volumes, rows).draw([{"sex": "X", "age": 20.0}, rows[0]], [0, 1])
     assert np.isfinite(made).all()
     assert np.abs(made.mean(axis=0) - volumes.mean(axis=0)).mean() < 0.15
-
-
-def test_the_u_net_has_about_as_many_parameters_as_asked_for():
-    space = LabelSpace({"sex": ("F", "M")})
-    for asked in (500_000, 7_000_000):
-        network = VoxelUNet(space, unet_width(asked))
-        count = sum(p.numel() for p in network.parameters())
-        assert 0.7 < count / asked < 1.4
-
-
-def test_the_u_net_takes_any_sides_and_listens_to_labels():
-    torch.manual_seed(0)
-    network = VoxelUNet(LabelSpace({"sex": ("F", "M")}), 4).eval()
-    for weight in network.parameters():  # last layers are zero at the start
-        torch.nn.init.normal_(weight, std=0.1)
-    noisy, time = torch.randn(1, 1, *SHAPE).expand(2, -1, -1, -1, -1), torch.full((2,), 500.0)
-    with torch.no_grad():
-        velocity = network(noisy, time, {"sex": torch.tensor([0, 1])})
-    assert velocity.shape == noisy.shape
-    assert (velocity[0] - velocity[1]).abs().max() > 1e-5  # none at all, did it not listen
-
-
-def unet(folder, training):
-    volumes, rows = training
-    return MonaiUNet(
-        TRAINING, folder, parameters=1, seconds=1.0, validation=(volumes[:4], rows[:4]), steps=2
-    ).fit(volumes[4:12], rows[4:12])
-
-
-def test_the_u_net_trains_once_and_depends_on_label_and_seed_alone(training, tmp_path, monkeypatch):
-    monkeypatch.setattr(voxel_unet, "_pace", lambda *_: (0.5, 0.0))
-    fitted = unet(tmp_path, training)
-    assert fitted.cost["training steps"] == 2  # as many as fit into the time
-    rows = [training[1][k] | {"subject_id": str(k)} for k in range(5)]
-    together = fitted.draw(rows, [1, 2, 3, 4, 5])
-    assert together.shape == (5, *SHAPE)
-    assert np.array_equal(fitted.draw(rows[4:], [5])[0], together[4])
-
-    def refuse(*_):
-        raise AssertionError("a finished training was run again")
-
-    monkeypatch.setattr(voxel_unet, "_pace", refuse)
-    monkeypatch.setattr("neuromix.augment.diffusion.loop._Training._step", refuse)
-    again = unet(tmp_path, training)
-    assert np.array_equal(again.draw(rows[4:], [5])[0], together[4])
-    assert again.cost == fitted.cost
-
-
-def test_the_pace_changes_nothing(training):
-    volumes, rows = training
-    generator = MonaiUNet(
-        TRAINING, None, parameters=1, seconds=1.0, validation=(volumes[:4], rows[:4])
-    )
-    generator.mask_, generator.scale_ = volumes[0] >= 0, (1.0, 1.0)
-    space = LabelSpace({"sex": ("F", "M")})
-    network = VoxelUNet(space, 4)
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-    data = generator._set(space, volumes[:8], rows[:8])
-    step, check = voxel_unet._pace(voxel_unet.FlowMatching(network), data, data, TRAINING)
-    assert step > 0
-    assert check >= 0
-    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())

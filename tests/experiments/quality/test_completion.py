@@ -11,14 +11,16 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES, PRESETS, ModalityConfig
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.quality import completion
-from neuromix.experiments.quality.completion import Completion, _subjects, run
+from neuromix.experiments.quality.completion import _subjects, run
+from neuromix.experiments.quality.completion_baselines import baselines
 from neuromix.experiments.quality.completion_report import summarise
+from neuromix.experiments.quality.config import PREDICTORS, Completion
 
 SHORT = TrainConfig(
     steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
 )
 CONFIG = ModalityConfig(
-    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, steps=2,
+    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, sampling_steps=2,
     training=SHORT, refining=SHORT,
 )  # fmt: skip
 ARMS = ["full", "source-blind"]
@@ -69,7 +71,7 @@ def test_held_out_people_have_one_scan_each(tiny_pairs, tmp_path):
     assert len(split.test.subject_keys) == 2
 
 
-def test_goals_are_met_or_missed():
+def test_criteria_are_met_or_missed():
     def table(psnr, crps=0.1, **more):
         values = {"psnr": psnr, "ssim": 0.8, "crps": crps, "spectrum": 0.1, "pattern": 0.5, **more}
         return {name: {"value": v, "low": v - 0.1, "high": v + 0.1} for name, v in values.items()}
@@ -86,7 +88,7 @@ def test_goals_are_met_or_missed():
         ]
     truth = {want: {"psnr_ideal_regression": 21.4} for want in MODALITIES}
     results = summarise(records, truth, "full", (10**2.14) ** 0.5)  # the ideal's error is one
-    met = {(goal["direction"][:4], goal["goal"]): goal["met"] for goal in results["goals"]}
+    met = {tuple(f["name"].split(": ")): f["level"] == "met" for f in results["findings"]}
     assert met["fmri", "PSNR below the ideal regression, dB"]
     assert met["fmri", "a shuffled source costs"]
     assert met["dmri", "PSNR over source-blind, dB"]
@@ -98,7 +100,7 @@ def test_goals_are_met_or_missed():
     assert results["verdict"].startswith(
         "fmri 21.00 dB against 20.00 dB of PCA regression, the best baseline, and 21.40 dB of the "
     )
-    assert "pattern (fmri)" in results["verdict"]
+    assert "fmri: pattern 0.5 (above" in results["verdict"]
 
 
 def test_arms_differ_from_the_full_system_in_what_they_are_named_for(tiny_pairs, tmp_path):
@@ -120,3 +122,7 @@ def test_arms_differ_from_the_full_system_in_what_they_are_named_for(tiny_pairs,
 def test_names_that_are_not_known_are_told_before_anything_is_made(changes, message):
     with pytest.raises(InputError, match=message):
         Completion(**changes)
+
+
+def test_the_baselines_have_the_names_that_are_asked_for():
+    assert tuple(baselines(0)) == PREDICTORS

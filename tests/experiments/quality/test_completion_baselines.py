@@ -35,7 +35,7 @@ def test_a_linear_world_is_found_by_the_regressions_alone():
 @pytest.mark.parametrize("name", ["regression U-Net", "diffusion U-Net"])
 def test_networks_train_for_their_time_and_predict(name):
     baseline = baselines(seconds=0)[name]
-    baseline.width = 4
+    baseline.weights = 1  # the smallest
     baseline.fit(*TRAIN)
     assert baseline.steps_ == 2  # no time is two steps
     made = baseline.predict(TEST[0][:2], seeds=(1, 2))
@@ -48,6 +48,5 @@ def test_networks_train_for_their_time_and_predict(name):
 
 def test_a_regression_unet_learns():
     baseline = baselines(seconds=4)["regression U-Net"]
-    baseline.width = 8
     made = baseline.fit(*TRAIN).predict(TEST[0])[:, 0]
     assert ((made - TEST[1]) ** 2).mean() < 0.7 * ERRORS["mean volume"]

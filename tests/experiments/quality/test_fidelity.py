@@ -11,9 +11,11 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.cli.main import main
+from neuromix.experiments.quality import config as settings
 from neuromix.experiments.quality import fidelity, fidelity_report
 from neuromix.experiments.quality.baselines import MeanNoise
-from neuromix.experiments.quality.fidelity import Fidelity, divide, run
+from neuromix.experiments.quality.config import Fidelity
+from neuromix.experiments.quality.fidelity import divide, run
 from neuromix.experiments.quality.fidelity_judges import Bench
 
 CONFIG = {
@@ -45,7 +47,7 @@ def patched():
         patch.setitem(PRESETS, "demo", small)
         patch.setattr(fidelity, "SIMPLE", {"mean": MeanNoise, "planted": Noise})
         patch.setattr(fidelity, "VARIANTS", {"narrow": {"head_dim": 8}})
-        patch.setattr(fidelity, "BASELINES", ("mean", "planted", "MONAI U-Net", "narrow"))
+        patch.setattr(settings, "BASELINES", ("mean", "planted", "MONAI U-Net", "narrow"))
         patch.setattr(fidelity, "USUAL", 2)
         patch.setattr(fidelity_report, "FEW", 2)
         patch.setattr(fidelity_report, "MANY", 4)
@@ -74,7 +76,7 @@ def data(md_phantom, tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(data, patched, tmp_path_factory):
     config = Fidelity(
-        out=tmp_path_factory.mktemp("run"), data=data,
+        out=tmp_path_factory.mktemp("run") / "0001-fidelity", data=data,
         **CONFIG | {"baselines": ("planted", "MONAI U-Net", "narrow")},
     )  # fmt: skip
     return config, run(config)
@@ -146,7 +148,7 @@ def test_a_finished_run_makes_only_what_is_new(finished, patched):
     assert list(more["rows"]) == [name, "mean"]
     assert more["rows"][name] == results["rows"][name]
     assert list(more["sweeps"]["guidance"]) == ["2"]
-    assert not any("steps as good" in c["name"] for c in more["criteria"])
+    assert not any("steps as good" in c["name"] for c in more["findings"])
     with pytest.raises(InputError, match="holds a run with synthetic 12 and not 13"):
         run(replace(config, synthetic=13))
 
@@ -192,7 +194,7 @@ def summary(own, few=None, **others):
 
 
 def test_criteria_are_met_by_what_is_as_real_and_missed_by_each_fault():
-    assert all(c["met"] for c in summary(table())["criteria"])
+    assert all(c["level"] == "met" for c in summary(table())["findings"])
     faults = {
         "MMD² / p95": {"own": table(ratio=1.1)},
         "MS-SSIM change": {"own": table(change=0.04)},
@@ -203,11 +205,11 @@ def test_criteria_are_met_by_what_is_as_real_and_missed_by_each_fault():
         },
     }
     for name, given in faults.items():
-        missed = [c["name"] for c in summary(**given)["criteria"] if not c["met"]]
+        missed = [c["name"] for c in summary(**given)["findings"] if c["level"] == "missed"]
         assert name in missed
-    blind = summary(table(sure=0.45))["criteria"]  # the judge is at chance on real subjects
-    assert [c["name"] for c in blind if not c["met"]] == ["sex shown / real"]
-    assert "above chance" in next(c["says"] for c in blind if not c["met"])
+    blind = summary(table(sure=0.45))["findings"]  # the judge is at chance on real subjects
+    assert [c["name"] for c in blind if c["level"] == "missed"] == ["sex shown / real"]
+    assert "above chance" in next(c["aim"] for c in blind if c["level"] == "missed")
 
 
 def test_the_verdict_says_numbers_and_whether_the_gaussian_is_better():

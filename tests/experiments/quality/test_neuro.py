@@ -10,7 +10,8 @@ from neuromix.augment import files
 from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.experiments.cli.main import main
-from neuromix.experiments.quality.neuro import Neuro, as_units, divide, summarise
+from neuromix.experiments.quality.config import Neuro
+from neuromix.experiments.quality.neuro import as_units, divide, summarise
 from neuromix.experiments.quality.runs_baselines import GENERATORS
 
 

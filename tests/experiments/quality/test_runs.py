@@ -12,7 +12,8 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.config import PRESETS
 from neuromix.experiments.cli.main import main
-from neuromix.experiments.quality.runs import FMRI, divide, plan
+from neuromix.experiments.quality.config import FMRI
+from neuromix.experiments.quality.runs import divide, plan
 from neuromix.experiments.quality.runs_baselines import GENERATORS
 from neuromix.experiments.quality.runs_probes import TRIAL, unseen_events
 from neuromix.experiments.quality.runs_report import CLOSED, HYBRID, MIXED, UNET, summarise
@@ -107,14 +108,14 @@ def extra(r=0.9, peak=100.0, tsnr=(80.0, 80.0)):
 
 def criteria(rows, more):
     found = summarise(rows, more, about="people")
-    return [each["met"] for each in found["criteria"]], found["verdict"]
+    return [each["level"] == "met" for each in found["findings"]], found["verdict"]
 
 
 def test_the_verdict_says_what_is_met_and_what_is_missed():
     good = {"main": {CLOSED: row(0.95)}, "networks": {CLOSED: row(0.95), UNET: row(0.5)}}
     met, verdict = criteria(good, extra())
     assert met == [True, False, False, True, True, True, True]  # no RSA and no top 1 are there
-    assert "RSA has no ceiling here" in verdict.partition("Missed")[2]
+    assert "RSA has no ceiling here" in verdict.partition("missed are")[2]
     alone = {"main": {CLOSED: row(0.95)}, "networks": {CLOSED: row(0.95)}}
     assert criteria(alone, extra())[0] == [True, False, False, True, True, True]
     bad = {"main": {CLOSED: row(0.5)}, "networks": {CLOSED: row(0.4), UNET: row(0.5)}}

@@ -1,0 +1,173 @@
+"""``neuromix demo | phantom | cohort | who | prepare``; imports wait until they are needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from neuromix.augment.errors import InputError
+
+
+def demo(out: Path = Path("runs"), quick: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
+    """Three phantoms, three samplers, what they make, an audit, and one page that says how it went.
+
+    Run it again to go on where it stopped.
+
+    Args:
+        out: Folder of the run folders; this run makes a new one in it, or goes on with the last.
+        quick: Smaller still: about two minutes.
+    """
+    from neuromix.experiments.demo import run
+
+    run(out, quick=quick)
+
+
+def phantom(
+    out: Path,
+    /,
+    kind: Literal["md", "task", "paired"],
+    subjects: int,
+    seed: int = 0,
+    spacing: float | None = None,
+    site: Literal["A", "B", "AB"] = "B",
+) -> None:
+    """Make a labelled cohort whose truth is known, as a BIDS dataset.
+
+    Args:
+        out: Folder to make.
+        kind: Mean diffusivity, task fMRI (14 runs a subject), or paired fMRI and dMRI segments.
+        subjects: How many.
+        seed: Decides who they are; cohorts of different seeds share nobody.
+        spacing: Voxel side in mm. Default: 4 for md, 6 for the others.
+        site: A is a community study (18-88 years), B a memory clinic (NC/MCI/AD), AB both in turn.
+    """
+    from neuromix.augment.phantom import make_phantom
+
+    folder = make_phantom(
+        out, kind, subjects=subjects, seed=seed, spacing=spacing, site=site, progress=True
+    )
+    print(f"{subjects} subjects in {folder}, the truth in {folder / 'truth.json'}")
+
+
+def cohort(
+    data: Path,
+    /,
+    images: tuple[str, ...] = (),
+    columns: dict[str, str] | None = None,
+    codings: tuple[str, ...] = (),
+    dataset: str = "",
+    out: Path | None = None,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    stratify: tuple[str, ...] = ("sex", "diagnosis"),
+    seed: int = 0,
+    separate_sites: tyro.conf.FlagCreatePairsOff[bool] = False,
+    anyway: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Show and check a cohort; with --out, split it by subject into train, val and test.
+
+    Every problem is listed; the exit code is then 2, and no split is written.
+
+    Args:
+        data: BIDS folder, or a CSV or TSV with a column NAME_path for each image.
+        images: Names of the images, for example md bold. Default: all that are there.
+        columns: Columns of the table with other names, as: --columns subject_id RID diagnosis DXGRP
+        codings: What other codes mean, as: --codings sex:0=F sex:1=M
+        dataset: Name of the study that a table is of, where it has no column dataset: the same for
+            all of its tables, so that one person in two of them is known to be one.
+        out: Folder for train.tsv, val.tsv and test.tsv.
+        fractions: Shares of train, val and test.
+        stratify: Labels that the parts have in equal shares.
+        seed: Decides who goes where.
+        separate_sites: Keep each site in one part.
+        anyway: Write the split in spite of problems, with what they are about in it.
+    """
+    from rich.console import Console
+
+    from neuromix.experiments.frame.cohorts import gaps, load_cohort, parse_codings
+    from neuromix.experiments.frame.pages import rich_table
+
+    console = Console()
+    subjects = load_cohort(data, images, columns, parse_codings(codings), dataset)
+    console.print(rich_table(subjects.summary(), title=f"{subjects!r}"))
+    for line in gaps(subjects):
+        console.print(line)
+    problems = subjects.validate(progress=True)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if out is not None and (anyway or not problems):
+        parts = subjects.split(
+            fractions, stratify=stratify, seed=seed, separate_sites=separate_sites
+        )
+        parts.save(out)
+        counts = ", ".join(f"{name} {len(part)}" for name, part in parts._asdict().items())
+        console.print(f"Rows by part: {counts}; written to {out}")
+    if problems:
+        line = f"{len(problems)} problem(s) in {data}, listed above: mend or drop them"
+        if out is not None:
+            line += "; the split was written with them in it" if anyway else (
+                "; no split was written (--anyway writes one with them in it)"
+            )  # fmt: skip
+        raise InputError(line)
+    console.print("Every image was read: no problem found.")
+
+
+def who(root: Path, /, person: str, image: Path | None = None) -> None:
+    """List what a person had a part in, and how each is made again without them.
+
+    Looks through every bank, sampler, completer and classifier under a folder, by salted hashes.
+    Figures in reports and results of experiments are not looked at: run those again, too.
+
+    Args:
+        root: Folder to look through.
+        person: DATASET/ID, as in the table or the dataset_description.json of their dataset.
+        image: One of the person's images, which finds them under other names, too.
+    """
+    from neuromix.augment.data.withdrawal import parts_of
+
+    dataset, slash, subject_id = person.rpartition("/")
+    if not slash or not subject_id:
+        raise InputError(f"--person {person!r} came; write it as DATASET/ID, such as OASIS/sub-01")
+    parts = parts_of(root, dataset, subject_id, image)
+    for part in parts:
+        print(f"{part.folder}: {part.what} ({part.how})\n    {part.remedy}")
+    print(f"{person} had a part in {len(parts)} of what lies under {root}")
+
+
+def prepare(
+    data: Path,
+    out: Path,
+    /,
+    what: Literal["md", "bold", "segments"],
+    spacing: float = 4.0,
+    window: float | None = None,
+    overlap: float = 0.0,
+    segments: int = 8,
+    b_max: float = 1500.0,
+    raw: Path | None = None,
+) -> None:
+    """Bring raw data to what the samplers eat: one grid in MNI space, known units.
+
+    A scan that fails is named at the end and the others are kept; the exit code is then 2. Run it
+    again to go on where it stopped.
+
+    Args:
+        data: BIDS folder, raw or derivative, or HCP's tree of task runs.
+        out: Folder for the BIDS derivative.
+        what: md fits DWI to mean diffusivity, bold resamples runs, segments makes PDS segments.
+        spacing: Voxel side of the grid in mm.
+        window: Seconds of a window that BOLD runs are cut into. Default: whole runs.
+        overlap: Share of a window that the next one repeats, 0 to below 1.
+        segments: Segments along the gradient or time axis.
+        b_max: Largest b-value in s/mm² that enters the tensor fit.
+        raw: Raw dataset behind a derivative, for its events and labels.
+    """
+    options = locals()
+    from neuromix.augment.prepare import prepare as run
+
+    result = run(**options)
+    print(result)
+    if result.failures:
+        raise InputError(f"{len(result.failures)} scan(s) failed, listed above; mend and run again")
