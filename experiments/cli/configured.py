@@ -34,16 +34,26 @@ class Options(Generic[Config]):
 
     def start(self, run: Callable[..., Any]) -> None:
         """Call what the command is for."""
-        beside = {name: value for name, value in vars(self).items() if name in ("out", "dry_run")}
-        run(self.config, **beside)
+        run(self.config)
+
+
+@dataclass(frozen=True)
+class Where:
+    """The folder of an experiment, apart, so that arguments of its config come before it."""
+
+    out: Positional[Path] = Path("runs")
+    """Folder of the run folders, or one run folder."""
 
 
 @dataclass(frozen=True)
 class Experiment(Options[Config]):
     """An experiment in a run folder."""
 
-    out: Positional[Path] = Path("runs")
-    """Folder of the run folders, or one run folder."""
+    where: Flat[Where] = field(default_factory=Where)
+
+    def start(self, run: Callable[..., Any]) -> None:
+        """Call what the command is for."""
+        run(self.config, self.where.out)
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,10 @@ class DryExperiment(Experiment[Config]):
 
     dry_run: DryRun = False
     """Say what would be done and how long it would take, and stop."""
+
+    def start(self, run: Callable[..., Any]) -> None:
+        """Call what the command is for."""
+        run(self.config, self.where.out, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,10 @@ class FolderExperiment(Options[Config]):
 
     dry_run: DryRun = False
     """Say what would be done and how long it would take, and stop."""
+
+    def start(self, run: Callable[..., Any]) -> None:
+        """Call what the command is for."""
+        run(self.config, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ def test_what_cannot_be_audited_is_told_in_a_line(parts, tmp_path, capsys):
     heldout.where(np.arange(len(heldout)) < 20).save(tmp_path / "few.tsv")
     line = ["audit", str(folder / "fresh"), "--out", str(tmp_path), "--train"]
     for others, told in {
-        (train, train): "subjects are in --train and --heldout",
+        (train, train): "subjects are in --train and in --heldout",
         (train, tmp_path / "few.tsv"): "half of --heldout has 10 people; an audit needs 12",
         (tmp_path / "none", test): "does not exist",
     }.items():

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from neuromix.experiments.bench import config as bench
 from neuromix.experiments.cli import configured
 from neuromix.experiments.cli.main import GROUPS, main
 from neuromix.experiments.evidence.configs import PRESETS as EXPERIMENTS
+from neuromix.experiments.quality.config import Neuro
 
 
 @pytest.fixture
@@ -45,12 +47,20 @@ def test_every_member_of_a_group_has_help_and_something_to_start(group, name, ca
 
 
 def test_what_is_given_changes_the_preset(started):
-    (config, out), _ = started("experiment", "transfer", "here", "--preset", "demo", "--seeds", 7)
-    assert config == replace(EXPERIMENTS["transfer"]["demo"], seeds=7)
-    assert str(out) == "here"
-    (config, _), options = started("experiment", "transfer", "--seeds", 7, "--dry-run")
-    assert config == replace(EXPERIMENTS["transfer"]["tiny"], seeds=7)
+    args = ("--preset", "demo", "--seeds", 7)
+    given, options = started("experiment", "transfer", "here", *args)
+    assert given == (replace(EXPERIMENTS["transfer"]["demo"], seeds=7), Path("here"))
+    assert options == {"dry_run": False}
+    given, options = started("experiment", "transfer", "--seeds", 7, "--dry-run")
+    assert given == (replace(EXPERIMENTS["transfer"]["tiny"], seeds=7), Path("runs"))
     assert options == {"dry_run": True}
+
+
+def test_the_data_of_an_experiment_come_before_its_folder(started):
+    assert started("experiment", "neuro", "data", "here")[0] == (Neuro(Path("data")), Path("here"))
+    assert started("experiment", "neuro", "data")[0] == (Neuro(Path("data")), Path("runs"))
+    (config,), options = started("experiment", "fidelity", "here", "--dry-run")
+    assert (config.out, options) == (Path("here"), {"dry_run": True})
 
 
 @pytest.mark.parametrize("name", ["tiled", "md"])
