@@ -3,7 +3,7 @@
 import numpy as np
 
 from neuromix.classifiers.evaluate import Predictions
-from neuromix.experiments.evidence.arms import AUGMENTATION
+from neuromix.experiments.evidence.samples import AUGMENTATION
 from neuromix.experiments.frame.verdict import Group
 
 SUBJECTS = 200

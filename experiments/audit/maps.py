@@ -20,7 +20,7 @@ from neuromix.augment.tiled.latents import common_grid
 from neuromix.experiments.audit import base
 from neuromix.experiments.audit.base import NEAREST, Limit
 from neuromix.experiments.audit.config import FEWEST, Audit
-from neuromix.experiments.evidence.arms import sex_or_dementia
+from neuromix.experiments.evidence.samples import sex_or_dementia
 from neuromix.experiments.frame.cohorts import first_scans, names_of
 from neuromix.experiments.frame.figures import WHITE, slices
 from neuromix.experiments.frame.findings import (

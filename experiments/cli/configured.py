@@ -161,12 +161,14 @@ class Configured:
         target: Where that is which it runs or fits.
         options: What there is beside the config, and how it starts.
         short: Short names, and the options that each stands for.
+        presets: Under which name ``PRESETS`` holds its own, where they are of several configs.
     """
 
     config: str
     target: str
     options: Any
     short: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    presets: str = ""
 
     @property
     def about(self) -> str:
@@ -180,6 +182,7 @@ class Configured:
         required = {f: tyro.MISSING for f in ("data", "out") if issubclass(self.options, Training)}
         if issubclass(self.options, WithPresets | Training):
             presets = _load(self.config.rpartition(".")[0] + ".PRESETS")
+            presets = presets[self.presets] if self.presets else presets
             name = _preset(args, presets)
             begin["default"] = self.options(config=presets[name], preset=name, **required)
         given = tyro.cli(

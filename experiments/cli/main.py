@@ -59,17 +59,20 @@ GROUPS: dict[str, dict[str, Configured]] = {
         ),
     },
     "experiment": {
-        name: Configured(f"experiments.{config}", f"experiments.{module}.run", options)
+        name: Configured(
+            f"experiments.{config}", f"experiments.{module}.run", options,
+            presets=name if options is WithPresets else "",
+        )
         for name, config, module, options in (
             ("calibration", "quality.config.Calibration", "quality.calibration", FolderExperiment),
             ("fidelity", "quality.config.Fidelity", "quality.fidelity", FolderExperiment),
-            ("transfer", "evidence.transfer_config.Transfer", "evidence.transfer", WithPresets),
-            ("settings", "evidence.settings_config.Settings", "evidence.settings", WithPresets),
+            ("transfer", "evidence.configs.Transfer", "evidence.transfer", WithPresets),
+            ("settings", "evidence.configs.Settings", "evidence.settings", WithPresets),
             ("neuro", "quality.config.Neuro", "quality.neuro", Experiment),
             ("fmri", "quality.config.FMRI", "quality.runs", DryExperiment),
             ("completion", "quality.config.Completion", "quality.completion", DryExperiment),
-            ("hybrid", "evidence.hybrid_config.Hybrid", "evidence.hybrid", WithPresets),
-            ("decoding", "evidence.decoding_config.Decoding", "evidence.decoding", WithPresets),
+            ("hybrid", "evidence.configs.Hybrid", "evidence.hybrid", WithPresets),
+            ("decoding", "evidence.configs.Decoding", "evidence.decoding", WithPresets),
         )
     },
     "benchmark": {

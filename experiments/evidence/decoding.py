@@ -6,46 +6,64 @@
 
 A decoder tells the condition, or the person's sex, from the response of a run to one condition
 (:mod:`neuromix.augment.fmri.responses`). The sampler is fitted to the people that the decoder is
-trained on, and to nobody else. The arms of :mod:`neuromix.experiments.evidence.decoders` differ in
-what takes the place of a training response. Scores are those of responses of held-out people; the
+trained on, and to nobody else. The arms differ in what takes the place of a training response. All
+have the same real people and as many steps. Scores are those of responses of held-out people; the
 bootstrap draws people.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torchio as tio
-from rich.progress import track
 
 from neuromix.augment.bank.bank import SampleBank
-from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data import leakage, origin
+from neuromix.augment.data.cohort import COLUMNS, Cohort
 from neuromix.augment.data.conditions import inside
-from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
-from neuromix.augment.fmri.config import PRESETS as SAMPLERS
+from neuromix.augment.fmri.config import PRESETS
 from neuromix.augment.fmri.responses import ResponseSampler, responses
 from neuromix.augment.fmri.runs import Runs
 from neuromix.augment.fmri.sampler import TaskFMRISampler
+from neuromix.augment.metrics.task_runs import read_runs
+from neuromix.augment.prepare.bold import EVENT_COLUMNS
+from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
 from neuromix.classifiers.base import VolumeClassifier
-from neuromix.experiments.evidence.comparison import carry_out
-from neuromix.experiments.evidence.decoders import BANKS, RUNS, MeanRuns, copies, placed
-from neuromix.experiments.evidence.decoding_config import UNITS, Decoding
-from neuromix.experiments.evidence.decoding_costs import plan
-from neuromix.experiments.evidence.decoding_people import divide, runs_asked_for
+from neuromix.experiments.evidence.arms import DECODERS, MEAN_RESPONSE, RUNS, Arm
+from neuromix.experiments.evidence.comparison import (
+    Cell,
+    Comparison,
+    carry_out,
+    cells_of,
+    fill_bank,
+    fit_sampler,
+    run_cells,
+)
+from neuromix.experiments.evidence.configs import UNITS, Decoding
+from neuromix.experiments.evidence.plan import plan_decoding
 from neuromix.experiments.evidence.report import page, seeds_warning
-from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
+from neuromix.experiments.evidence.sites import (
+    FEWEST_OF_CLASS,
+    Parts,
+    find_runs,
+    require_classes,
+)
+from neuromix.experiments.frame.arms import judge
 from neuromix.experiments.frame.cohorts import names_of
 from neuromix.experiments.frame.figures import Picture, slices
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import CEILING, Group, Roles
+from neuromix.experiments.quality.runs_baselines import MeanResponse, Request
 
-NAME = "decoding"
 ROLES = Roles(
     "real",
     ("real", "classical", "mean-response"),
@@ -53,99 +71,69 @@ ROLES = Roles(
     ("runs", "runs-classical"),
     CEILING,
 )
-SHOWN = 3
+SYNTHETIC_SHARE = 0.5
+"""Of the training items that are synthetic where real ones are, too."""
+PICTURED = 3
 """Conditions in the picture."""
 
 
 def run(config: Decoding, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    return carry_out(NAME, config, out, _Decoding, plan, ("bold",), dry_run=dry_run)
+    return carry_out(DecodingComparison, config, out, dry_run=dry_run)
 
 
-class _Decoding:
+class DecodingComparison(Comparison):
     """All targets and sizes, cell by cell."""
 
+    name, images = "decoding", ("bold",)
+    plan = staticmethod(plan_decoding)
+    config: Decoding
+
     def __init__(self, config: Decoding, frame: Run) -> None:
-        self.config, self.frame = config, frame
-        cohort = runs_asked_for(config, frame.folder)
-        self.name = "phantom task" if config.data is None else cohort.name
-        self.parts = divide(cohort, config)
-        self.runs = Runs.of(self.parts["test"], 1)  # what does not fit is told before all else
-
-    def check(self) -> None:
-        """Nobody judges who trained or chose anything."""
-
-        def look() -> dict[str, Any]:
-            parts = self.parts
-            check_disjoint([parts["pool"], parts["validation"]], [parts["test"]], voxels=True)
-            if "ceiling" in parts:
-                check_disjoint([parts["ceiling"]], [parts["test"]], voxels=False)
-            return {"people": len(parts["test"].subject_keys)}
-
-        self.frame.cell({"check": "disjoint"}, look)
+        super().__init__(config, frame)
+        config.window("condition")  # what it refuses is told before all else
+        parts = self.parts = divide(find_runs(config, frame.folder / "phantom"), config)
+        self.runs = Runs.of(parts.test, 1)
+        self.trained, self.tests = [parts.pool, parts.validation], [parts.test]
+        self.ceiling = parts.ceiling
+        self._read: dict[tuple[str, str | int], list[tio.Subject]] = {}
 
     def fit(self) -> None:
-        """Every target, with every number of people, and its ceiling."""
-        for target in self.config.targets:
-            for size in self.config.sizes:
-                self._fit(target, size)
-            self._fit_ceiling(target)
-
-    def _fit(self, target: str, size: int) -> None:
-        """Every arm and seed for so many people."""
+        """Every arm with every number of people, and the ceiling, for each target."""
         config = self.config
-        cells: list[dict[str, Any]] = [
-            {"setting": target, "size": size, "arm": arm, "seed": seed}
-            for arm in config.arms
-            for seed in range(config.seeds)
-        ]
-        left = [cell for cell in cells if not self.frame.is_done(cell)]
-        if not left:
-            return
-        banks = self._banks(target, size)
-        real = self._responses(target, f"{size} people")
-        copied: list[tio.Subject] = []
-        if any("classical" in cell["arm"] for cell in left):
-            copied = copies(real, config.ratio, config.seed)
-        for cell in track(left, f"Fits, {target}, {size} people", console=self.frame.console):
-            arm = cell["arm"]
-            train = [*real, *copied] if "classical" in arm else real
-            synthetic = placed(arm, target, banks)
-            self.frame.cell(cell, partial(self._judged, target, cell["seed"], train, synthetic))
-
-    def _fit_ceiling(self, target: str) -> None:
-        """Real responses of many other people."""
-        if "ceiling" not in self.parts:
-            return
-        for seed in range(self.config.seeds):
-            key = {"setting": f"{target}, many people", "arm": CEILING, "seed": seed}
-            if not self.frame.is_done(key):
-                train = self._responses(target, "ceiling")
-                self.frame.cell(key, partial(self._judged, target, seed, train, None))
+        for key in config.keys:
+            target, size = key["setting"], key["size"]
+            cells = cells_of(key, config.arms, config.seeds)
+            material = partial(self._material, target, size)
+            run_cells(self.frame, f"{target}, {size} people", cells, material, self._fit_arm)
+        for target in config.targets if self.ceiling is not None else ():
+            cells = cells_of(_ceiling_of(target), [CEILING], config.seeds)
+            fresh = partial(self._responses, target, "ceiling")
+            make = partial(self._fit_decoder, target)
+            run_cells(self.frame, f"{target}, many people", cells, fresh, make)
 
     def groups(self) -> list[Group]:
         """The finished runs."""
-        config, result = self.config, []
+        config, groups = self.config, []
         for key in config.keys:
-            target, size = key["setting"], key["size"]
-            found = {arm: runs_of(self.frame, key, arm, config.seeds) for arm in config.arms}
-            if "ceiling" in self.parts:
-                where = {"setting": f"{target}, many people"}
-                found[CEILING] = runs_of(self.frame, where, CEILING, config.seeds)
-            title = f"{target} of responses of held-out people, {size} people to learn from"
-            runs = {arm: predictions for arm, (predictions, _) in found.items()}
-            validation = {arm: score for arm, (_, score) in found.items()}
-            result.append(Group(key, title, self.name, target, runs, validation, ROLES))
-        return result
+            target = key["setting"]
+            arms = dict.fromkeys(config.arms, key)
+            if self.ceiling is not None:
+                arms[CEILING] = _ceiling_of(target)
+            title = f"{target} of responses of held-out people, {key['size']} people to learn from"
+            groups.append(self.group(key, title, self.parts.name, target, ROLES, arms))
+        return groups
 
     def page(self, results: dict[str, Any], groups: Sequence[Group]) -> str:
         """The report."""
         config = self.config
-        counts = {name: len(part.subject_keys) for name, part in self.parts.items()}
+        judges, choosers = (
+            len(part.subject_keys) for part in (self.parts.test, self.parts.validation)
+        )
         origin = f"phantom task, seed {config.seed}" if config.data is None else "own data"
         methods = [
-            f"The cohort is {self.name} ({origin}), {len(self.runs.runs)} runs of "
-            f"{counts['test']} people who judge and {counts['validation']} who choose checkpoints. "
+            f"The cohort is {self.parts.name} ({origin}), {len(self.runs.runs)} runs of "
+            f"{judges} people who judge and {choosers} who choose checkpoints. "
             f"A decoder sees the mean response of a run to a condition: {config.frames} frames of "
             f"{config.step:g} s each from the onset on, in per cent of the run's mean where it "
             "tells the condition, and as a share of the mean brain signal where it tells sex"
@@ -174,120 +162,216 @@ class _Decoding:
             methods=methods,
             warnings=[seeds_warning(config.seeds, "number of people")],
             config=results["config"],
-            first=self.pictures(),
+            first=self._pictures(),
         )
 
-    def pictures(self) -> list[Picture]:
+    def _pictures(self) -> list[Picture]:
         """Mean responses of the fewest people, and of what is made from them."""
         if "condition" not in self.config.targets:
             return []
-        found: list[Picture] = []
+        pictures: list[Picture] = []
         size = min(self.config.sizes)
-        train = self._responses("condition", f"{size} people")
-        names = sorted({subject["condition"] for subject in train})[:SHOWN]
+        train = self._responses("condition", size)
         kinds = {"real": train}
         for name, folder in self._banks("condition", size).items():
             kinds["synthetic" if name == RUNS else "mean response"] = SampleBank(folder).subjects()
-        for name in names:
+        for name in sorted({subject["condition"] for subject in train})[:PICTURED]:
             volumes = [_strongest(subjects, name) for subjects in kinds.values()]
             upper = float(np.percentile(volumes[0], 99.8))
             text = (
                 f"Mean response to {name}, in per cent from 0 to {upper:.2f}, at its strongest "
                 f"frame: of {size} people, and of what is made from them."
             )
-            found.append((slices(volumes, list(kinds), upper=upper), text))
-        return found
+            pictures.append((slices(volumes, list(kinds), upper=upper), text))
+        return pictures
 
-    @cached_property
-    def _cached(self) -> dict[tuple[str, str], list[tio.Subject]]:
-        return {}
-
-    def _responses(self, target: str, part: str) -> list[tio.Subject]:
-        """Of some part of the people, read once for each unit."""
-        key = (UNITS[target], part)
-        if key not in self._cached:
+    def _responses(self, target: str, people: str | int) -> list[tio.Subject]:
+        """Of a part of the people or the first so many of the pool, read once for each unit."""
+        key = (UNITS[target], people)
+        if key not in self._read:
             window = self.config.window(target)
-            self._cached[key] = responses(self._people(part), window)
-        return self._cached[key]
+            cohort = self._first(people) if isinstance(people, int) else getattr(self.parts, people)
+            self._read[key] = responses(cohort, window)
+        return self._read[key]
 
-    def _people(self, part: str) -> Cohort:
-        """A part by its name, or ``N people``: the first N of the pool."""
-        if part in self.parts:
-            return self.parts[part]
-        pool = self.parts["pool"]
-        names = list(dict.fromkeys(names_of(pool)))[: int(part.split()[0])]
+    def _first(self, size: int) -> Cohort:
+        """The runs of the first so many people of the pool."""
+        pool = self.parts.pool
+        names = list(dict.fromkeys(names_of(pool)))[:size]
         return pool.where(np.isin(names_of(pool), names))
 
-    def _judged(
-        self, target: str, seed: int, train: Sequence[tio.Subject], transform: Any
-    ) -> dict[str, Any]:
+    def _material(
+        self, target: str, size: int
+    ) -> tuple[list[tio.Subject], list[tio.Subject], dict[str, Path]]:
+        """Real responses, classical copies of them, and banks of synthetic ones."""
+        config = self.config
+        banks = self._banks(target, size)
+        real = self._responses(target, size)
+        is_moved = any(DECODERS[arm].classical for arm in config.arms)
+        return real, classical_copies(real, config.ratio, config.seed) if is_moved else [], banks
+
+    def _fit_arm(self, cell: Cell, material: tuple[Any, Any, dict[str, Path]]) -> Cell:
+        real, copies, banks = material
+        arm, target = DECODERS[cell["arm"]], cell["setting"]
+        train = [*real, *copies] if arm.classical else real
+        return self._fit_decoder(target, cell, train, replacement(arm, target, banks))
+
+    def _fit_decoder(
+        self, target: str, cell: Cell, train: Sequence[tio.Subject], transform: Any = None
+    ) -> Cell:
         decoder = VolumeClassifier(
-            target, "bold", steps=self.config.steps, seed=seed, shift=0, augment=transform
+            target, "bold", steps=self.config.steps, seed=cell["seed"], shift=0, augment=transform
         )
-        held = [self._responses(target, part) for part in ("validation", "test")]
-        return judge(decoder, train, *held)[1]
+        held_out = [self._responses(target, part) for part in ("validation", "test")]
+        return judge(decoder, train, *held_out)[1]
 
     def _banks(self, target: str, size: int) -> dict[str, Path]:
         """Responses of synthetic runs, by what made them."""
-        config, frame = self.config, self.frame
-        made: dict[str, Path] = {}
-        for kind in dict.fromkeys(BANKS[arm] for arm in config.arms if arm in BANKS):
-            name = f"{kind}-{size}-{UNITS[target]}"
-            folder = made[kind] = frame.folder / "banks" / name
-            if frame.is_done({"bank": name}):
-                continue
-
-            def fill(kind: str = kind, folder: Path = folder) -> dict[str, Any]:
-                sampler = self._sampler(size) if kind == RUNS else self._mean(size)
-                rows = self._asked(target, size)
-                maker = ResponseSampler(sampler, config.window(target))
-                frame.log(f"Bank {folder.name}: {len(rows)} responses")
-                SampleBank.fill(
-                    folder, maker, rows, config.seed, steps=config.sampling_steps, progress=True
+        config = self.config
+        banks: dict[str, Path] = {}
+        for kind in dict.fromkeys(DECODERS[arm].source for arm in config.arms):
+            if kind:
+                make = partial(self._requests, kind, target, size)
+                name = f"{kind}-{size}-{UNITS[target]}"
+                banks[kind] = fill_bank(
+                    self.frame, name, make, config.seed, steps=config.sampling_steps
                 )
-                return {"samples": len(rows)}
+        return banks
 
-            frame.cell({"bank": name}, fill)
-        return made
-
-    def _asked(self, target: str, size: int) -> list[dict[str, Any]]:
-        """The labels of each training response, as often as the ratio says, in random order."""
-        train = self._responses(target, f"{size} people")
-        space = self._sampler(size).label_space
-        rows = [inside(space, s) | {"condition": s["condition"]} for s in train] * self.config.ratio
-        order = np.random.default_rng(self.config.seed).permutation(len(rows))
-        return [rows[k] for k in order]
+    def _requests(
+        self, kind: str, target: str, size: int
+    ) -> tuple[ResponseSampler, list[dict[str, Any]]]:
+        """A sampler of responses, and the labels of each training response in random order."""
+        config, sampler = self.config, self._sampler(size)
+        rows = [
+            inside(sampler.label_space, subject) | {"condition": subject["condition"]}
+            for subject in self._responses(target, size)
+        ] * config.ratio
+        order = np.random.default_rng(config.seed).permutation(len(rows))
+        maker = MeanRuns(self._first(size)) if kind == MEAN_RESPONSE else sampler
+        return ResponseSampler(maker, config.window(target)), [rows[k] for k in order]
 
     def _sampler(self, size: int) -> TaskFMRISampler:
-        folder = self.frame.folder / "samplers" / f"{RUNS}-{size}"
-        key = {"sampler": f"{size} people"}
-
-        def fit() -> dict[str, Any]:
-            preset = SAMPLERS[self.config.sampler]
-            training = replace(preset.training, seed=self.config.seed)
-            people, validation = self._people(f"{size} people"), self.parts["validation"]
-            self.frame.log(f"Sampler: {len(people)} runs of {size} people")
-            _, trained = TaskFMRISampler.fit(
-                people,
-                replace(preset, training=training),
-                folder,
-                validation=validation if preset.start > 0 else None,
-                progress=True,
-            )
-            return {"scans": len(people), "best_step": trained.best_step if preset.start else None}
-
-        if self.frame.is_done(key) and not is_sampler(folder):
-            raise InputError(
-                f"{folder} holds no sampler any more, and {self.frame.folder} needs it; begin in "
-                "another folder"
-            )
-        self.frame.cell(key, fit)
-        sampler = TaskFMRISampler.from_pretrained(folder)
-        sampler.check_disjoint(self.parts["test"], voxels=False)
+        preset = PRESETS[self.config.sampler]
+        training = replace(preset.training, seed=self.config.seed)
+        validation = self.parts.validation if preset.start > 0 else None
+        sampler: TaskFMRISampler = fit_sampler(
+            self.frame,
+            f"{RUNS}-{size}",
+            TaskFMRISampler,
+            self._first(size),
+            replace(preset, training=training),
+            validation,
+            self.tests,
+            voxels=False,
+        )
         return sampler
 
-    def _mean(self, size: int) -> MeanRuns:
-        return MeanRuns(self._people(f"{size} people"))
+
+def divide(cohort: Cohort, config: Decoding) -> Parts:
+    """Part people at random and evenly in sex; of one's own, all that are left judge."""
+    order = _interleaved(cohort, config.seed)
+    sizes = {"pool": max(config.sizes), "validation": config.validation, "ceiling": config.fresh}
+    left = len(order) - sum(sizes.values())
+    if left < 2:
+        raise InputError(
+            f"{len(order)} people of {cohort.name} have such runs; {sum(sizes.values())} to train "
+            "and validate are asked for and 2 or more must be left to judge: ask for fewer, or "
+            "bring more"
+        )
+    parts, names = {}, names_of(cohort)
+    for part, count in (sizes | {"test": left}).items():
+        chosen, order = order[:count], order[count:]
+        rows = cohort.where(np.isin(names, chosen))
+        rank = {name: k for k, name in enumerate(chosen)}
+        place = np.argsort([rank[name] for name in names_of(rows)], kind="stable")
+        parts[part] = Cohort(rows.table.iloc[place], rows.name)
+        if count and part != "validation" and "sex" in config.targets:
+            fewest = FEWEST_OF_CLASS if part == "test" else 1
+            require_classes(parts[part], "sex", f"{part} part of {cohort.name}", fewest)
+    fresh = parts["ceiling"] if config.fresh else None
+    return Parts(cohort.name, parts["pool"], parts["validation"], parts["test"], fresh)
+
+
+def replacement(arm: Arm, target: str, banks: Mapping[str, Path]) -> RandomSynthetic | None:
+    """What an arm puts in the place of training responses: samples with the same target."""
+    if not arm.source:
+        return None
+    p = SYNTHETIC_SHARE if arm.real else 1.0
+    return RandomSynthetic(banks[arm.source], match=(target,), p=p)
+
+
+def classical_copies(subjects: Sequence[tio.Subject], count: int, seed: int) -> list[tio.Subject]:
+    """So many classically augmented copies of each response; each depends on its place and seed."""
+    step = min(subjects[0]["bold"].spacing)
+    move = tio.RandomAffine(
+        scales=0.05, degrees=5, translation=step / 2, default_pad_value=0, include=["bold"]
+    )
+    classical = tio.Compose([move, TimeConsistent(tio.RandomBiasField(coefficients=0.3))])
+    copies = []
+    with torch.random.fork_rng(devices=[]):
+        for k, subject in enumerate(subjects):
+            word = np.random.SeedSequence([seed, k]).generate_state(1)[0]
+            torch.default_generator.manual_seed(int(word))
+            copies += [classical(subject) for _ in range(count)]
+    return copies
+
+
+class MeanRuns:
+    """The cheap generator as a sampler: the mean response to a run's events, and noise.
+
+    Runs have the events of a training run of their task. They know no label but the task.
+
+    Args:
+        cohort: Training runs.
+    """
+
+    version = 1
+
+    def __init__(self, cohort: Cohort) -> None:
+        self.runs = Runs.of(cohort, 1)
+        self.generator = MeanResponse().fit(read_runs(cohort))
+        self.record = leakage.provenance([cohort], leakage.voxel_hashes(cohort))
+
+    def fingerprint(self) -> str:
+        """Of those whose runs it is the mean of."""
+        content = json.dumps([self.record["voxels"], self.runs.conditions])
+        return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+    def __call__(
+        self, labels: Sequence[Mapping[str, Any]], seeds: Sequence[int], steps: int, guidance: float
+    ) -> list[tio.Subject]:
+        """A subject with a run for each of the labels."""
+        return [self._one(row, seed) for row, seed in zip(labels, seeds, strict=True)]
+
+    def _one(self, labels: Mapping[str, Any], seed: int) -> tio.Subject:
+        of_task = [run for run in self.runs.runs if run.task == labels["task"]]
+        like = of_task[int(np.random.default_rng([seed, 1]).integers(len(of_task)))]
+        request = Request("", like.task, like.events, self.runs.tr, like.frames)
+        (run,) = self.generator.draw([request], [seed])
+        image = tio.ScalarImage(
+            tensor=torch.from_numpy(np.moveaxis(run.data, 3, 0).copy()),
+            affine=self.runs.grid.affine,
+            RepetitionTime=self.runs.tr,
+            events=json.dumps(like.events[list(EVENT_COLUMNS)].to_numpy().tolist()),
+        )
+        keys: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"age": float("nan")}
+        known = {name: value for name, value in labels.items() if name in COLUMNS}
+        marks = {"synthetic": True, "synthetic_id": str(seed), "origin": origin.of_maker(self)}
+        return tio.Subject(bold=image, **keys | known, **marks)
+
+
+def _interleaved(cohort: Cohort, seed: int) -> list[str]:
+    """People in random order, of whom any first ones are as even in sex as all are."""
+    names = names_of(cohort)
+    first = {name: k for k, name in reversed(list(enumerate(names)))}
+    sexes = cohort.table["sex"].to_numpy(str)
+    rng = np.random.default_rng(seed)
+    places: list[tuple[float, str]] = []
+    for sex in sorted(set(sexes)):
+        people = rng.permutation(sorted(name for name, k in first.items() if sexes[k] == sex))
+        places += [((k + 0.5) / len(people), str(name)) for k, name in enumerate(people)]
+    return [name for _, name in sorted(places)]
 
 
 def _strongest(subjects: Sequence[tio.Subject], condition: str) -> np.ndarray:
@@ -296,3 +380,7 @@ def _strongest(subjects: Sequence[tio.Subject], condition: str) -> np.ndarray:
     mean = np.mean(chosen, axis=0)
     peaks = np.percentile(mean.reshape(len(mean), -1), 99.5, axis=1)
     return np.asarray(mean[int(peaks.argmax())])
+
+
+def _ceiling_of(target: str) -> Cell:
+    return {"setting": f"{target}, many people"}

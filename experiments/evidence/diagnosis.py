@@ -1,4 +1,4 @@
-"""Why samples help or do not: what the arms of an experiment tell of it, in sentences.
+"""Why samples help or do not: what the arms of an experiment say of it, in sentences.
 
 Five things must hold for samples to help a classifier: there is something left to learn (room),
 what is learnt before is of use after (pretraining), the samples show their labels (alone they teach
@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from neuromix.experiments.evidence.arm_table import GAUSSIAN, RATIOS, SYNTHETIC
-from neuromix.experiments.evidence.decoders import MEAN
+from neuromix.experiments.evidence.arms import GAUSSIAN, MEAN_RESPONSE, RATIOS, SYNTHETIC
 from neuromix.experiments.frame.verdict import METRIC, SCRATCH, title_of
 
 NEAR = 0.03
@@ -35,8 +34,8 @@ def diagnose(
     rows = [
         {"where": group["title"], "finding": finding}
         for group in groups
-        for told in (_room, _pretraining, _labels, _ratio, _cheaper)
-        for finding in told(group)
+        for explain in (_room, _pretraining, _labels, _ratio, _cheaper)
+        for finding in explain(group)
     ]
     rows += [
         {
@@ -55,11 +54,13 @@ def _room(group: Mapping[str, Any]) -> Iterator[str]:
     if group["ceiling"] not in group["scores"]:
         return
     top, base = (group["scores"][arm][METRIC] for arm in (group["ceiling"], group["baseline"]))
-    told = f"the ceiling has {top['value']:.3f}, {title_of(group['baseline'])} {base['value']:.3f}"
+    scores = (
+        f"the ceiling has {top['value']:.3f}, {title_of(group['baseline'])} {base['value']:.3f}"
+    )
     if top["interval"][0] <= base["interval"][1]:
-        yield f"no clear room: {told}, and their intervals overlap"
+        yield f"no clear room: {scores}, and their intervals overlap"
     else:
-        yield f"room of {100 * (top['value'] - base['value']):.1f} points: {told}"
+        yield f"room of {100 * (top['value'] - base['value']):.1f} points: {scores}"
 
 
 def _pretraining(group: Mapping[str, Any]) -> Iterator[str]:
@@ -79,11 +80,11 @@ def _labels(group: Mapping[str, Any]) -> Iterator[str]:
     row = next(filter(None, alone), None)
     if row is None:
         return
-    told = f"{row['a']:.3f} from samples alone, {row['b']:.3f} from the real subjects"
+    scores = f"{row['a']:.3f} from samples alone, {row['b']:.3f} from the real subjects"
     if row["interval"][1] < -NEAR:
-        yield f"samples look or mean something else than real subjects: {told}"
+        yield f"samples look or mean something else than real subjects: {scores}"
     else:
-        yield f"samples show their labels: {told}"
+        yield f"samples show their labels: {scores}"
 
 
 def _ratio(group: Mapping[str, Any]) -> Iterator[str]:
@@ -93,17 +94,18 @@ def _ratio(group: Mapping[str, Any]) -> Iterator[str]:
         return
     scores = {r: group["scores"][f"{SYNTHETIC}-{r:g}"][METRIC]["value"] for r in ratios}
     best = max(scores, key=scores.__getitem__)
-    told = ", ".join(f"{score:.3f} at {r:g}" for r, score in scores.items())
+    listed = ", ".join(f"{score:.3f} at {r:g}" for r, score in scores.items())
     if best == ratios[0]:
-        yield f"more samples do not help: {told}"
+        yield f"more samples do not help: {listed}"
     else:
-        yield f"the best ratio on test subjects is {best:g}: {told}"
+        yield f"the best ratio on test subjects is {best:g}: {listed}"
 
 
 def _cheaper(group: Mapping[str, Any]) -> Iterator[str]:
     """Is the same had for less?"""
     cheap = "the cheap generator"
-    for arm, what in ((GAUSSIAN, cheap), (MEAN, cheap), ("classical", "classical augmentation")):
+    arms = {GAUSSIAN: cheap, MEAN_RESPONSE: cheap, "classical": "classical augmentation"}
+    for arm, what in arms.items():
         row = _against(group, arm, "real")
         if row is not None:
             low, high = (100 * end for end in row["interval"])

@@ -1,14 +1,4 @@
-"""Ways to train on subjects of whom some lack an image: the arms of ``neuromix experiment hybrid``.
-
-    arm            what becomes of a training subject that lacks an image
-    drop           it is left out
-    mask           it is kept as it is: the classifier is told what is there
-    mean           it gets the mean image of the others
-    regression     it gets what voxelwise ridge regressions predict from the other image
-    pds            it gets a sample of the modality completer, which is told no diagnosis
-    pds-extra      the same; and each subject comes once more, with another sample in that place
-    pds-by-label   it gets a sample that was made after its diagnosis, which test images never are
-    complete       nobody lacks anything: the ceiling
+"""What takes the place of an image that is lacking: a mean, a regression, a completer's samples.
 
 All models are fitted to those training subjects that lack nothing. Samples are made once and kept.
 """
@@ -16,7 +6,7 @@ All models are fitted to those training subjects that lack nothing. Samples are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +19,32 @@ from neuromix.augment import files
 from neuromix.augment.completion import seed_of
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.pds.completer import ModalityCompleter
-from neuromix.augment.pds.config import MODALITIES
+from neuromix.augment.pds.config import MODALITIES, PRESETS, ModalityConfig, shortened
 from neuromix.augment.pds.pairs import read
-from neuromix.experiments.evidence.hybrid_config import FILLINGS
-from neuromix.experiments.frame.verdict import TITLES
+from neuromix.experiments.evidence.configs import Hybrid
 from neuromix.experiments.quality.completion_baselines import (
     Baseline,
     MeanVolume,
     VoxelwiseRegression,
 )
 
-TITLES.update(FILLINGS)
+TrainingSets = Mapping[str, Callable[[], list[tio.Subject]]]
+"""By arm, what makes its training set."""
+
+
+def completer_config(config: Hybrid, scans: int) -> ModalityConfig:
+    """The completer's settings for so many training scans; a batch holds no more than those."""
+    own = shortened(PRESETS[config.completer], config.completer_steps, config.refining_steps)
+    training, refining = (
+        replace(part, batch_size=min(part.batch_size, scans), seed=config.seed)
+        for part in (own.training, own.refining)
+    )
+    return replace(own, training=training, refining=refining, directions=(config.lacks,))
 
 
 @dataclass
 class Filler:
-    """Fills in one modality of some subjects, by all ways.
+    """Fills in one modality of some subjects.
 
     Args:
         want: The modality.
@@ -65,7 +65,7 @@ class Filler:
         """The other modality."""
         return MODALITIES[1 - MODALITIES.index(self.want)]
 
-    def simple(self, way: str, subjects: Sequence[tio.Subject]) -> list[tio.Subject]:
+    def fill_simply(self, way: str, subjects: Sequence[tio.Subject]) -> list[tio.Subject]:
         """The subjects, filled by ``mean`` or ``regression``."""
         pairs = [
             np.stack([read(subject[name], name).numpy() for subject in self.train])
@@ -81,25 +81,18 @@ class Filler:
             for subject, source in zip(subjects, sources, strict=True)
         ]
 
-    def drawn(
+    def draw(
         self, name: str, subjects: Sequence[tio.Subject], samples: int, *, by_label: bool = False
     ) -> np.ndarray:
-        """Samples (S, K, N, X, Y, Z), made where they are not kept yet.
-
-        Args:
-            name: Of the file.
-            subjects: S of them.
-            samples: K.
-            by_label: Tell the completer the diagnosis.
-        """
+        """K samples (S, K, N, X, Y, Z) of S subjects, made where file ``name`` is not kept yet."""
         path = self.folder / f"{name}.npy"
         if not path.is_file():
             with files.replacing(path) as temporary:
-                self._draw(temporary, name, subjects, samples, by_label)
+                self._complete(temporary, name, subjects, samples, by_label)
         made: np.ndarray = np.load(path, mmap_mode="r")
         return made
 
-    def filled(self, subjects: Sequence[tio.Subject], volumes: np.ndarray) -> list[tio.Subject]:
+    def fill_with(self, subjects: Sequence[tio.Subject], volumes: np.ndarray) -> list[tio.Subject]:
         """The subjects with volumes (S, N, X, Y, Z) in place of the modality."""
         made_by = origin.of_maker(self.completer)
         pairs = zip(subjects, volumes, strict=True)
@@ -112,7 +105,7 @@ class Filler:
             for subject in subjects
         ]
 
-    def _draw(
+    def _complete(
         self, path: Path, name: str, subjects: Sequence[tio.Subject], samples: int, by_label: bool
     ) -> None:
         grid, segments = self.completer.grid, self.completer.model.segments
@@ -142,13 +135,9 @@ class Filler:
         return tio.Subject({**subject, self.want: image, **marks})
 
 
-Ways = Mapping[str, Callable[[], list[tio.Subject]]]
-"""By arm, what makes its training set."""
-
-
 def training_sets(
     filler: Filler, whole: Sequence[tio.Subject], lacking: Sequence[tio.Subject], name: str
-) -> Ways:
+) -> TrainingSets:
     """Training sets by arm, but for complete data.
 
     Args:
@@ -159,44 +148,30 @@ def training_sets(
     """
     kept, bare = list(whole), filler.without(lacking)
 
-    def pds() -> list[tio.Subject]:
-        return [*kept, *filler.filled(bare, filler.drawn(name, bare, 2)[:, 0])] if bare else kept
-
-    def extra() -> list[tio.Subject]:
-        again = filler.filled(kept, filler.drawn(f"{name}-again", kept, 1)[:, 0])
-        if bare:
-            again += filler.filled(bare, filler.drawn(name, bare, 2)[:, 1])
-        return [*pds(), *again]
-
-    def by_label() -> list[tio.Subject]:
-        made = filler.drawn(f"{name}-by-label", bare, 1, by_label=True)
-        return [*kept, *filler.filled(bare, made[:, 0])]
+    def draw(name: str, *, by_label: bool = False) -> list[tio.Subject]:
+        if not bare:
+            return kept
+        made = filler.draw(name, bare, 1, by_label=by_label)
+        return [*kept, *filler.fill_with(bare, made[:, 0])]
 
     return {
         "drop": lambda: kept,
         "mask": lambda: [*kept, *bare],
-        "mean": lambda: [*kept, *filler.simple("mean", bare)],
-        "regression": lambda: [*kept, *filler.simple("regression", bare)],
-        "pds": pds,
-        "pds-extra": extra,
-        "pds-by-label": by_label,
+        "mean": lambda: [*kept, *filler.fill_simply("mean", bare)],
+        "regression": lambda: [*kept, *filler.fill_simply("regression", bare)],
+        "pds": lambda: draw(name),
+        "pds-by-label": lambda: draw(f"{name}-by-label", by_label=True),
     }
 
 
-def told_by(
+def diagnosis_scores(
     regions: np.ndarray, made: Sequence[tio.Subject], real: Sequence[tio.Subject], want: str
 ) -> dict[str, Any]:
-    """How well filled images tell the diagnosis to a simple classifier, and real ones after it.
+    """How well a simple classifier finds the diagnosis in filled images, and then in real ones.
 
     Logistic regression of the regions' mean signals, in ten folds of the people with filled images,
-    then fitted to all of them and asked of real test images. Images that carry their label as a
-    watermark are told far better in the folds than in the test.
-
-    Args:
-        regions: (R, X, Y, Z).
-        made: Filled training subjects.
-        real: Test subjects.
-        want: The image that was filled in.
+    then fitted to all of them and asked of real test images. Where images carry their label as a
+    watermark, the folds score far better than the test. ``regions`` are (R, X, Y, Z).
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
@@ -213,8 +188,8 @@ def told_by(
     x, test = signals(made), signals(real)
     y, truth = ([str(subject["diagnosis"]) for subject in some] for some in (made, real))
     whose = [f"{subject['dataset']}/{subject['subject_id']}" for subject in made]
-    told = set(zip(y, whose, strict=True))
-    fewest = min(sum(name == each for each, _ in told) for name in set(y))
+    people = set(zip(y, whose, strict=True))
+    fewest = min(sum(name == each for each, _ in people) for name in set(y))
     if fewest < 2 or len(set(y)) < 2:
         return {"told in folds": None, "told on real": None}
     model = make_pipeline(

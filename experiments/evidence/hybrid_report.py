@@ -44,10 +44,8 @@ def report(
         "tower alone. The completer and the simple fillings are fitted to the training subjects "
         "that lack nothing, and validation subjects choose its best step. Filling uses samples of "
         "the completer and no diagnosis, but for the arm that is named after it.",
-        f"'{title_of('drop')}' leaves out who lacks {lacks}; '{title_of('pds-extra')}' adds every "
-        f"training subject once more, with another sample in the place of {lacks}; "
-        f"'{title_of('pds-by-label')}' tells the completer the diagnosis, as nobody can for a test "
-        "subject.",
+        f"'{title_of('drop')}' leaves out who lacks {lacks}; '{title_of('pds-by-label')}' tells "
+        "the completer the diagnosis, as nobody can for a test subject.",
         f"Test subjects who lack {lacks} are completed without their diagnosis, by the completer "
         f"of the smallest share ({min(config['missing'])} %); of its {config['samples']} samples "
         "the classifiers' probabilities are averaged.",

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neuromix.classifiers.evaluate import Predictions, metrics
-from neuromix.experiments.evidence.arm_table import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
+from neuromix.experiments.evidence.arms import ARMS, GAUSSIAN, RATIOS, SYNTHETIC
 from neuromix.experiments.frame import figures
 from neuromix.experiments.frame.figures import WHITE, Picture, Point, Scores
 from neuromix.experiments.frame.findings import estimate_text, interval_text, pairs_table

@@ -1,4 +1,4 @@
-"""Where synthetic data ought to help: the arms of :mod:`arms` in four settings.
+"""Where synthetic data ought to help: arms of maps in four settings.
 
 - ``few-labels``: few subjects have a diagnosis, to train and to choose by; the sampler is trained
   on many, most of them without one.
@@ -13,119 +13,124 @@ The same subjects of site B judge in all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torchio as tio
 
 from neuromix.augment.bank import quotas
 from neuromix.augment.data.cohort import Cohort
-from neuromix.experiments.evidence.arms import (
-    ARMS,
+from neuromix.augment.errors import InputError
+from neuromix.experiments.evidence.arms import ARMS
+from neuromix.experiments.evidence.comparison import (
+    Cell,
+    Comparison,
+    carry_out,
+    cells_of,
+    run_cells,
+)
+from neuromix.experiments.evidence.configs import CHOOSING, SETTINGS, Settings
+from neuromix.experiments.evidence.plan import plan_settings
+from neuromix.experiments.evidence.report import page, seeds_warning
+from neuromix.experiments.evidence.samples import (
     AUGMENTATION,
-    SYNTHETIC,
-    Arm,
     Material,
-    Samples,
+    Requests,
+    draw_samples,
     keep_pictures,
+    labels_like,
     needs,
     pictures_of,
-    run_arms,
     sex_or_dementia,
 )
-from neuromix.experiments.evidence.comparison import carry_out
-from neuromix.experiments.evidence.costs import pace
-from neuromix.experiments.evidence.questions import (
-    Question,
-    confounded,
-    confounders,
-    few_labels,
-    imbalance,
-    new_site,
-)
-from neuromix.experiments.evidence.report import page, seeds_warning
-from neuromix.experiments.evidence.settings_config import SETTINGS, Settings
-from neuromix.experiments.evidence.sites import Parts, Wanted, load_site, require_classes
-from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
+from neuromix.experiments.evidence.sites import load_site, require_classes, subsets, targets
+from neuromix.experiments.frame.arms import judge
+from neuromix.experiments.frame.cohorts import names_of
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import CEILING, Group
 
-NAME = "settings"
-TANGLED = 0.2
+CONFOUNDED = 0.2
 """Association of diagnosis and confounder above which a test set is no unconfounded one."""
+ODDS = 9.0
+"""How much likelier a subject is taken into the confounded training set for each confounder that
+agrees with the diagnosis: nine in ten agree."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One setting.
+
+    Args:
+        train: Real subjects that classifiers are trained on.
+        sampler_train: Real subjects that the sampler is trained on.
+        requests: Labels of the samples.
+        title: What is hard about it.
+        about: How it was made.
+        validation: Real subjects that choose checkpoint and step, if not the site's.
+    """
+
+    train: Cohort
+    sampler_train: Cohort
+    requests: Requests
+    title: str
+    about: str
+    validation: Cohort | None = None
 
 
 def run(config: Settings, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
     """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    return carry_out(NAME, config, out, _Settings, _plan, ("md",), dry_run=dry_run)
+    return carry_out(SettingsComparison, config, out, dry_run=dry_run)
 
 
-class _Settings:
+class SettingsComparison(Comparison):
     """All settings, cell by cell."""
 
+    name, images = "settings", ("md",)
+    plan = staticmethod(plan_settings)
+    config: Settings
+
     def __init__(self, config: Settings, frame: Run) -> None:
-        self.config, self.frame = config, frame
-        self.b = self._site(config.data_b, "B", "dementia", config.many, config.fresh)
-        self.a: Parts | None = None
-        if "new-site" in config.settings:
-            self.a = self._site(config.data_a, "A", "sex", config.size, 0)
+        super().__init__(config, frame)
+        b = self.b = load_site(config, "B", "dementia", config.many, config.fresh, frame.folder)
+        self.trained, self.tests, self.ceiling = [b.pool, b.validation], [b.test], b.ceiling
         self.questions = {name: self._question(name) for name in config.settings}
         for name, question in self.questions.items():
             require_classes(question.train, SETTINGS[name], f"training set of {name}")
 
-    def check(self) -> None:
-        """Nobody judges who trained or chose anything."""
-
-        def look() -> dict[str, Any]:
-            trained = [self.b.pool, self.b.validation, *([self.a.pool] if self.a else [])]
-            check_disjoint(trained, [self.b.test], voxels=True)
-            if self.b.ceiling is not None:
-                check_disjoint([self.b.ceiling], [self.b.test], voxels=False)
-            return {"subjects": len(self.b.test.subject_keys)}
-
-        self.frame.cell({"check": "disjoint"}, look)
-
     def fit(self) -> None:
         """Every arm in every setting, and a ceiling for each target."""
         config = self.config
-        for name in config.settings:
-            run_arms(
-                self.frame,
-                {"setting": name, "size": config.real[name]},
-                config.arms,
-                config.seeds,
-                partial(self._material, name),
-                partial(self._cell, name),
-            )
-        for target in self._targets():
-            for seed in range(config.seeds if config.fresh else 0):
-                self.frame.cell(
-                    {"setting": f"{target} ceiling", "arm": CEILING, "seed": seed},
-                    partial(self._ceiling, target, seed),
-                )
+        for key in config.keys:
+            name = key["setting"]
+            cells = cells_of(key, config.arms, config.seeds)
+            run_cells(self.frame, name, cells, partial(self._material, name), self._fit_arm)
+        for target in dict.fromkeys(SETTINGS[name] for name in config.settings):
+            if self.ceiling is not None:
+                cells = cells_of({"setting": f"{target} ceiling"}, [CEILING], config.seeds)
+                make = partial(self._fit_ceiling, target)
+                run_cells(self.frame, f"{target} ceiling", cells, self.ceiling.subjects, make)
 
     def groups(self) -> list[Group]:
         """The finished runs, a group for each setting."""
-        config, result = self.config, []
+        config, groups = self.config, []
         for key in config.keys:
             name = key["setting"]
-            target = SETTINGS[name]
-            found = {arm: runs_of(self.frame, key, arm, config.seeds) for arm in config.arms}
+            target, question = SETTINGS[name], self.questions[name]
+            arms = dict.fromkeys(config.arms, key)
             if config.fresh:
-                where = {"setting": f"{target} ceiling"}
-                found[CEILING] = runs_of(self.frame, where, CEILING, config.seeds)
+                arms[CEILING] = {"setting": f"{target} ceiling"}
             choose = len(self._validation(name).subject_keys)
-            labels = choose + len(self.questions[name].train.subject_keys)
+            labels = choose + len(question.train.subject_keys)
             title = (
-                f"{target} on held-out subjects of {self.b.name}, {name}: "
-                f"{self.questions[name].title}; {labels} labels, {choose} of which choose "
-                "checkpoint and step"
+                f"{target} on held-out subjects of {self.b.name}, {name}: {question.title}; "
+                f"{labels} labels, {choose} of which choose checkpoint and step"
             )
-            runs = {arm: predictions for arm, (predictions, _) in found.items()}
-            validation = {arm: score for arm, (_, score) in found.items()}
-            result.append(Group(key, title, self.b.name, target, runs, validation, AUGMENTATION))
-        return result
+            groups.append(self.group(key, title, self.b.name, target, AUGMENTATION, arms))
+        return groups
 
     def page(self, results: dict[str, Any], groups: Sequence[Group]) -> str:
         """The report."""
@@ -142,7 +147,7 @@ class _Settings:
         ]
         warnings = [seeds_warning(config.seeds, "setting")]
         if "confounded" in self.questions:
-            warnings += self._tangled(methods)
+            warnings += self.confounding(methods)
         return page(
             "Four settings where synthetic data ought to help",
             results,
@@ -153,24 +158,19 @@ class _Settings:
             config=results["config"],
         )
 
-    @cached_property
-    def held(self) -> dict[str, list[tio.Subject]]:
-        """Validation and test subjects, read once."""
-        return {"validation": self.b.validation.subjects(), "test": self.b.test.subjects()}
-
-    def _tangled(self, methods: list[str]) -> list[str]:
+    def confounding(self, methods: list[str]) -> list[str]:
         """Say how far the diagnosis hangs together with each confounder, and what is missing."""
         by = confounders(self.b.pool)
         train = quotas.associations(self.questions["confounded"].train, (), "diagnosis", by)
         test = quotas.associations(self.b.test, (), "diagnosis", by)
-        found = zip(by, train["measure"], train["before"], test["before"], strict=True)
+        rows = zip(by, train["measure"], train["before"], test["before"], strict=True)
         warnings = []
-        for name, measure, there, here in found:
+        for name, measure, there, here in rows:
             methods.append(
                 f"Diagnosis and {name}, {measure}: {there:.2f} in the confounded training set, "
                 f"{here:.2f} in the test set."
             )
-            if here > TANGLED:
+            if here > CONFOUNDED:
                 warnings.append(
                     f"In the test set, too, the diagnosis goes with {name} ({measure} {here:.2f}): "
                     "the setting 'confounded' is not tested on unconfounded subjects."
@@ -181,12 +181,10 @@ class _Settings:
             )
         return warnings
 
-    def _site(self, data: Path | None, name: str, target: str, pool: int, ceiling: int) -> Parts:
-        config = self.config
-        wanted = Wanted(pool, config.validation, config.test, ceiling)
-        return load_site(
-            data, name, target, wanted, self.frame.folder, spacing=config.spacing, seed=config.seed
-        )
+    @cached_property
+    def held_out(self) -> dict[str, list[tio.Subject]]:
+        """Validation and test subjects, read once."""
+        return {"validation": self.b.validation.subjects(), "test": self.b.test.subjects()}
 
     def _question(self, name: str) -> Question:
         config, pool = self.config, self.b.pool
@@ -196,8 +194,9 @@ class _Settings:
             return imbalance(pool, config.size, config.seed)
         if name == "confounded":
             return confounded(pool, config.size, config.seed)
-        assert self.a is not None
-        return new_site(self.a.pool, pool, config.size, config.new, config.seed)
+        a = load_site(config, "A", "sex", config.size, 0, self.frame.folder)
+        self.trained.append(a.pool)
+        return new_site(a.pool, pool, config.size, config.new, config.seed)
 
     def _validation(self, name: str) -> Cohort:
         """Subjects that choose checkpoint and step, in every arm."""
@@ -206,66 +205,149 @@ class _Settings:
 
     def _material(self, name: str) -> Material:
         question, validation = self.questions[name], self._validation(name)
-        samples = Samples(
+        samples = draw_samples(
             self.frame,
             name,
-            question.seen,
+            question.sampler_train,
             validation,
-            self.config.sampling,
-            question.asked,
-            [self.b.test],
-        ).draw(needs(self.config.arms, len(question.train)))
+            self.config,
+            question.requests,
+            self.tests,
+            needs(self.config.arms, len(question.train)),
+        )
         train = question.train.subjects()
-        material = Material(train, validation.subjects(), self.held["test"], samples)
+        material = Material(train, validation.subjects(), self.held_out["test"], samples)
         keep_pictures(self.frame, name, material)
         return material
 
-    def _cell(self, name: str, arm: Arm, seed: int, material: Material) -> dict[str, Any]:
-        classifier = self._classifier(SETTINGS[name], arm, seed)
-        train = arm.training_set(material)
+    def _fit_arm(self, cell: Cell, material: Material) -> Cell:
+        arm = ARMS[cell["arm"]]
+        classifier = self._classifier(SETTINGS[cell["setting"]], cell, arm.augmentation)
+        train = material.training_set(arm)
         return judge(classifier, train, material.validation, material.test)[1]
 
-    def _ceiling(self, target: str, seed: int) -> dict[str, Any]:
-        if self._fresh is None:
-            assert self.b.ceiling is not None
-            self._fresh = self.b.ceiling.subjects()
-        classifier = self._classifier(target, ARMS["real"], seed)
-        return judge(classifier, self._fresh, self.held["validation"], self.held["test"])[1]
+    def _fit_ceiling(self, target: str, cell: Cell, fresh: list[tio.Subject]) -> Cell:
+        classifier = self._classifier(target, cell, ARMS["real"].augmentation)
+        return judge(classifier, fresh, self.held_out["validation"], self.held_out["test"])[1]
 
-    def _classifier(self, target: str, arm: Arm, seed: int) -> Any:
+    def _classifier(self, target: str, cell: Cell, augmentation: Cell) -> Any:
         return sex_or_dementia(
             target,
             steps=self.config.steps,
-            seed=seed,
+            seed=cell["seed"],
             class_weight="balanced",
-            **arm.augmentation,
+            **augmentation,
         )
 
-    def _targets(self) -> list[str]:
-        return list(dict.fromkeys(SETTINGS[name] for name in self.config.settings))
 
-    _fresh: list[tio.Subject] | None = None
+def few_labels(pool: Cohort, few: int, seed: int) -> Question:
+    """Few of the pool keep their diagnosis, to train and to choose by; the sampler sees the others.
+
+    A label that chooses a checkpoint is a label that somebody had to give.
+    """
+    count = few - round(CHOOSING * few)
+    parts = subsets(pool, "dementia", (count, few), seed)
+    train, names = parts[count], names_of(pool)
+    is_train, is_labelled = (np.isin(names, names_of(parts[size])) for size in (count, few))
+    chooses = pool.where(is_labelled & ~is_train)
+    require_classes(chooses, "dementia", f"part of {few} labels that chooses", fewest=1)
+    rows = pool.where(is_train | ~is_labelled)
+    keeps = np.isin(names_of(rows), names_of(train))
+    diagnosis = rows.table["diagnosis"].where(keeps, "")
+    sampler_train = Cohort(rows.table.assign(diagnosis=diagnosis), pool.name)
+    return Question(
+        train, sampler_train, lambda space, count: labels_like(train, space, count, seed),
+        f"few labels, and a sampler of {len(sampler_train)} scans",
+        f"Of {len(pool)} scans, those of {few} subjects keep their diagnosis: {count} are the real "
+        f"training set, and {few - count} choose the classifiers' checkpoints and the sampler's "
+        "step. The sampler is trained on all but the latter, and of those outside the training set "
+        "the diagnosis is missing.",
+        chooses,
+    )  # fmt: skip
 
 
-def _plan(config: Settings) -> list[tuple[str, float]]:
-    """What would be done, and for how many seconds on this machine."""
-    speed = pace(config.data_b, config.spacing, config.sampling, config.seed)
-    judged = config.validation + config.test
-    people = 1.6 * (config.many + judged + config.fresh) * (config.data_b is None)
-    if "new-site" in config.settings:
-        people += (config.size + judged) * (config.data_a is None)
-    counts = [config.real[name] for name in config.settings]
-    samples = sum(needs(config.arms, count).get(SYNTHETIC, 0) for count in counts)
-    ceilings = len({SETTINGS[name] for name in config.settings}) * (config.fresh > 0)
-    fits = config.seeds * (len(counts) * len(config.arms) + ceilings)
-    samplers = len(counts) if samples else 0
-    labels = ", ".join(f"{name} {config.labels[name]}" for name in config.settings)
-    return [
-        ("phantom subjects", people * speed.subject),
-        (f"{samplers} samplers", samplers * speed.sampler),
-        (f"{samples} samples", samples * speed.sample),
-        (
-            f"{fits} fits; labels in all: {labels}",
-            fits * (config.steps * speed.step + judged * speed.judged),
-        ),
-    ]
+def imbalance(pool: Cohort, size: int, seed: int) -> Question:
+    """Ten without dementia to one with it."""
+    rng = np.random.default_rng([seed, 1])
+    counts = {"no": size, "yes": size // 10}
+    train = _take(pool, counts, np.ones(len(pool)), rng)
+    return Question(
+        train, train,
+        lambda space, count: quotas.balance(train, space, ("diagnosis",), count, seed),
+        f"{counts['no']} subjects without dementia and {counts['yes']} with it",
+        "The samples fill the smaller class first, and then both alike.",
+    )  # fmt: skip
+
+
+def confounded(pool: Cohort, size: int, seed: int) -> Question:
+    """Age and site go with the diagnosis."""
+    by = confounders(pool)
+    weight = np.ones(len(pool))
+    is_case = targets(pool, "dementia") == "yes"
+    for name in by:
+        weight *= np.where(_is_upper(pool, name) == is_case, ODDS, 1.0)
+    rng = np.random.default_rng([seed, 2])
+    train = _take(pool, {"no": size // 2, "yes": size // 2}, weight, rng)
+    return Question(
+        train, train,
+        lambda space, count: quotas.deconfound(train, space, "diagnosis", by, count, seed),
+        f"{len(train)} subjects, {' and '.join(by)} confounded with the diagnosis",
+        f"A subject is {ODDS:g} times as likely to be in the training set for each of "
+        f"{', '.join(by)} that agrees with the diagnosis; the samples come in the order that makes "
+        "the diagnosis independent of it in real and synthetic subjects together.",
+    )  # fmt: skip
+
+
+def new_site(old: Cohort, pool: Cohort, size: int, new: int, seed: int) -> Question:
+    """Many subjects of another site, few of the one that judges."""
+    here = subsets(pool, "sex", (new,), seed)[new]
+    there = subsets(old, "sex", (size,), seed)[size]
+    tables = [_with_site(each) for each in (there, here)]
+    train = Cohort(pd.concat(tables), f"{there.name} + {here.name}")
+    local = Cohort(tables[1], here.name)
+    return Question(
+        train, train, lambda space, count: labels_like(local, space, count, seed),
+        f"{size} subjects of another site and {new} of this one",
+        "All samples are asked for the site that judges, with the labels of its few subjects.",
+    )  # fmt: skip
+
+
+def confounders(cohort: Cohort) -> tuple[str, ...]:
+    """Age, and site where both classes are at two sites or more."""
+    table = cohort.table.assign(target=targets(cohort, "dementia"))
+    sites = table[(table["target"] != "") & (table["site"] != "")].groupby("target")["site"]
+    several = len(sites) == 2 and sites.nunique().min() > 1
+    return ("age", "site") if several else ("age",)
+
+
+def _take(
+    cohort: Cohort, counts: dict[str, int], weight: np.ndarray, rng: np.random.Generator
+) -> Cohort:
+    """So many rows of each class of dementia, drawn in proportion to their weights."""
+    labels = targets(cohort, "dementia")
+    chosen: list[int] = []
+    for label, count in counts.items():
+        members = np.flatnonzero(labels == label)
+        if len(members) < count:
+            raise InputError(
+                f"{len(members)} scans of {cohort.name} have dementia {label!r}, and {count} are "
+                "needed; ask for fewer with --size, or for a larger pool with --many"
+            )
+        shares = weight[members] / weight[members].sum()
+        chosen += rng.choice(members, count, replace=False, p=shares).tolist()
+    return cohort.where(np.isin(np.arange(len(cohort)), chosen))
+
+
+def _is_upper(cohort: Cohort, name: str) -> np.ndarray:
+    """Which half of its values a confounder has: above the median age, the later sites."""
+    values = cohort.table[name]
+    if name == "age":
+        return (values > values.median()).to_numpy()
+    names = sorted(set(values))
+    return values.isin(names[len(names) // 2 :]).to_numpy()
+
+
+def _with_site(cohort: Cohort) -> pd.DataFrame:
+    """The table with a site in every row: the name of the cohort where it names none."""
+    site = cohort.table["site"]
+    return cohort.table.assign(site=site.where(site != "", cohort.name))

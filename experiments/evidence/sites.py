@@ -1,4 +1,4 @@
-"""Two sites of subjects, phantoms or one's own cohorts, parted for an experiment.
+"""Sites of subjects, phantoms or one's own cohorts, parted for an experiment.
 
 Site A has many subjects with sex and age, as a study of the community; site B is a clinic that has
 diagnoses. Parts share no subject: a pool that training subjects are taken from, validation subjects
@@ -21,9 +21,10 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.latents import common_grid
 from neuromix.classifiers.evaluate import nested_subsets
+from neuromix.experiments.evidence.configs import Comparing, Decoding, Mixing
 from neuromix.experiments.frame.cohorts import load_cohort, names_of
 
-FEWEST = 2
+FEWEST_OF_CLASS = 2
 """Subjects that a class needs to train on, and to be judged by."""
 
 
@@ -40,54 +41,51 @@ class Parts:
     """Fresh subjects of a phantom."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """How many subjects of a site: those of one's own cohort that are left are test subjects."""
-
-    pool: int
-    validation: int
-    test: int
-    ceiling: int = 0
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.pool + self.validation + self.test + self.ceiling
-
-
-def load_site(
+def find_cohort(
     data: Path | None,
-    site: str,
-    target: str,
-    wanted: Wanted,
+    kind: str,
+    images: tuple[str, ...],
     folder: Path,
-    *,
-    spacing: float,
-    seed: int,
-) -> Parts:
-    """One's own cohort, or a phantom in its place.
+    count: int,
+    config: Comparing,
+    site: str = "B",
+) -> Cohort:
+    """One's own cohort, or a phantom of so many subjects in its place, made in ``folder``."""
+    if data is not None:
+        return load_cohort(data, images if data.is_dir() else ())
+    place = make_phantom(
+        folder, kind, subjects=count, seed=config.seed, spacing=config.spacing, site=site,
+        progress=True,
+    )  # fmt: skip
+    name = f"phantom site {site}" if kind == "md" else f"phantom {kind}"
+    return Cohort(Cohort.from_bids(place, images or None).table, name)
 
-    Args:
-        data: BIDS folder or table with md; ``None`` makes a phantom.
-        site: ``A`` or ``B``.
-        target: ``sex`` or ``dementia``: subjects without it are left out.
-        wanted: Numbers of subjects that have it.
-        folder: Where a phantom is made.
-        spacing: Of a phantom, in mm.
-        seed: Of a phantom and of the parting.
-    """
-    if data is None:
+
+def load_site(config: Mixing, site: str, target: str, pool: int, fresh: int, folder: Path) -> Parts:
+    """Site A or B, of subjects that have the target; as many fresh ones for the ceiling."""
+    data = config.data_a if site == "A" else config.data_b
+    count = pool + config.validation + config.test + fresh
+    if target == "dementia":
         # Seven in ten subjects of clinic B have no dementia or have it; the others are in between.
-        count = wanted.total if target == "sex" else math.ceil(wanted.total / 0.7 * 1.1) + 10
-        place = folder / f"phantom-{site}"
-        make_phantom(
-            place, "md", subjects=count, seed=seed, spacing=spacing, site=site, progress=True
+        count = math.ceil(count / 0.7 * 1.1) + 10
+    cohort = find_cohort(data, "md", ("md",), folder / f"phantom-{site}", count, config, site)
+    return part(labelled(cohort, target), target, pool, config.validation, fresh, config.seed)
+
+
+def find_runs(config: Decoding, folder: Path) -> Cohort:
+    """The task runs that are asked for."""
+    count = max(config.sizes) + config.validation + config.fresh + config.test
+    cohort = find_cohort(config.data, "task", ("bold",), folder, count, config)
+    for column, wanted in (("task", config.tasks), ("dir", config.directions)):
+        if wanted:
+            cohort = cohort.where(**{column: list(wanted)})
+    if not len(cohort):
+        raise InputError(
+            f"{cohort.name} has no run of task {' '.join(config.tasks) or 'any'} and phase "
+            f"encoding {' '.join(config.directions) or 'any'}; name others with --tasks and "
+            "--directions"
         )
-        cohort, name = Cohort.from_bids(place, ("md",)), f"phantom site {site}"
-    else:
-        cohort = load_cohort(data, ("md",) if data.is_dir() else ())
-        name = cohort.name
-    return part(labelled(cohort, target), name, target, wanted, seed, is_phantom=data is None)
+    return cohort
 
 
 def labelled(cohort: Cohort, target: str) -> Cohort:
@@ -112,54 +110,45 @@ def targets(cohort: Cohort, target: str) -> np.ndarray:
 
 def part(
     cohort: Cohort,
-    name: str,
     target: str,
-    wanted: Wanted,
+    pool: int,
+    validation: int,
+    fresh: int,
     seed: int,
-    *,
-    is_phantom: bool,
     check: Callable[[Cohort], Any] = common_grid,
 ) -> Parts:
-    """Part labelled subjects, evenly in sex and diagnosis.
+    """Part labelled subjects, evenly in sex and diagnosis; all that are left judge.
 
-    Args:
-        cohort: They.
-        name: For sentences.
-        target: The label.
-        wanted: Numbers.
-        seed: Of the parting.
-        is_phantom: Whether there are fresh subjects for a ceiling.
-        check: Refuses images that do not lie on one grid.
+    ``check`` refuses images that do not lie on one grid.
     """
     check(cohort)
-    people = len(cohort.subject_keys)
-    fixed = wanted.pool + wanted.validation
-    ceiling = wanted.ceiling if is_phantom else 0
-    if people < fixed + ceiling + 2 * FEWEST:
+    people, fixed = len(cohort.subject_keys), pool + validation
+    if people < fixed + fresh + 2 * FEWEST_OF_CLASS:
         raise InputError(
-            f"{people} subjects of {cohort.name} have the label {target}; {fixed + ceiling} to "
-            f"train and validate are asked for and {2 * FEWEST} or more must be left to test: ask "
-            "for fewer, or bring more"
+            f"{people} subjects of {cohort.name} have the label {target}; {fixed + fresh} to "
+            f"train and validate are asked for and {2 * FEWEST_OF_CLASS} or more must be left to "
+            "test: ask for fewer, or bring more"
         )
     first = cohort.split(
-        (fixed / people, ceiling / people, (people - fixed - ceiling) / people), seed=seed
+        (fixed / people, fresh / people, (people - fixed - fresh) / people), seed=seed
     )
-    second = first.train.split((wanted.pool / fixed, wanted.validation / fixed, 0.0), seed=seed)
-    parts = Parts(name, second.train, second.val, first.test, first.val if ceiling else None)
+    second = first.train.split((pool / fixed, validation / fixed, 0.0), seed=seed)
+    name = cohort.name
+    parts = Parts(name, second.train, second.val, first.test, first.val if fresh else None)
     require_classes(parts.pool, target, f"pool of {name}")
     require_classes(parts.validation, target, f"validation part of {name}", fewest=1)
     require_classes(parts.test, target, f"test part of {name}")
     return parts
 
 
-def require_classes(cohort: Cohort, target: str, what: str, fewest: int = FEWEST) -> None:
+def require_classes(cohort: Cohort, target: str, what: str, fewest: int = FEWEST_OF_CLASS) -> None:
     """Refuse a part with one class, or with a class of fewer subjects than that."""
     table = cohort.table.assign(target=targets(cohort, target))
     counts = table[table["target"] != ""].groupby("target")["subject_id"].nunique()
     if len(counts) < 2:
-        found = f"only {counts.index[0]!r}" if len(counts) else "none"
+        classes = f"only {counts.index[0]!r}" if len(counts) else "none"
         raise InputError(
-            f"the {what} has {len(cohort)} scans and, of the classes of {target}, {found}; a "
+            f"the {what} has {len(cohort)} scans and, of the classes of {target}, {classes}; a "
             "classifier needs two: add subjects of another class, or choose another target"
         )
     if counts.min() < fewest:
@@ -172,9 +161,9 @@ def require_classes(cohort: Cohort, target: str, what: str, fewest: int = FEWEST
 def subsets(cohort: Cohort, target: str, sizes: Sequence[int], seed: int) -> dict[int, Cohort]:
     """Training sets of so many subjects; each holds the smaller ones and keeps their shares."""
     chosen = nested_subsets(names_of(cohort), targets(cohort, target).tolist(), sizes, seed)
-    found = {
+    sets = {
         size: cohort.where(np.isin(np.arange(len(cohort)), rows)) for size, rows in chosen.items()
     }
-    for size, subset in found.items():
+    for size, subset in sets.items():
         require_classes(subset, target, f"training set of {size}")
-    return found
+    return sets

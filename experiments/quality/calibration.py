@@ -21,9 +21,9 @@ from neuromix.augment.phantom import make_phantom
 from neuromix.classifiers import statistics
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.evaluate import Predictions, predict
-from neuromix.experiments.frame.figures import Point, curves
+from neuromix.experiments.frame.figures import Picture, Point, curves
 from neuromix.experiments.frame.pace import classifier_pace, few_subjects, phantom_seconds
-from neuromix.experiments.frame.pages import Picture, report_page, rich_table
+from neuromix.experiments.frame.pages import report_page, rich_table
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality.config import Calibration
 

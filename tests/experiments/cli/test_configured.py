@@ -9,7 +9,7 @@ from neuromix.augment.tiled.config import PRESETS as MD_SAMPLERS
 from neuromix.experiments.bench import config as bench
 from neuromix.experiments.cli import configured
 from neuromix.experiments.cli.main import GROUPS, main
-from neuromix.experiments.evidence.transfer_config import PRESETS as TRANSFERS
+from neuromix.experiments.evidence.configs import PRESETS as EXPERIMENTS
 from neuromix.experiments.quality.config import Neuro
 
 
@@ -20,7 +20,7 @@ def started(monkeypatch):
     load = configured._load
 
     def stopped(place):
-        is_config = place.endswith("PRESETS") or "config." in place
+        is_config = "config" in place.rpartition(".")[0]
         return load(place) if is_config else lambda *args, **options: calls.append((args, options))
 
     monkeypatch.setattr(configured, "_load", stopped)
@@ -49,10 +49,10 @@ def test_every_member_of_a_group_has_help_and_something_to_start(group, name, ca
 def test_what_is_given_changes_the_preset(started):
     args = ("--preset", "demo", "--seeds", 7)
     given, options = started("experiment", "transfer", "here", *args)
-    assert given == (replace(TRANSFERS["demo"], seeds=7), Path("here"))
+    assert given == (replace(EXPERIMENTS["transfer"]["demo"], seeds=7), Path("here"))
     assert options == {"dry_run": False}
     given, options = started("experiment", "transfer", "--seeds", 7, "--dry-run")
-    assert given == (replace(TRANSFERS["tiny"], seeds=7), Path("runs"))
+    assert given == (replace(EXPERIMENTS["transfer"]["tiny"], seeds=7), Path("runs"))
     assert options == {"dry_run": True}
 
 

@@ -9,14 +9,16 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.classifiers.sex import SexClassifier
-from neuromix.experiments.evidence.arm_table import ARMS, Sampling, check_arms
-from neuromix.experiments.evidence.arms import (
+from neuromix.experiments.evidence.arms import ARMS, FILLINGS, check_arms
+from neuromix.experiments.evidence.comparison import cells_of, run_cells
+from neuromix.experiments.evidence.configs import Transfer
+from neuromix.experiments.evidence.samples import (
     Material,
     gaussian_samples,
     keep_pictures,
     labels_like,
     needs,
-    run_arms,
+    sampler_config,
 )
 from neuromix.experiments.frame.arms import check_disjoint, judge, runs_of
 from neuromix.experiments.frame.run import Run
@@ -36,7 +38,7 @@ def material(cohort, md_phantom, tmp_path_factory):
 
 
 def test_training_sets_are_nested_and_hold_what_their_names_say(material):
-    sets = {name: arm.training_set(material) for name, arm in ARMS.items()}
+    sets = {name: material.training_set(arm) for name, arm in ARMS.items()}
     sizes = {name: len(chosen) for name, chosen in sets.items()}
     assert sizes == {
         "real": 6, "classical": 6, "synthetic-0.5": 9, "synthetic-1": 12, "synthetic-2": 18,
@@ -62,7 +64,12 @@ def test_training_sets_are_nested_and_hold_what_their_names_say(material):
 )
 def test_arms_that_cannot_be_are_refused(names, words):
     with pytest.raises(InputError, match=words):
-        check_arms(names)
+        check_arms(names, ARMS)
+
+
+def test_each_experiment_has_its_own_arms_and_reference():
+    with pytest.raises(InputError, match="drop among them"):
+        check_arms(["mask"], FILLINGS)
 
 
 def test_samples_have_the_labels_of_real_subjects_in_equal_shares(cohort):
@@ -90,18 +97,19 @@ def test_gaussian_samples_are_subjects_like_all_others(cohort, material):
 def test_cells_are_done_once_and_read_again(material, tmp_path):
     calls = []
 
-    def fit(arm, seed, shared):
-        calls.append((arm.title, seed))
-        classifier = SexClassifier(steps=2, seed=seed)
-        return judge(classifier, arm.training_set(shared), shared.validation, shared.test)[1]
+    def fit(cell, shared):
+        calls.append((cell["arm"], cell["seed"]))
+        classifier = SexClassifier(steps=2, seed=cell["seed"])
+        train = shared.training_set(ARMS[cell["arm"]])
+        return judge(classifier, train, shared.validation, shared.test)[1]
 
     where = {"setting": "s", "size": 6}
     for seeds in (1, 2, 2):
         with Run.open(tmp_path / "0001-toy", "toy", {}) as run:
-            run_arms(run, where, ["real", "synthetic-1"], seeds, lambda: material, fit)
+            cells = cells_of(where, ["real", "synthetic-1"], seeds)
+            run_cells(run, "toy", cells, lambda: material, fit)
     assert calls == [
-        ("real only", 0), ("real + synthetic, ratio 1", 0),
-        ("real only", 1), ("real + synthetic, ratio 1", 1),
+        ("real", 0), ("synthetic-1", 0), ("real", 1), ("synthetic-1", 1),
     ]  # fmt: skip
     predictions, validation = runs_of(run, where, "synthetic-1", 2)
     assert len(predictions) == 2
@@ -137,9 +145,10 @@ def test_a_subject_on_both_sides_is_named(cohort):
 
 
 def test_a_sampler_of_fewer_steps_still_looks_at_validation():
-    training = Sampling("demo", 7, seed=3).config().training
+    config = Transfer(sampler="demo", sampler_steps=7, seed=3)
+    training = sampler_config(config).training
     assert (training.steps, training.validate_every, training.seed) == (7, 7, 3)
     with pytest.raises(InputError, match="0 sampler steps"):
-        Sampling("demo", 0).config()
+        Transfer(sampler_steps=0)
     with pytest.raises(InputError, match="allowed are demo"):
-        Sampling("huge").config()
+        Transfer(sampler="huge")

@@ -12,17 +12,19 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.sampler import TaskFMRISampler
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import decoding
-from neuromix.experiments.evidence.decoders import BANKS, copies, placed
-from neuromix.experiments.evidence.decoding import run
-from neuromix.experiments.evidence.decoding_config import PRESETS, Decoding
-from neuromix.experiments.evidence.decoding_people import divide
+from neuromix.experiments.evidence.arms import DECODERS
+from neuromix.experiments.evidence.configs import PRESETS, Decoding
+from neuromix.experiments.evidence.decoding import classical_copies, divide, replacement, run
 from neuromix.experiments.frame.verdict import Endpoint
+
+DEMO = PRESETS["decoding"]["demo"]
+PARTS = ("pool", "validation", "ceiling", "test")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    return out, run(PRESETS["demo"], out)
+    return out, run(DEMO, out)
 
 
 def test_every_target_has_the_same_arms_and_judges(finished):
@@ -39,8 +41,8 @@ def test_every_target_has_the_same_arms_and_judges(finished):
 
 def test_sampler_and_banks_come_from_the_training_people_alone(finished):
     folder = finished[0] / "0001-decoding"
-    parts = divide(Cohort.from_bids(folder / "phantom").where(dir="LR"), PRESETS["demo"])
-    names = {part: set(rows.subject_keys) for part, rows in parts.items()}
+    parts = divide(Cohort.from_bids(folder / "phantom").where(dir="LR"), DEMO)
+    names = {part: set(getattr(parts, part).subject_keys) for part in PARTS}
     assert {part: len(people) for part, people in names.items()} == {
         "pool": 4, "validation": 2, "ceiling": 4, "test": 4,
     }  # fmt: skip
@@ -74,7 +76,7 @@ def test_a_finished_run_does_nothing_again(finished, monkeypatch):
         raise AssertionError("a finished cell was done again")
 
     monkeypatch.setattr(decoding, "judge", refuse)
-    assert run(PRESETS["demo"], finished[0])["groups"] == finished[1]["groups"]
+    assert run(DEMO, finished[0])["groups"] == finished[1]["groups"]
 
 
 def test_arms_draw_from_their_bank(finished):
@@ -82,8 +84,8 @@ def test_arms_draw_from_their_bank(finished):
         name: finished[0] / "0001-decoding" / "banks" / f"{name}-4-percent"
         for name in ("runs", "mean-response")
     }
-    assert placed("real", "condition", banks) is placed("classical", "condition", banks) is None
-    drawn = {arm: placed(arm, "condition", banks) for arm in BANKS}
+    drawn = {name: replacement(arm, "condition", banks) for name, arm in DECODERS.items()}
+    assert drawn.pop("real") is drawn.pop("classical") is None
     assert {arm: (t.probability, t.match) for arm, t in drawn.items()} == {
         "runs": (0.5, ("condition",)), "runs-classical": (0.5, ("condition",)),
         "runs-only": (1.0, ("condition",)), "mean-response": (0.5, ("condition",)),
@@ -101,7 +103,7 @@ def test_copies_are_the_response_changed_alike_in_all_frames():
         )
         for k in (1, 2, 3)
     ]
-    made = copies(subjects, 2, 0)
+    made = classical_copies(subjects, 2, 0)
     assert [s["condition"] for s in made] == ["t/1", "t/1", "t/2", "t/2", "t/3", "t/3"]
     assert len({s["bold"].data.numpy().tobytes() for s in made}) == 6
     for subject in made:
@@ -109,7 +111,7 @@ def test_copies_are_the_response_changed_alike_in_all_frames():
         np.testing.assert_allclose(second, 2 * first, rtol=1e-4, atol=1e-5)
         assert first.shape == frame.shape
         assert not np.allclose(first, frame)
-    again = copies(subjects, 2, 0)
+    again = classical_copies(subjects, 2, 0)
     assert all(np.array_equal(a["bold"].data, b["bold"].data)
                for a, b in zip(made, again, strict=True))  # fmt: skip
 
@@ -126,16 +128,16 @@ def people(count, sex):
 def test_people_are_parted_whole_and_evenly_in_sex():
     config = Decoding(sizes=(2, 6), validation=4, test=2, data="own")
     parts = divide(people(24, "FM"), config)
-    assert {name: len(rows.subject_keys) for name, rows in parts.items()} == {
-        "pool": 6, "validation": 4, "test": 14,
-    }  # fmt: skip
-    for rows in parts.values():
+    each = (parts.pool, parts.validation, parts.test)
+    assert [len(rows.subject_keys) for rows in each] == [6, 4, 14]
+    assert parts.ceiling is None
+    for rows in each:
         assert (rows.table["subject_id"].value_counts() == 2).all()
-    first = parts["pool"].table.drop_duplicates("subject_id")["sex"]
+    first = parts.pool.table.drop_duplicates("subject_id")["sex"]
     assert sorted(first[:2]) == ["F", "M"]
     assert sorted(first) == list("FFFMMM")
-    other = divide(people(24, "FM"), Decoding(sizes=(6,), validation=4, data="own", seed=1))["pool"]
-    assert not np.array_equal(other.table["subject_id"], parts["pool"].table["subject_id"])
+    other = divide(people(24, "FM"), Decoding(sizes=(6,), validation=4, data="own", seed=1)).pool
+    assert not np.array_equal(other.table["subject_id"], parts.pool.table["subject_id"])
 
 
 def test_too_few_people_and_one_sex_are_told():
@@ -171,7 +173,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, options, words):
 def test_the_committed_endpoint_fits_the_default_run():
     path = Path(decoding.__file__).parent / "endpoints" / "decoding.json"
     endpoint = Endpoint.read(path, "decoding", 1000)
-    default = PRESETS["tiny"]
+    default = PRESETS["decoding"]["tiny"]
     endpoint.require(default.keys, default.arms)
     assert endpoint.fits(default.keys[0])
     with pytest.raises(InputError, match="for the phantom seeds"):

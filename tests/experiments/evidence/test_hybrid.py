@@ -15,9 +15,9 @@ from neuromix.augment.pds.config import ModalityConfig
 from neuromix.classifiers.stage import StageClassifier
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import fillings, hybrid
-from neuromix.experiments.evidence.fillings import FILLINGS
+from neuromix.experiments.evidence.arms import FILLINGS
+from neuromix.experiments.evidence.configs import Hybrid
 from neuromix.experiments.evidence.hybrid import lacking, run
-from neuromix.experiments.evidence.hybrid_config import Hybrid
 from neuromix.experiments.frame import verdict
 
 SHORT = TrainConfig(
@@ -66,7 +66,7 @@ def test_every_arm_is_judged_at_every_share(done):
     results = json.loads((folder / "results.json").read_text())
     half, none, test = results["groups"]
     assert set(half["scores"]) == set(FILLINGS)
-    assert set(none["scores"]) == {"drop", "pds-extra", "complete"}
+    assert set(none["scores"]) == {"drop", "complete"}
     assert none["scores"]["drop"] == none["scores"]["complete"] == half["scores"]["complete"]
     assert set(test["scores"]) == {"mask", "mean", "regression", "pds", "complete"}
     pairs = {(row["arm"], row["baseline"]) for row in half["comparisons"]}
@@ -85,7 +85,7 @@ def test_it_goes_on_where_it_stopped(done, monkeypatch):
     before = json.loads((folder / "results.json").read_text())
     (folder / "cells" / "setting-hybrid_missing-50_arm-pds_seed-1.json").unlink()
     monkeypatch.setattr(ModalityCompleter, "fit", stop)
-    monkeypatch.setattr(fillings.Filler, "_draw", stop)
+    monkeypatch.setattr(fillings.Filler, "_complete", stop)
     fits = []
     fit = StageClassifier.fit
     monkeypatch.setattr(
@@ -109,11 +109,11 @@ def test_classifiers_see_what_their_arm_says(done, cohort, monkeypatch):
         shape = (len(some), samples, *some[0]["fmri"].shape)
         return np.broadcast_to(np.arange(1.0, samples + 1)[:, None, None, None, None], shape)
 
-    monkeypatch.setattr(filler, "drawn", draw)
+    monkeypatch.setattr(filler, "draw", draw)
     ways = fillings.training_sets(filler, whole, rest, "x")
     sizes = {arm: len(make()) for arm, make in ways.items()}
     assert sizes == {
-        "drop": 12, "mask": 18, "mean": 18, "regression": 18, "pds": 18, "pds-extra": 36,
+        "drop": 12, "mask": 18, "mean": 18, "regression": 18, "pds": 18,
         "pds-by-label": 18,
     }  # fmt: skip
     filled = ways["pds"]()[12]
@@ -123,9 +123,6 @@ def test_classifiers_see_what_their_arm_says(done, cohort, monkeypatch):
     assert (filled["dmri"].data[:, brain] == 1).all() and (
         filled["dmri"].data[:, ~brain] == 0
     ).all()
-    again = ways["pds-extra"]()
-    assert float(again[-1]["dmri"].data.max()) == 2.0  # another sample of who lacks it
-    assert again[18]["subject_id"] == whole[0]["subject_id"] and again[18]["synthetic"]
     truth, mean, line = (
         np.concatenate([s["dmri"].data.numpy().ravel() for s in some])
         for some in (rest, ways["mean"]()[12:], ways["regression"]()[12:])
@@ -179,14 +176,14 @@ def test_sessions_of_a_person_are_in_one_fold():
         for session in range(4)
     ]  # fmt: skip
     regions = np.eye(64).reshape(64, 4, 4, 4)
-    assert fillings.told_by(regions, people, people, "dmri")["told in folds"] < 0.75
+    assert fillings.diagnosis_scores(regions, people, people, "dmri")["told in folds"] < 0.75
 
 
 def test_a_dry_run_makes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(COMPLETERS, "demo", CONFIG)
     out = tmp_path / "runs"
     assert main(["experiment", "hybrid", str(out), "--preset", "demo", "--dry-run"]) == 0
-    assert "18 fits" in capsys.readouterr().out
+    assert "16 fits" in capsys.readouterr().out
     assert not out.exists()
 
 

@@ -6,13 +6,12 @@ from neuromix.augment.bank import quotas
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.errors import InputError
-from neuromix.experiments.evidence.questions import (
+from neuromix.experiments.evidence.settings import (
     confounded,
     confounders,
     few_labels,
     imbalance,
     new_site,
-    training_labels,
 )
 
 RNG = np.random.default_rng(0)
@@ -37,14 +36,14 @@ def space_of(cohort, *names):
 def test_few_keep_their_label_to_train_and_to_choose():
     pool = made_up(40)
     question = few_labels(pool, 8, seed=0)
-    assert len(question.train) == training_labels(8) == 6
+    assert len(question.train) == 6
     assert sorted(question.validation.table["diagnosis"]) == ["AD", "NC"]
-    assert len(question.seen) == 38
+    assert len(question.sampler_train) == 38
     chosen = set(question.validation.subject_keys)
-    assert not chosen & {*question.train.subject_keys, *question.seen.subject_keys}
-    shown = question.seen.table[question.seen.table["diagnosis"] != ""]
+    assert not chosen & {*question.train.subject_keys, *question.sampler_train.subject_keys}
+    shown = question.sampler_train.table[question.sampler_train.table["diagnosis"] != ""]
     assert set(shown["subject_id"]) == set(question.train.table["subject_id"])
-    asked = question.asked(space_of(question.seen, "sex", "diagnosis"), 12)
+    asked = question.requests(space_of(question.sampler_train, "sex", "diagnosis"), 12)
     assert sorted(r["diagnosis"] for r in asked) == ["AD"] * 6 + ["NC"] * 6
 
 
@@ -52,7 +51,7 @@ def test_ten_to_one_and_a_bank_that_evens_it_out():
     question = imbalance(made_up(100), 40, seed=0)
     counts = question.train.table["diagnosis"].value_counts()
     assert dict(counts) == {"NC": 40, "AD": 4}
-    asked = question.asked(space_of(question.train, "sex", "diagnosis"), 44)
+    asked = question.requests(space_of(question.train, "sex", "diagnosis"), 44)
     assert [r["diagnosis"] for r in asked[:36]] == ["AD"] * 36
     assert {r["diagnosis"] for r in asked[36:]} == {"NC", "AD"}
     with pytest.raises(InputError, match="50 scans of clinic B have dementia 'no', and 60"):
@@ -64,7 +63,7 @@ def test_age_goes_with_the_diagnosis_and_the_bank_undoes_it():
     question = confounded(pool, 80, seed=0)
     assert dict(question.train.table["diagnosis"].value_counts()) == {"NC": 40, "AD": 40}
     space = space_of(question.train, "sex", "diagnosis", "age")
-    asked = question.asked(space, 160)
+    asked = question.requests(space, 160)
     table = quotas.associations(question.train, asked, "diagnosis", ("age",))
     assert table["before"][0] > 0.5
     assert table["after"][0] < 0.15
@@ -85,5 +84,5 @@ def test_samples_are_asked_for_the_new_site():
     old = Cohort(old.table.assign(site="", diagnosis=""), old.name)
     question = new_site(old, made_up(60, "B"), 40, 6, seed=0)
     assert list(question.train.table["site"].value_counts()[["clinic A", "B0"]]) == [40, 6]
-    asked = question.asked(space_of(question.train, "sex", "site", "age"), 12)
+    asked = question.requests(space_of(question.train, "sex", "site", "age"), 12)
     assert {row["site"] for row in asked} == {"B0"}

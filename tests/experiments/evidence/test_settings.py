@@ -10,16 +10,19 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import settings
-from neuromix.experiments.evidence.settings import run
-from neuromix.experiments.evidence.settings_config import PRESETS
+from neuromix.experiments.evidence.configs import PRESETS
+from neuromix.experiments.evidence.settings import Question, SettingsComparison, run
+from neuromix.experiments.evidence.sites import Parts
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import Endpoint
+
+DEMO = PRESETS["settings"]["demo"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    return out, run(PRESETS["demo"], out)
+    return out, run(DEMO, out)
 
 
 def test_all_settings_have_the_same_arms_and_judges(finished):
@@ -72,20 +75,20 @@ def test_every_label_that_chooses_is_counted(finished, tmp_path, capsys):
     assert main(["experiment", "settings", str(tmp_path), "--preset", "demo", "--dry-run"]) == 0
     plan = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "few-labels 8, imbalance 30" in plan
-    assert PRESETS["demo"].labels["few-labels"] == 8
+    assert DEMO.labelled["few-labels"] == 8
 
 
 def test_few_labels_choose_in_every_arm(finished, monkeypatch):
     """The same few labels choose, for classifiers and for the sampler."""
-    config = replace(PRESETS["demo"], settings=("few-labels",))
+    config = replace(DEMO, settings=("few-labels",))
     with Run.open(finished[0] / "0001-settings", "settings", finished[1]["config"]) as frame:
-        work = settings._Settings(config, frame)
+        work = SettingsComparison(config, frame)
     question = work.questions["few-labels"]
     chooses = set(question.validation.subject_keys)
     assert len(chooses) == 2
-    assert not chooses & set(question.seen.subject_keys)
+    assert not chooses & set(question.sampler_train.subject_keys)
     given = []
-    monkeypatch.setattr(settings, "Samples", lambda *parts: given.append(parts[3]) or Drawn())
+    monkeypatch.setattr(settings, "draw_samples", lambda *parts: given.append(parts[3]) or {})
     monkeypatch.setattr(settings, "keep_pictures", lambda *_: None)
     material = work._material("few-labels")
     assert {(s["dataset"], s["subject_id"]) for s in material.validation} == chooses
@@ -94,16 +97,9 @@ def test_few_labels_choose_in_every_arm(finished, monkeypatch):
 
 def test_the_endpoint_of_the_old_counting_is_refused():
     path = Path(settings.__file__).parent / "endpoints" / "few-labels.json"
-    tiny = PRESETS["tiny"]
+    tiny = PRESETS["settings"]["tiny"]
     with pytest.raises(InputError, match="fits 0 groups of this experiment"):
         Endpoint.read(path, "settings", 1000).require(tiny.keys, tiny.arms)
-
-
-class Drawn:
-    """No samples."""
-
-    def draw(self, counts):
-        return {}
 
 
 def test_a_finished_run_does_nothing_again(finished, monkeypatch):
@@ -111,19 +107,19 @@ def test_a_finished_run_does_nothing_again(finished, monkeypatch):
         raise AssertionError("a finished cell was done again")
 
     monkeypatch.setattr(settings, "judge", refuse)
-    assert run(PRESETS["demo"], finished[0])["groups"] == finished[1]["groups"]
+    assert run(DEMO, finished[0])["groups"] == finished[1]["groups"]
 
 
-def test_a_tangled_test_set_is_told(finished, tmp_path):
+def test_a_confounded_test_set_warns(finished, tmp_path):
     old = {"subject_id": "x", "site": "B", "md_path": "none.nii"}
-    work = object.__new__(settings._Settings)
+    work = object.__new__(SettingsComparison)
     rows = [old | {"subject_id": str(k), "age": 60.0 + k, "sex": "F",
                    "diagnosis": "NC" if k < 10 else "AD"} for k in range(20)]  # fmt: skip
     cohort = Cohort(pd.DataFrame(rows))
-    work.b = settings.Parts("clinic", cohort, cohort, cohort, None)
-    work.questions = {"confounded": settings.Question(cohort, cohort, lambda *_: [], "t", "a")}
+    work.b = Parts("clinic", cohort, cohort, cohort, None)
+    work.questions = {"confounded": Question(cohort, cohort, lambda *_: [], "t", "a")}
     methods = []
-    warnings = work._tangled(methods)
+    warnings = work.confounding(methods)
     assert "is not tested on unconfounded subjects" in warnings[0]
     assert "in the test set" in methods[0]
 

@@ -4,8 +4,8 @@ import pytest
 
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
+from neuromix.experiments.evidence.configs import Transfer
 from neuromix.experiments.evidence.sites import (
-    Wanted,
     labelled,
     load_site,
     part,
@@ -25,16 +25,15 @@ def relabel(cohort, **columns):
 
 
 def test_parts_share_nobody_and_have_the_sizes(cohort):
-    wanted = Wanted(4, 2, 4, ceiling=2)
     even = relabel(cohort, sex=["F", "M"] * 6, diagnosis="")
-    parts = part(even, "p", "sex", wanted, 0, is_phantom=True)
+    parts = part(even, "sex", 4, 2, 2, 0)
     sizes = [len(each) for each in (parts.pool, parts.validation, parts.test, parts.ceiling)]
     assert sum(sizes) == 12
     assert sizes[0] == 4
     assert sizes[3] == 2
     each = [set(p.subject_keys) for p in (parts.pool, parts.validation, parts.test, parts.ceiling)]
     assert len(set().union(*each)) == 12
-    own = part(even, "p", "sex", Wanted(6, 2, 99, ceiling=2), 0, is_phantom=False)
+    own = part(even, "sex", 6, 2, 0, 0)
     assert own.ceiling is None
     assert len(own.test) == 4  # all that are left
 
@@ -55,7 +54,7 @@ def test_one_class_and_lonely_classes_are_refused(cohort):
     with pytest.raises(InputError, match="class 'M' of sex has 1 subject in the pool"):
         require_classes(relabel(cohort, sex=["F"] * 11 + ["M"]), "sex", "pool")
     with pytest.raises(InputError, match="ask for fewer, or bring more"):
-        part(cohort, "p", "sex", Wanted(9, 2, 1), 0, is_phantom=False)
+        part(cohort, "sex", 9, 2, 0, 0)
 
 
 def test_images_of_unequal_shapes_are_refused(cohort, tmp_path):
@@ -63,7 +62,7 @@ def test_images_of_unequal_shapes_are_refused(cohort, tmp_path):
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), small)
     paths = [str(small), *cohort.table["md_path"][1:]]
     with pytest.raises(InputError, match="bring them to one grid"):
-        part(relabel(cohort, md_path=paths), "p", "sex", Wanted(4, 2, 2), 0, is_phantom=False)
+        part(relabel(cohort, md_path=paths), "sex", 4, 2, 0, 0)
 
 
 def test_training_sets_grow_by_adding(cohort):
@@ -77,9 +76,9 @@ def test_training_sets_grow_by_adding(cohort):
 
 def test_own_data_are_found_by_folder_and_by_table(cohort, md_phantom, tmp_path):
     cohort.save(tmp_path / "cohort.tsv")
-    wanted = Wanted(4, 3, 1)
     for place in (md_phantom, tmp_path / "cohort.tsv"):
-        parts = load_site(place, "B", "sex", wanted, tmp_path, spacing=4.0, seed=0)
+        config = Transfer(data_b=place, validation=3)
+        parts = load_site(config, "B", "sex", 4, 0, tmp_path)
         assert len(parts.test) == 5
     with pytest.raises(InputError, match="does not exist"):
-        load_site(tmp_path / "no", "B", "sex", wanted, tmp_path, spacing=4.0, seed=0)
+        load_site(Transfer(data_b=tmp_path / "no"), "B", "sex", 4, 0, tmp_path)

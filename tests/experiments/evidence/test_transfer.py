@@ -11,8 +11,10 @@ from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.classifiers.evaluate import Predictions
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import transfer
+from neuromix.experiments.evidence.configs import PRESETS, Transfer
 from neuromix.experiments.evidence.transfer import run
-from neuromix.experiments.evidence.transfer_config import PRESETS, Transfer
+
+DEMO = PRESETS["transfer"]["demo"]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,8 @@ def finished(tmp_path_factory):
         patch.setattr(transfer, "judge", stopping)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
-                run(PRESETS["demo"], out)
-        results = run(PRESETS["demo"], out)
+                run(DEMO, out)
+        results = run(DEMO, out)
     return out, results, seen
 
 
@@ -47,7 +49,7 @@ def test_an_interrupted_run_goes_on_and_does_no_cell_twice(finished, monkeypatch
 
     monkeypatch.setattr(transfer, "judge", refuse)
     monkeypatch.setattr(TiledMDSampler, "fit", refuse)
-    again = run(PRESETS["demo"], out)
+    again = run(DEMO, out)
     assert again["groups"] == results["groups"]
 
 
@@ -164,7 +166,7 @@ def test_own_cohorts_take_the_place_of_phantoms(own, tmp_path):
     first.save(tmp_path / "a.tsv")
     clinic.where([k >= 30 for k in range(len(clinic))]).save(tmp_path / "b.tsv")
     config = replace(
-        PRESETS["demo"], data_a=tmp_path / "a.tsv", data_b=tmp_path / "b.tsv", sizes_b=(6,),
+        DEMO, data_a=tmp_path / "a.tsv", data_b=tmp_path / "b.tsv", sizes_b=(6,),
         validation=4, seeds=1, arms=("real",),
     )  # fmt: skip
     results = run(config, tmp_path / "runs")
@@ -199,5 +201,5 @@ def test_an_endpoint_of_another_phantom_is_refused(tmp_path):
     }  # fmt: skip
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"phantom seeds \[1000\], and seed 0 came"):
-        run(replace(PRESETS["demo"], endpoint=path), tmp_path / "runs")
+        run(replace(DEMO, endpoint=path), tmp_path / "runs")
     assert Transfer(endpoint=path).keys[0] == {"setting": "dementia-b", "size": 40, "size_b": 80}

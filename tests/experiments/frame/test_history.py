@@ -29,6 +29,8 @@ class Config:
 class Finished:
     """An experiment whose runs are there already."""
 
+    name, images = "transfer", ()
+
     def __init__(self, config, frame):
         self.frame = frame
 
@@ -73,7 +75,7 @@ def commit(path, message="Endpoint"):
 def outcome(path):
     """What the results of a run say of the endpoint; the page says it, too."""
     out = path.parents[1] / "runs" / "0001-transfer"
-    carry_out("transfer", Config(path), out, Finished, lambda config: [], ())
+    carry_out(Finished, Config(path), out)
     results = json.loads((out / "results.json").read_text())
     assert f"Primary endpoint, {results['primary']['origin']}." in results["verdict"]
     assert f"<td>{results['primary']['origin']}</td>" in (out / "report.html").read_text()

@@ -1,7 +1,8 @@
 import pytest
 
-from neuromix.experiments.evidence.arms import Sampling
-from neuromix.experiments.evidence.costs import pace
+from neuromix.augment.data.cohort import Cohort
+from neuromix.experiments.evidence.configs import Transfer
+from neuromix.experiments.evidence.plan import sampler_pace
 from neuromix.experiments.frame.pace import spent
 from neuromix.experiments.frame.run import Run
 
@@ -21,6 +22,9 @@ def test_time_is_added_up_by_part_with_the_share_of_loading(tmp_path):
 
 
 def test_guidance_costs_a_second_pass(md_phantom):
-    usual, guided = (pace(md_phantom, 4.0, Sampling("demo", 2, guidance=g), 0) for g in (1.0, 2.0))
-    assert guided.sample / guided.sampler == pytest.approx(2 * usual.sample / usual.sampler)
-    assert min(usual) > 0
+    few = Cohort.from_bids(md_phantom)
+    (usual, once), (guided, twice) = (
+        sampler_pace(few, Transfer(sampler="demo", sampler_steps=2, guidance=g)) for g in (1, 2)
+    )
+    assert twice / guided == pytest.approx(2 * once / usual)
+    assert min(usual, once) > 0
