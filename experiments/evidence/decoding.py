@@ -91,7 +91,6 @@ class DecodingComparison(Comparison):
 
     def __init__(self, config: Decoding, frame: Run) -> None:
         super().__init__(config, frame)
-        config.window("condition")  # what it refuses is told before all else
         parts = self.parts = divide(find_runs(config, frame.folder / "phantom"), config)
         self.runs = Runs.of(parts.test, 1)
         self.trained, self.tests = [parts.pool, parts.validation], [parts.test]

@@ -110,7 +110,7 @@ def plan_decoding(config: Decoding) -> Plan:
 
 def plan_hybrid(config: Hybrid) -> Plan:
     """A completer, and its samples, for each share of subjects that lack an image."""
-    own = load_cohort(config.data) if config.data else None
+    own = paired(load_cohort(config.data)) if config.data else None
     with few_subjects("paired", own, config.spacing) as scans:
         few = paired(scans)
         completers, samples = 0.0, 0.0
