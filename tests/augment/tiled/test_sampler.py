@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +266,17 @@ def test_true_noise_leads_to_the_true_distribution(noisy, monkeypatch, steps, ma
     latents = latents[noisy.codec.mask.expand_as(latents) > 0]
     assert latents.mean().item() == pytest.approx(mean, abs=margin * spread)
     assert latents.std().item() == pytest.approx(spread, rel=margin)
+
+
+def test_whoever_made_the_weights_that_a_fit_begins_from_has_a_part(parts, published, tmp_path):
+    base = shutil.copytree(published, tmp_path / "base")
+    index = base / "model_index.json"
+    about = json.loads(index.read_text()) if index.is_file() else {}
+    made_by = {"subjects": ["somebody"], "voxels": ["an image"]}
+    index.write_text(json.dumps(about | {"provenance": made_by}))
+    sampler, _ = TiledMDSampler.fit(parts.train, variant("lora", base), tmp_path / "sampler")
+    assert "somebody" in sampler.record["subjects"] and "an image" in sampler.record["voxels"]
+    assert len(sampler.record["subjects"]) == len(parts.train.subject_keys) + 1
 
 
 def test_lora_adds_low_ranks_to_an_unchanged_base(parts, published, tmp_path):
