@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from neuromix.augment.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
@@ -13,6 +15,11 @@ class Benchmark:
 
     out: Path | None = None
     """JSON file for the figures. Without it they are only printed."""
+
+    def __post_init__(self) -> None:
+        for name, count in vars(self).items():
+            if isinstance(count, int | float) and not isinstance(count, bool) and count <= 0:
+                raise InputError(f"{count} {name} measure nothing; give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +45,13 @@ class Sampling(Benchmark):
     """Voxel side in mm."""
     repeats: int = 3
     """Rounds in which each runs once; medians are shown."""
-    measured: int = 2
+    measured: int = 1
     """Steps that are run of the slow ones; the time of all steps follows from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Benchmark):
-    """Time the training loop against bare steps and MONAI's, and weigh it for growing cohorts.
+    """Time the training loop against bare steps, and weigh it for growing cohorts.
 
     Latents are made up, as they do not change the speed. Takes about ten minutes on two cores.
     """
@@ -54,7 +61,7 @@ class Training(Benchmark):
     spacing: float = 4.0
     """Voxel side in mm."""
     pairs: int = 30
-    """Steps of the loop and bare steps, by turns; medians are shown. A tenth for MONAI's."""
+    """Steps of the loop and bare steps, by turns; medians are shown."""
     cohorts: tuple[int, ...] = (200, 2000, 20_000)
     """Training subjects for the memory, a process each (Linux only)."""
 
@@ -87,7 +94,7 @@ class Completing(Benchmark):
     spacing: float = 6.0
     """Voxel side in mm."""
     samples: int = 16
-    """Of a subject."""
+    """Of a subject, two or more."""
     rounds: int = 5
     """In which each completes one; medians are shown."""
 

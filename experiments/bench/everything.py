@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from neuromix.augment.errors import InputError
+from neuromix.experiments.bench import config
 from neuromix.experiments.bench.figures import Figure, keep, machine
 from neuromix.experiments.bench.foundation import foundation
 from neuromix.experiments.bench.images_4d import completing, runs
@@ -19,23 +20,24 @@ from neuromix.experiments.bench.training import training
 from neuromix.experiments.bench.transforms import transforms
 from neuromix.experiments.frame.pages import rich_table
 
-SIZES: dict[str, tuple[Callable[..., list[Figure]], tuple[Any, ...], tuple[Any, ...]]] = {
-    "foundation": (foundation, (80, 100_000), (10, 1000)),
-    "sampling": (sampling, ("tiny", 4.0, 3, 1), ("demo", 8.0, 1, 1)),
-    "training": (training, ("tiny", 4.0, 30, (200, 2000, 20_000)), ("demo", 8.0, 2, (200, 2000))),
-    "transforms": (transforms, (1.75, 30, 30, (0, 2, 4), 1000), (8.0, 8, 5, (0, 2), 100)),
-    "completing": (completing, ("tiny", 6.0, 16, 5), ("demo", 12.0, 2, 1)),
-    "runs": (runs, ("tiny", 12.0, 100, 5), ("demo", 12.0, 40, 1)),
-}
-"""Each benchmark, and what it is called with in a whole and in a quick run."""
+PARTS: list[tuple[Callable[[Any], list[Figure]], config.Benchmark]] = [
+    (foundation, config.Foundation(subjects=10, indexed=1000)),
+    (sampling, config.Sampling(preset="demo", spacing=8.0, repeats=1)),
+    (training, config.Training(preset="demo", spacing=8.0, pairs=2, cohorts=(200, 2000))),
+    (transforms, config.Transforms(spacing=8.0, samples=8, rounds=5, workers=(0, 2), draws=100)),
+    (completing, config.Completing(preset="demo", spacing=12.0, samples=2, rounds=1)),
+    (runs, config.Runs(preset="demo", frames=40, rounds=1)),
+]
+"""Each benchmark and its quick size; its defaults are the whole."""
 
 
-def everything(quick: bool, out: Path | None, against: Path | None) -> list[dict[str, Any]]:
-    """Run all parts; ``against`` is the file of an earlier run."""
-    before = _earlier(against, quick) if against else {}
+def everything(asked: config.Everything) -> list[dict[str, Any]]:
+    """Run all parts, and put the figures of an earlier run beside them."""
+    quick, out = asked.quick, asked.out
+    before = _earlier(asked.against, quick) if asked.against else {}
     rows = []
-    for measure, whole, small in SIZES.values():
-        for figure in measure(*(small if quick else whole), None):
+    for measure, small in PARTS:
+        for figure in measure(small if quick else type(small)()):
             row: dict[str, Any] = figure._asdict()
             if before:
                 old = before["values"].get((figure.part, figure.what))

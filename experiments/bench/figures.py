@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import track
 
 from neuromix.augment import files
-from neuromix.augment.errors import InputError
 from neuromix.augment.software import commit, versions
 from neuromix.experiments.frame.pages import rich_table
 
@@ -63,13 +62,6 @@ def beside(
         )
         for name, each in values.items()
     ]  # fmt: skip
-
-
-def require_counts(**counts: int) -> None:
-    """Refuse numbers that measure nothing."""
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{count} {name} measure nothing; give at least 1")
 
 
 def report(figures: Sequence[Figure], out: Path | None, how: str = "") -> list[Figure]:

@@ -11,31 +11,31 @@ import numpy as np
 
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments.bench.figures import Figure, report, require_counts, seconds
+from neuromix.experiments.bench.config import Foundation
+from neuromix.experiments.bench.figures import Figure, report, seconds
 
 PROCESSES = 5
 """Fresh ones that an import is timed in."""
 
 
-def foundation(subjects: int, indexed: int, out: Path | None) -> list[Figure]:
+def foundation(config: Foundation) -> list[Figure]:
     """Time the phantoms, the BIDS index and the imports."""
-    require_counts(subjects=subjects, indexed=indexed)
     times = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         first = seconds(make_phantom, folder / "first", "md", subjects=1)
         times["phantom md, the first subject, with reading the template"] = first
         for kind in ("md", "task", "paired"):
-            many = max(2, subjects // 10 if kind == "task" else subjects)
+            many = max(2, config.subjects // 10 if kind == "task" else config.subjects)
             one = seconds(make_phantom, folder / f"{kind}1", kind, subjects=1)
             whole = seconds(make_phantom, folder / f"{kind}2", kind, subjects=many)
             times[f"phantom {kind}, a further subject"] = (whole - one) / (many - 1)
         tree = folder / "tree"
-        for k in range(indexed):
+        for k in range(config.indexed):
             place = tree / f"sub-{k:06d}" / "dwi"
             place.mkdir(parents=True)
             (place / f"sub-{k:06d}_param-md_dwimap.nii").touch()
-        times[f"Cohort.from_bids, {indexed} subjects"] = seconds(Cohort.from_bids, tree)
+        times[f"Cohort.from_bids, {config.indexed} subjects"] = seconds(Cohort.from_bids, tree)
     for label, code in (
         ("import neuromix.augment", "import neuromix.augment"),
         ("neuromix --help", "from neuromix.experiments.cli.main import main; main(['--help'])"),
@@ -46,4 +46,6 @@ def foundation(subjects: int, indexed: int, out: Path | None) -> list[Figure]:
             for _ in range(PROCESSES)
         ]
         times[label] = float(np.median(runs))
-    return report([Figure("foundation", what, time, "s") for what, time in times.items()], out)
+    return report(
+        [Figure("foundation", what, time, "s") for what, time in times.items()], config.out
+    )

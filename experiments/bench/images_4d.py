@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 
@@ -24,7 +25,8 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
 from neuromix.augment.pds.pairs import read
 from neuromix.augment.phantom import make_phantom
-from neuromix.experiments.bench.figures import Figure, beside, by_turns, report, require_counts
+from neuromix.experiments.bench.config import Completing, Runs
+from neuromix.experiments.bench.figures import Figure, beside, by_turns, report
 from neuromix.experiments.quality.completion import without
 from neuromix.experiments.quality.completion_baselines import baselines
 from neuromix.experiments.quality.monai_unet import unet_beside, weights_of
@@ -39,17 +41,15 @@ WINDOW = 40
 """Frames that networks make jointly."""
 
 
-def completing(
-    preset: str, spacing: float, samples: int, rounds: int, out: Path | None
-) -> list[Figure]:
+def completing(asked: Completing) -> list[Figure]:
     """Time the completion of a subject, dMRI from fMRI."""
-    require_counts(rounds=rounds)
+    samples, spacing = asked.samples, asked.spacing
     if samples < 2:
         raise InputError(f"{samples} samples measure nothing; give at least 2")
     with tempfile.TemporaryDirectory() as name:
         data = make_phantom(Path(name) / "pairs", "paired", subjects=PEOPLE, spacing=spacing)
         cohort = Cohort.from_bids(data)
-        config = COMPLETERS[preset]
+        config = COMPLETERS[asked.preset]
         config = replace(
             config,
             training=replace(config.training, **BRIEF),
@@ -71,26 +71,27 @@ def completing(
             )
         }
         for title, rival in fitted.items():
-            contenders[title] = partial(_predicted, rival, pair[0], seeds)
+            contenders[title] = partial(_predict, rival, pair[0], seeds)
         contenders["reading the two real files"] = lambda k: [
             read(subjects[k][m], m) for m in ("fmri", "dmri")
         ]
         networks = {"neuromix": completer.model} | {
             title: rival.network_ for title, rival in fitted.items() if hasattr(rival, "network_")
         }
-        return _timed("completing", contenders, rounds, 1, networks, out)
+        return _timed("completing", contenders, asked.rounds, 1, networks, asked.out)
 
 
-def runs(preset: str, spacing: float, frames: int, rounds: int, out: Path | None) -> list[Figure]:
+def runs(asked: Runs) -> list[Figure]:
     """Time task fMRI runs, in closed form and by networks in ten steps."""
-    require_counts(frames=frames, rounds=rounds)
+    frames = asked.frames
     with tempfile.TemporaryDirectory() as name:
-        data = make_phantom(Path(name) / "runs", "task", subjects=PEOPLE, spacing=spacing)
+        data = make_phantom(Path(name) / "runs", "task", subjects=PEOPLE, spacing=asked.spacing)
         cohort = Cohort.from_bids(data).where(task="motor")
         split = cohort.split((0.6, 0.4, 0.0), stratify=(), seed=0)
         base = replace(
-            SAMPLERS[preset], start=1.0, window=WINDOW, overlap=8, head_dim=16, time="factorised"
-        )
+            SAMPLERS[asked.preset], start=1.0, window=WINDOW, overlap=8, head_dim=16,
+            time="factorised",
+        )  # fmt: skip
         shop = Workshop(split.train, split.val, base, Path(name) / "samplers", 0.0)
         made = {
             "neuromix, closed form": shop.closed_form(shop.people)[0],
@@ -106,27 +107,20 @@ def runs(preset: str, spacing: float, frames: int, rounds: int, out: Path | None
             title: partial(_run, sampler, frames) for title, sampler in made.items()
         }
         paths = cohort.table["bold_path"]
-        contenders["reading a real run"] = lambda k: _real(paths.iloc[k], frames)
+        contenders["reading a real run"] = lambda k: nib.load(paths.iloc[k]).dataobj[..., :frames]
         networks = {t: each.transformer for t, each in made.items() if each.transformer}
         named = {f"{title}, 100 frames": work for title, work in contenders.items()}
         sized = {f"{title}, 100 frames": network for title, network in networks.items()}
-        return _timed("runs", named, rounds, 100 / frames, sized, out)
+        return _timed("runs", named, asked.rounds, 100 / frames, sized, asked.out)
 
 
-def _predicted(rival: Any, sources: np.ndarray, seeds: Sequence[int], number: int) -> Any:
-    return rival.predict(sources[number : number + 1], seeds)
+def _predict(rival: Any, sources: np.ndarray, seeds: Sequence[int], k: int) -> Any:
+    return rival.predict(sources[k : k + 1], seeds)
 
 
 def _run(sampler: TaskFMRISampler, frames: int, seed: int) -> None:
     for _ in sampler.timed(None, frames).stream({"task": "motor"}, seed, 10):
         pass
-
-
-def _real(path: str, frames: int) -> np.ndarray:
-    import nibabel as nib
-
-    image: Any = nib.load(path)
-    return np.asarray(image.dataobj[..., :frames], np.float32)
 
 
 def _timed(
@@ -138,12 +132,10 @@ def _timed(
     out: Path | None,
 ) -> list[Figure]:
     """Time all of them by turns, each on the next person, beside the first."""
-    works = {title: partial(_on_next, work) for title, work in contenders.items()}
+    works = {
+        title: lambda turn, work=work: work(turn % PEOPLE) for title, work in contenders.items()
+    }
     with torch.no_grad():
         taken = {title: scale * each for title, each in by_turns(works, rounds).items()}
     weights = {title: weights_of(network) for title, network in networks.items()}
     return report(beside(part, taken, "s", next(iter(taken)), weights), out)
-
-
-def _on_next(work: Callable[[int], Any], turn: int) -> Any:
-    return work(turn % PEOPLE)

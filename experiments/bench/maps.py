@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +28,8 @@ from neuromix.augment.tiled.codec import DeformableTemplate
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.mosaic import Tiling
 from neuromix.augment.tiled.sampler import CHUNK, TiledMDSampler, build_network, token_side
-from neuromix.experiments.bench.figures import Figure, beside, report, require_counts, seconds
+from neuromix.experiments.bench.config import Sampling
+from neuromix.experiments.bench.figures import Figure, beside, report, seconds
 from neuromix.experiments.quality.monai_unet import closest_width, unet, weights_of
 
 SPACE = LabelSpace(CATEGORIES, {"age": (55.0, 90.0)})
@@ -51,15 +51,12 @@ class Contender(NamedTuple):
     """Steps that are run; all being alike, the time of more follows from them."""
 
 
-def sampling(
-    preset: str, spacing: float, repeats: int, measured: int, out: Path | None
-) -> list[Figure]:
+def sampling(config: Sampling) -> list[Figure]:
     """Time finished volumes."""
-    require_counts(repeats=repeats, measured=measured)
-    grid = Grid.mni(spacing)
-    contenders = _contenders(PRESETS[preset], grid, measured)
+    grid = Grid.mni(config.spacing)
+    contenders = _contenders(PRESETS[config.preset], grid, config.measured)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for turn in track(range(repeats + 1), "Sampling"):
+    for turn in track(range(config.repeats + 1), "Sampling"):
         for name, contender in contenders.items():
             if turn == 0:
                 contender.draw(1)  # a first run also pays for what is set up once
@@ -73,7 +70,7 @@ def sampling(
             weights[what] = weights_of(contender.network)
     how = f"{torch.get_num_threads()} threads; {grid}; chunks of {CHUNK}, no guidance"
     peer = "neuromix, 20 steps, 20 passes"
-    return report(beside("sampling", volumes, "s", peer, weights), out, how)
+    return report(beside("sampling", volumes, "s", peer, weights), config.out, how)
 
 
 def ours_alone(config: TiledMDConfig, grid: Grid) -> tuple[DeformableTemplate, Any]:
@@ -88,11 +85,6 @@ def ours_alone(config: TiledMDConfig, grid: Grid) -> tuple[DeformableTemplate, A
 
 PATCH = 2
 """Latent pixels along a side of a token of diffusers' DiT."""
-
-
-def unet_of(target: int) -> Any:
-    """MONAI's U-Net with about as many parameters; unconditional, which favours it."""
-    return _closest(unet, range(4, 513), target)
 
 
 def dit(target: int, layers: int, heads: int, side: int) -> DiTTransformer2DModel:
@@ -142,7 +134,8 @@ def _contenders(config: TiledMDConfig, grid: Grid, measured: int) -> dict[str, C
     side = PATCH * math.ceil(len(network.network.kept) ** 0.5)
     picture = dit(weights_of(network), config.layers, config.heads, side)
     vae = autoencoder(numbers)
-    voxels = unet_of(weights_of(network))
+    # Unconditional, which favours it.
+    voxels = _closest(unet, range(4, 513), weights_of(network))
     inferer = DiffusionInferer(monai_schedulers.DDPMScheduler(1000))
 
     def pictures(scheduler: Any) -> Callable[[int], Any]:

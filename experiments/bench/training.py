@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.progress import Progress
-from torch import nn
 
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.loop import sample_generators, train
@@ -27,24 +26,20 @@ from neuromix.augment.diffusion.objectives import FlowMatching
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.latents import LatentSet
-from neuromix.experiments.bench.figures import Figure, beside, report, require_counts, seconds
-from neuromix.experiments.bench.maps import LABELS, SPACE, ours_alone, unet_of
+from neuromix.experiments.bench.config import Training
+from neuromix.experiments.bench.figures import Figure, beside, report, seconds
+from neuromix.experiments.bench.maps import LABELS, SPACE, ours_alone
 from neuromix.experiments.frame.pace import own_memory
 from neuromix.experiments.quality.monai_unet import weights_of
 
 STEPS = 6
 """Of a training whose memory is measured; it has stopped growing by then."""
-AT_ONCE = 2
-"""Volumes of a MONAI step: a whole batch would hold tens of gigabytes and be no faster a volume."""
 
 
-def training(
-    preset: str, spacing: float, pairs: int, cohorts: Sequence[int], out: Path | None
-) -> list[Figure]:
+def training(asked: Training) -> list[Figure]:
     """Time and weigh the training loop."""
-    config, grid = PRESETS[preset], Grid.mni(spacing)
-    size = config.training.batch_size
-    require_counts(pairs=pairs)
+    config, grid = PRESETS[asked.preset], Grid.mni(asked.spacing)
+    size, pairs, cohorts = config.training.batch_size, asked.pairs, asked.cohorts
     if min(cohorts, default=size) < size:
         raise InputError(f"{min(cohorts)} subjects are fewer than a batch; give at least {size}")
     if cohorts and not Path("/proc/self/status").exists():
@@ -66,16 +61,13 @@ def training(
             figures.append(Figure("training", what, own[-1], "MB", peer, ratio))
             bar.advance(scale)
     how = f"{torch.get_num_threads()} threads; {grid}; batch of {size}"
-    return report(figures, out, how)
+    return report(figures, asked.out, how)
 
 
 def _speed(
     config: TiledMDConfig, grid: Grid, pairs: int, folder: Path, advance: Callable[[], None]
 ) -> list[Figure]:
-    """Time of a step of the loop, of a bare step of the same network, and of MONAI's."""
-    from monai.inferers import DiffusionInferer
-    from monai.networks.schedulers import DDPMScheduler
-
+    """Time of a step of the loop, and of a bare step of the same network."""
     size = config.training.batch_size
     (codec, network), (_, twin) = ours_alone(config, grid), ours_alone(config, grid)
     objective = FlowMatching(network, config.label_dropout, codec.mask)
@@ -83,30 +75,22 @@ def _speed(
     noise = np.random.default_rng(0).standard_normal(shape, np.float32)
     np.save(folder / "speed.npy", noise)
     data = LatentSet(folder / "speed.npy", SPACE, [LABELS] * len(noise))
-
     batch = data.batch(range(size), sample_generators(0, 0, range(size)))
     times, target = torch.full((size,), 500.0), torch.randn_like(batch["latents"])
-    bare = _bare_step(
-        twin, lambda: F.mse_loss(twin(batch["latents"], times, batch["labels"]), target)
-    )
-    voxels = unet_of(weights_of(network))
-    volumes = torch.randn(2, AT_ONCE, 1, *grid.shape)
-    inferer = DiffusionInferer(DDPMScheduler(1000))
-    times_2 = torch.full((AT_ONCE,), 500)
-    other = _bare_step(
-        voxels, lambda: F.mse_loss(inferer(volumes[0], voxels, volumes[1], times_2), volumes[1])
-    )
+    optimiser = torch.optim.AdamW(twin.parameters())
+
+    def bare_step() -> None:
+        F.mse_loss(twin(batch["latents"], times, batch["labels"]), target).backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
 
     taken: dict[str, list[float]] = {"train, but checkpoints": [], "bare steps": []}
-    theirs: list[float] = []
     begun = time.perf_counter()
 
     def on_step(step: int) -> None:
         nonlocal begun
         taken["train, but checkpoints"].append(time.perf_counter() - begun)
-        taken["bare steps"].append(seconds(bare))
-        if step == 1 or step % 10 == 2:
-            theirs.append(seconds(other) * size / AT_ONCE)
+        taken["bare steps"].append(seconds(bare_step))
         advance()
         begun = time.perf_counter()
 
@@ -115,29 +99,12 @@ def _speed(
     settings = replace(config.training, steps=pairs + 2, checkpoint_every=pairs + 2, log_every=1)
     trained = train(objective, data, settings, folder / "run", on_step=on_step)
     steps = {what: np.array(times[1:-1]) for what, times in taken.items()}
-    theirs_now = float(np.median(theirs[1:]))
-    figures = beside(
-        "training", steps, "s", "bare steps", dict.fromkeys(steps, weights_of(network))
-    )
-    ratio = theirs_now / figures[1].value
+    weights = dict.fromkeys(steps, weights_of(network))
     waiting = trained.waiting * trained.seconds / sum(taken["train, but checkpoints"])
     return [
-        *figures,
-        Figure("training", "MONAI 3D U-Net, bare", theirs_now, "s", "bare steps", ratio,
-               weights_of(voxels)),
+        *beside("training", steps, "s", "bare steps", weights),
         Figure("training", "waiting for data", 100 * waiting, "%"),
-    ]  # fmt: skip
-
-
-def _bare_step(network: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    optimiser = torch.optim.AdamW(network.parameters())
-
-    def step() -> None:
-        loss().backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-    return step
+    ]
 
 
 def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> float:

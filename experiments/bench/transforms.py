@@ -24,7 +24,8 @@ from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
 from neuromix.augment.mixing import mix
 from neuromix.augment.transforms import RandomSynthetic
-from neuromix.experiments.bench.figures import Figure, beside, by_turns, report, require_counts
+from neuromix.experiments.bench.config import Transforms
+from neuromix.experiments.bench.figures import Figure, beside, by_turns, report
 from neuromix.experiments.frame.pace import own_memory
 
 PART = "transforms"
@@ -66,21 +67,14 @@ class FreeSampler:
         return np.where(self.brain, 1 + noise / 10, 0).astype(np.float32)
 
 
-def transforms(
-    spacing: float,
-    samples: int,
-    rounds: int,
-    workers: Sequence[int],
-    draws: int,
-    out: Path | None,
-) -> list[Figure]:
+def transforms(config: Transforms) -> list[Figure]:
     """Time draws and loaders, and weigh many draws."""
-    require_counts(samples=samples, rounds=rounds, draws=draws)
+    samples, rounds, workers = config.samples, config.rounds, config.workers
     if not workers or min(workers) < 0:
-        raise InputError(f"workers {tuple(workers)} came; give one or more numbers, 0 or more")
+        raise InputError(f"workers {workers} came; give one or more numbers, 0 or more")
     if not Path("/proc/self/status").exists():
         raise InputError("memory is measured on Linux only; run this benchmark there")
-    sampler = FreeSampler(Grid.mni(spacing))
+    sampler = FreeSampler(Grid.mni(config.spacing))
     labels = [{"sex": "FM"[k % 2], "age": 50.0 + k % 40} for k in range(samples)]
     with tempfile.TemporaryDirectory() as name:
         bank = SampleBank.fill(Path(name) / "bank", sampler, labels, SEED)
@@ -92,9 +86,9 @@ def transforms(
         figures = [
             *_draw(bank, subjects, rounds),
             *_loaders(bank, subjects, workers, max(2, rounds // 10)),
-            Figure(PART, "memory over draws grows by", _growth(bank, draws), "MB"),
+            Figure(PART, "memory over draws grows by", _growth(bank, config.draws), "MB"),
         ]
-    return report(figures, out, f"{sampler.grid}; {samples} samples")
+    return report(figures, config.out, f"{sampler.grid}; {samples} samples")
 
 
 def _draw(bank: SampleBank, subjects: list[tio.Subject], rounds: int) -> list[Figure]:

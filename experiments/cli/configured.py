@@ -91,13 +91,9 @@ class FolderExperiment(Options[Config]):
 
 @dataclass(frozen=True)
 class Benchmark(Options[Config]):
-    """A benchmark, whose function takes the fields of the config."""
+    """A benchmark."""
 
     note: ClassVar[str] = "Figures are those of this machine."
-
-    def start(self, run: Callable[..., Any]) -> None:
-        """Call what the command is for."""
-        run(**vars(self.config))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 
 from neuromix.augment.tiled.config import PRESETS
 from neuromix.experiments.bench import foundation
+from neuromix.experiments.bench.config import Benchmark, Foundation
 from neuromix.experiments.bench.figures import Figure, beside, by_turns
 from neuromix.experiments.bench.maps import autoencoder, dit
 from neuromix.experiments.cli.main import main
@@ -34,7 +35,9 @@ def test_figures_are_named_kept_and_positive(tmp_path, monkeypatch):
     monkeypatch.setattr(
         foundation, "make_phantom", lambda out, kind, *, subjects: made.append((kind, subjects))
     )
-    figures = foundation.foundation(20, 5, tmp_path / "figures.json")
+    figures = foundation.foundation(
+        Foundation(subjects=20, indexed=5, out=tmp_path / "figures.json")
+    )
     kept = json.loads((tmp_path / "figures.json").read_text())
     assert kept["rows"] == [figure._asdict() for figure in figures]
     assert "cores" in kept["machine"]
@@ -78,11 +81,8 @@ def test_sampling_is_timed_beside_networks_of_equal_size(small, tmp_path, capsys
 def test_training_is_timed_and_its_memory_is_flat(small, tmp_path):
     options = ["--pairs", "1", "--cohorts", "10", "40000"]
     rows = run("training", tmp_path / "t.json", *options)
-    loop, bare, monai = (
-        rows[name] for name in ("train, but checkpoints", "bare steps", "MONAI 3D U-Net, bare")
-    )
+    loop, bare = (rows[name] for name in ("train, but checkpoints", "bare steps"))
     assert loop["weights"] == bare["weights"]
-    assert monai["weights"] == pytest.approx(bare["weights"], rel=0.1)
     assert bare["ratio"] == 1
     assert 0 < rows["waiting for data"]["value"] < 100
     few, many = (rows[f"own memory, {n} subjects"]["value"] for n in (10, 40000))
@@ -150,10 +150,9 @@ class TestAll:
         from neuromix.experiments.bench import everything
 
         def part(name):
-            return lambda size, out: [Figure(name, "a step", 2.0, "s", "a bare step", 1.5)]
+            return lambda _: [Figure(name, "a step", 2.0, "s", "a bare step", 1.5)]
 
-        sizes = {name: (part(name), ("whole",), ("quick",)) for name in "ab"}
-        monkeypatch.setattr(everything, "SIZES", sizes)
+        monkeypatch.setattr(everything, "PARTS", [(part(name), Benchmark()) for name in "ab"])
 
     def test_one_table_kept_and_compared(self, figures, tmp_path, capsys):
         old, new = tmp_path / "old.json", tmp_path / "new.json"

@@ -82,9 +82,9 @@ def test_a_completer_has_two_trainings_and_parts_that_can_be_left_out(started):
     assert config.training.validate_every == 6
 
 
-def test_a_benchmark_gets_the_fields_of_its_config(started):
-    _, options = started("benchmark", "foundation", "--subjects", 2)
-    assert options == vars(bench.Foundation(subjects=2))
+def test_a_benchmark_gets_its_config(started):
+    (config,), _ = started("benchmark", "foundation", "--subjects", 2)
+    assert config == bench.Foundation(subjects=2)
 
 
 def test_names_that_are_not_known(capsys):
