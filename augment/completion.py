@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment import files
-from neuromix.augment.bank.filling import PLACES, UNITS
+from neuromix.augment.bank.filling import PLACES, UNITS, require_empty, require_same
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import known
@@ -225,16 +225,9 @@ def _begin(out: Path, settings: Mapping[str, Any], record: Mapping[str, Any]) ->
     """Write ``completion.json``, or compare it with that of an earlier call."""
     path = out / "completion.json"
     if path.is_file():
-        before = bids.read_json(path)["settings"]
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise InputError(
-                    f"{out} was filled with {name} {before.get(name)}, now {value} is asked for; "
-                    "name another folder, or delete that one first"
-                )
+        require_same(out, bids.read_json(path)["settings"], settings)
         return
-    if out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
-        raise InputError(f"{out} holds other files; name an empty or new folder")
+    require_empty(out)
     files.write_json(path, {"settings": settings, "provenance": record})
 
 

@@ -25,14 +25,15 @@ def commit() -> str:
     if not (root / ".git").exists():  # installed, perhaps inside somebody else's checkout
         return ""
     try:
-        head = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE)
+        head = git(root, "rev-parse", "--short=12", "HEAD")
+        changed = git(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return f"{head}, with changes" if changed else head
 
 
-def _git(root: Path, *words: str) -> str:
+def git(root: Path, *words: str) -> str:
+    """What git says in a folder; ``CalledProcessError`` where it fails."""
     # In a hook, git's variables name another checkout.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     done = subprocess.run(

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Mapping
 
 import torch
-from monai.networks.nets import DenseNet, ResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -109,58 +108,9 @@ class FullyConvolutionalNet(nn.Module):
         return logits
 
 
-class MonaiNet(nn.Module):
-    """A network of MONAI, parted into features (batch, width) and head.
-
-    Features that are volumes are averaged to that.
-    """
-
-    def __init__(self, features: nn.Module, width: int, classes: int) -> None:
-        super().__init__()
-        self.features = features
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, classes) of volumes (batch, channels, X, Y, Z)."""
-        features = self.features(x)
-        if features.ndim == 5:
-            features = functional.relu(features).mean((2, 3, 4))
-        logits: Tensor = self.head(features)
-        return logits
-
-
-def densenet(channels: int, classes: int) -> MonaiNet:
-    """MONAI's DenseNet with three short blocks."""
-    net = DenseNet(
-        3, channels, classes, init_features=16, growth_rate=8, block_config=(2, 4, 4), norm=GROUPS
-    )
-    return MonaiNet(net.features, net.class_layers.out.in_features, classes)
-
-
-def resnet(channels: int, classes: int) -> MonaiNet:
-    """MONAI's ResNet-10 at a quarter of its width."""
-    net = ResNet(
-        "basic",
-        [1, 1, 1, 1],
-        [16, 32, 64, 128],
-        n_input_channels=channels,
-        conv1_t_stride=2,
-        num_classes=classes,
-        norm=GROUPS,
-    )
-    width = net.fc.in_features
-    net.fc = nn.Identity()
-    return MonaiNet(net, width, classes)
-
-
-GROUPS = ("group", {"num_groups": 4})
-"""Their deepest volumes may be of one voxel, of which a batch has too few to normalise over."""
-
 NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "compact": CompactNet,
     "sfcn": FullyConvolutionalNet,
-    "densenet": densenet,
-    "resnet": resnet,
 }
 """Networks by the name that :class:`neuromix.classifiers.base.VolumeClassifier` takes."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,35 +19,6 @@ from neuromix.augment import files
 from neuromix.augment.errors import InputError
 from neuromix.classifiers.inputs import Scale
 from neuromix.classifiers.training import features_of
-
-
-class Fitted(Protocol):
-    """What a file keeps of a fitted classifier, and makes one of again."""
-
-    image: str | Sequence[str]
-    pretrained: Pretrained | None
-    classes_: np.ndarray
-    shapes_: dict[str, tuple[int, ...]]
-    scale_: Scale
-    temperature_: float
-    steps_: int
-    history_: list[Any]
-    record_: dict[str, Any]
-    net_: Any
-
-    def __init__(self, **settings: Any) -> None: ...
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Its settings."""
-
-    def _images(self) -> list[str]: ...
-
-    def _module(self) -> torch.nn.Module: ...
-
-    def _wrap(self, module: torch.nn.Module) -> Any: ...
-
-
-Classifier = TypeVar("Classifier", bound=Fitted)
 
 FORMAT = 1
 SETTINGS, WEIGHTS = "classifier.json", "classifier.safetensors"
@@ -69,7 +40,7 @@ class Pretrained:
     record: Mapping[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, source: Fitted) -> Self:
+    def of(cls, source: Any) -> Self:
         """Features of a fitted classifier."""
         state = source.net_.module_.state_dict()
         features = {
@@ -103,12 +74,11 @@ class Pretrained:
                 part.requires_grad_(False)
 
 
-def save(classifier: Fitted, folder: Path) -> None:
+def save(classifier: Any, folder: Path) -> None:
     """Write a fitted classifier; the settings come last, and name nothing that is not there."""
     settings = classifier.get_params(deep=False)
-    settings["image"] = (
-        classifier._images() if not isinstance(classifier.image, str) else (classifier.image)
-    )
+    if not isinstance(classifier.image, str):
+        settings["image"] = classifier._images()
     pretrained: Pretrained | None = settings.pop("pretrained")
     if settings.pop("augment") is not None:
         warnings.warn("augment= is not saved; give it again to fit again", stacklevel=3)
@@ -137,7 +107,7 @@ def save(classifier: Fitted, folder: Path) -> None:
     files.write_json(folder / SETTINGS, content)
 
 
-def load(cls: type[Classifier], folder: Path) -> Classifier:
+def load(cls: type[Any], folder: Path) -> Any:
     """Read a fitted classifier of this very class."""
     if not (folder / SETTINGS).is_file():
         raise InputError(f"{folder} has no {SETTINGS}; name a folder that a classifier's save made")

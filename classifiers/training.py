@@ -178,7 +178,7 @@ class Monitor(Callback):
         self.best_logits = np.empty(0)
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        """Judge."""
+        """Loss and balanced accuracy on the validation subjects; the best weights are kept."""
         logits = self.logits()
         tensor, codes = torch.from_numpy(logits), torch.from_numpy(self.codes)
         right = logits.argmax(1) == self.codes
@@ -209,7 +209,7 @@ class Bar(Callback):
         self.advance = advance
 
     def on_batch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        """Move on."""
+        """Advance by the step that was done."""
         self.advance()
 
 

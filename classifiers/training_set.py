@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torchio as tio
@@ -12,17 +12,6 @@ import torchio as tio
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.errors import InputError
 from neuromix.classifiers import inputs
-
-
-class Reader(Protocol):
-    """What says which label and which images of a subject count: a classifier."""
-
-    target: str
-    image: str | Sequence[str]
-    frames: str
-
-    def labels(self, subjects: Iterable[Mapping[str, Any]]) -> list[str | None]:
-        """The label of each subject; ``None`` where it has none."""
 
 
 class LabelledSubjects:
@@ -67,7 +56,7 @@ class LabelledSubjects:
 
 
 def collect(
-    classifier: Reader,
+    classifier: Any,
     subjects: Sequence[tio.Subject],
     y: Sequence[str | None] | None,
     what: str,

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torchio as tio
 from rich.console import Console
 
 from neuromix.augment.bank import quotas
@@ -29,7 +28,7 @@ from neuromix.augment.completion import complete_dataset
 from neuromix.augment.data.cohort import Cohort, Split
 from neuromix.augment.fmri import config as task_fmri_config
 from neuromix.augment.fmri.sampler import TaskFMRISampler
-from neuromix.augment.metrics.glm import design_matrix, first_level, percent_signal, roi_course
+from neuromix.augment.metrics.glm import first_level
 from neuromix.augment.metrics.task_runs import read_runs, signal_mask
 from neuromix.augment.pds import config as modality_config
 from neuromix.augment.pds.completer import ModalityCompleter
@@ -38,7 +37,7 @@ from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled import config as tiled_md_config
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.audit import audit
-from neuromix.experiments.frame.figures import Picture, slices
+from neuromix.experiments.frame.figures import Picture, label_text, slices
 from neuromix.experiments.frame.pages import report_page
 from neuromix.experiments.frame.run import Run
 
@@ -47,8 +46,6 @@ TASK = "motor"
 SPACING = {"md": 8.0, "task": 12.0, "paired": 12.0}
 SEED = 0
 AUDIT = "0001-audit"
-ACTIVE = 40
-"""Voxels of which a response is read: those that respond most in training subjects."""
 
 
 @dataclass(frozen=True)
@@ -141,17 +138,10 @@ class _Demo:
         wanted = quotas.grid(sampler.label_space, {"task": TASK}, people, SEED)
         bank = SampleBank.fill(self.folder / "bank-fmri", sampler, wanted, SEED, progress=True)
         bank.check_disjoint(parts.test)
-        effects = self._responses(train)
-        condition = min(effects)
-        where = effects[condition] >= np.sort(effects[condition], axis=None)[-ACTIVE]
-        return {
-            "runs": len(bank),
-            "condition": condition,
-            "samples follow": self._follows(
-                Cohort.from_bids(bank.path, ["bold"]), condition, where
-            ),
-            "people follow": self._follows(parts.test.where(task=TASK), condition, where),
-        }
+        condition, maps = self._response_maps()
+        brain = np.all([each != 0 for each in maps], axis=0)
+        agreement = np.corrcoef([each[brain] for each in maps])[0, 1]
+        return {"runs": len(bank), "condition": condition, "agreement": float(agreement)}
 
     def completion(self) -> dict[str, Any]:
         """The fMRI of held-out people, which is hidden, from their dMRI."""
@@ -197,8 +187,7 @@ class _Demo:
         made = [
             ("MD maps in the bank", results["MD maps"]["samples"]),
             ("task fMRI runs in the bank", fmri["runs"]),
-            (f"samples follow events of {fmri['condition']}, r", fmri["samples follow"]),
-            ("held-out people do, r", fmri["people follow"]),
+            (f"their response to {fmri['condition']} is people's, r", fmri["agreement"]),
             ("fMRI images filled in", completion["images"]),
             ("their squared error, to that of the mean volume", completion["error to the mean"]),
         ]
@@ -210,7 +199,7 @@ class _Demo:
                 ("Does a classifier gain?", pd.DataFrame(rows, columns=names)),
                 ("The data card of the MD bank", pd.DataFrame({"verdict": [card]})),
             ],
-            figures=self._figures(fmri["condition"]),
+            figures=self._figures(),
             methods=[
                 "Phantoms are split by subject; samplers and completer see training subjects "
                 "alone, and the leak guard has compared names and images. The data card has a page "
@@ -219,12 +208,10 @@ class _Demo:
             warnings=[
                 "Sizes are for showing that all works, in minutes. The README has figures of runs "
                 "that are long enough to mean something.",
-                "Voxels that respond are chosen on training subjects, few and noisy: samples, "
-                "which are made from those, follow events in them better than other people do.",
             ],
         )  # fmt: skip
 
-    def _figures(self, condition: str) -> list[Picture]:
+    def _figures(self) -> list[Picture]:
         parts = self._split("md")
         real = parts.test.subjects()[:3]
         bank = SampleBank(self.folder / "bank-md")
@@ -233,15 +220,12 @@ class _Demo:
             for s in real
         ]
         both = [each for pair in zip(real, made, strict=True) for each in pair]
-        held_out = self._split("task").test.where(task=TASK)
-        maps = [
-            self._responses(each)[condition]
-            for each in (held_out, Cohort.from_bids(self.folder / "bank-fmri", ["bold"]))
-        ]
+        titles = [f"{'sample' if s['synthetic'] else 'real'}: {label_text(s)}" for s in both]
+        condition, maps = self._response_maps()
         truth, filled = self._truth_and_made(self._split("paired").test)
         return [
             (
-                slices([s["md"].numpy()[0] for s in both], [_caption(s) for s in both], upper=2.5),
+                slices([s["md"].numpy()[0] for s in both], titles, upper=2.5),
                 "Mean diffusivity, 0 to 2.5e-3 mm²/s: held-out phantom subjects, and a sample of "
                 "the same sex and diagnosis after each.",
             ),
@@ -263,25 +247,19 @@ class _Demo:
         fractions = (0.5, 0.1, 0.4) if kind == "md" else (0.6, 0.0, 0.4)
         return self._cohort(kind).split(fractions, seed=SEED)
 
-    def _responses(self, cohort: Cohort) -> dict[str, np.ndarray]:
-        """Each condition's effect in per cent, mean over the runs, (X, Y, Z)."""
-        runs = read_runs(cohort)
-        mask = signal_mask(read_runs(self._split("task").train.where(task=TASK)))
-        fits = [first_level(run.series(mask), run.events, run.tr) for run in runs]
-        maps = {}
-        for name in fits[0].effects:
-            maps[name] = np.zeros(mask.shape)
-            maps[name][mask] = np.mean([fit.effects[name] for fit in fits], axis=0)
-        return maps
-
-    def _follows(self, cohort: Cohort, condition: str, where: np.ndarray) -> float:
-        """How well the mean of some voxels follows the events of a condition; mean over runs."""
-        correlations = []
-        for run in read_runs(cohort):
-            percent, _, _ = percent_signal(run.series(where))
-            design = design_matrix(run.events, len(percent), run.tr)
-            correlations.append(roi_course(percent.mean(axis=1), design, condition))
-        return float(np.mean(correlations))
+    def _response_maps(self) -> tuple[str, list[np.ndarray]]:
+        """A condition, and its mean effect in per cent, (X, Y, Z), in people and in samples."""
+        split = self._split("task")
+        mask = signal_mask(read_runs(split.train.where(task=TASK)))
+        samples = Cohort.from_bids(self.folder / "bank-fmri", ["bold"])
+        maps: list[np.ndarray] = []
+        for cohort in (split.test.where(task=TASK), samples):
+            runs = read_runs(cohort)
+            fits = [first_level(run.series(mask), run.events, run.tr) for run in runs]
+            condition = min(fits[0].effects)
+            maps.append(np.zeros(mask.shape))
+            maps[-1][mask] = np.mean([fit.effects[condition] for fit in fits], axis=0)
+        return condition, maps
 
     def _hidden(self, test: Cohort) -> Path:
         """A dataset of held-out subjects that have dMRI alone."""
@@ -318,9 +296,9 @@ def _verdict(results: dict[str, Any]) -> str:
         said = f"Samples beside real subjects changed {' and '.join(gains)}"
     fmri, completion = results["task fMRI"], results["completion"]
     return (
-        f"{said}, 95 % intervals. {fmri['runs']} synthetic runs follow the events of "
-        f"{fmri['condition']} with r = {fmri['samples follow']:.2f}, those of held-out people with "
-        f"{fmri['people follow']:.2f}. {completion['images']} hidden fMRI images were filled in "
+        f"{said}, 95 % intervals. The mean response of {fmri['runs']} synthetic runs to "
+        f"{fmri['condition']} is that of held-out people with r = {fmri['agreement']:.2f}. "
+        f"{completion['images']} hidden fMRI images were filled in "
         f"from dMRI with {100 * completion['error to the mean']:.0f} % of the squared error of a "
         "mean volume."
     )
@@ -333,8 +311,3 @@ def _steps(training: Any, steps: int) -> Any:
         training, steps=steps, warmup=min(training.warmup, steps // 4), validate_every=every,
         checkpoint_every=every,
     )  # fmt: skip
-
-
-def _caption(subject: tio.Subject) -> str:
-    kind = "sample" if subject.get("synthetic") else "real"
-    return f"{kind}: {subject['sex']} {subject['age']:.0f} {subject['diagnosis']}"

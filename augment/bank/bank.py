@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,7 +59,6 @@ class SampleBank:
     Args:
         path: Folder that :meth:`fill` has filled.
         tolerance: Labels that are numbers match if they differ by no more than this; years for age.
-        skip_broken: Warn of samples that are absent or damaged, and draw others of the same labels.
 
     Attributes:
         table: A row per sample: ``participant_id``, the labels, ``synthetic_id``, ``seed`` and the
@@ -69,12 +67,9 @@ class SampleBank:
         labels: Names of the labels that can be asked for.
     """
 
-    def __init__(
-        self, path: str | Path, *, tolerance: float = 5.0, skip_broken: bool = False
-    ) -> None:
+    def __init__(self, path: str | Path, *, tolerance: float = 5.0) -> None:
         self.path = Path(path).resolve()
         self.tolerance = tolerance
-        self.skip_broken = skip_broken
         self.about = _about(self.path)
         self.images = tuple(self.about["images"])
         self.labels = tuple(self.about["labels"])
@@ -88,7 +83,6 @@ class SampleBank:
         self._numbers = {name: self.table[name].to_numpy(float) for name in numbers}
         self._matches: dict[tuple[tuple[str, str], ...], np.ndarray] = {}
         self._layouts: dict[bytes, Layout] = {}
-        self._broken: set[str] = set()
 
     @classmethod
     def fill(
@@ -134,10 +128,7 @@ class SampleBank:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # To another process goes the path, not the table.
-        reopen = functools.partial(
-            SampleBank, tolerance=self.tolerance, skip_broken=self.skip_broken
-        )
-        return reopen, (str(self.path),)
+        return functools.partial(SampleBank, tolerance=self.tolerance), (str(self.path),)
 
     @property
     def uri(self) -> str:
@@ -164,16 +155,7 @@ class SampleBank:
         candidates = self._candidates(labels)
         # Far quicker than a random generator, and the same in all versions of all libraries.
         number = hashlib.blake2b(str(int(seed)).encode(), digest_size=8).digest()
-        first = int.from_bytes(number, "big") % len(candidates)
-        for further in range(len(candidates)):
-            row = int(candidates[(first + further) % len(candidates)])
-            try:
-                return self._subject(row)
-            except InputError as error:
-                if not self.skip_broken:
-                    raise
-                self._warn(row, error)
-        raise InputError(f"all {len(candidates)} samples with {dict(labels)} are broken; fill anew")
+        return self._subject(int(candidates[int.from_bytes(number, "big") % len(candidates)]))
 
     def replay(self, synthetic_id: str) -> tio.Subject:
         """The sample of this ``synthetic_id``, such as ``syn000001``."""
@@ -186,13 +168,8 @@ class SampleBank:
         subjects = []
         for row, name in enumerate(self._columns["synthetic_id"]):
             paths = self._paths(row)
-            absent = [path for path in paths.values() if not Path(path).is_file()]
-            if absent:
-                error = InputError(_broken(name, absent[0], "absent"))
-                if not self.skip_broken:
-                    raise error
-                self._warn(row, error)
-                continue
+            if absent := [path for path in paths.values() if not Path(path).is_file()]:
+                raise InputError(_broken(name, absent[0], "absent"))
             scans = {i: tio.ScalarImage(path, verify_path=False) for i, path in paths.items()}
             subjects.append(tio.Subject(**scans, **self._keys(row)))
         return subjects
@@ -349,12 +326,6 @@ class SampleBank:
             return volume.permute(2, 1, 0)[None], layout.affine
         return volume.permute(0, 3, 2, 1), layout.affine
 
-    def _warn(self, row: int, error: InputError) -> None:
-        name = self._columns["synthetic_id"][row]
-        if name not in self._broken:  # once a sample
-            self._broken.add(name)
-            warnings.warn(f"{error} (skipped)", stacklevel=3)
-
 
 def _about(folder: Path) -> dict[str, Any]:
     """The content of ``bank.json``, if this version can read the bank."""
@@ -401,7 +372,4 @@ def _layout(header: bytes) -> Layout:
 
 
 def _broken(name: str, path: str, reason: str) -> str:
-    return (
-        f"sample {name} is broken ({reason}): {path}; delete its folder and fill the bank again, "
-        "or open it with skip_broken=True"
-    )
+    return f"sample {name} is broken ({reason}): {path}; delete its folder and fill the bank again"

@@ -135,10 +135,7 @@ class Filling:
         """Write ``bank.json``, or compare it with that of an earlier call."""
         path = self.root / "bank.json"
         if not path.is_file():
-            if any(not entry.name.startswith(".") for entry in self.root.iterdir()):
-                raise InputError(
-                    f"{self.root} holds other files; name an empty or new folder for the bank"
-                )
+            require_empty(self.root)
             content = {
                 "format": FORMAT,
                 "samples": len(self.wanted),
@@ -153,12 +150,7 @@ class Filling:
         self.space = stands.get("space", SPACE)  # which older banks did not tell
         fresh = {"format": FORMAT, **self.made_by, **self.settings}
         before = {"format": stands.get("format"), **stands["sampler"], **stands["settings"]}
-        for name, value in fresh.items():
-            if before.get(name) != value:
-                raise InputError(
-                    f"{self.root} was filled with {name} {before.get(name)}, now {value} is asked "
-                    "for; name another folder, or delete that one first"
-                )
+        require_same(self.root, before, fresh)
         if len(self.wanted) < stands["samples"]:
             raise InputError(
                 f"{self.root} was begun for {stands['samples']} samples, now {len(self.wanted)} "
@@ -316,6 +308,22 @@ class Filling:
         )
         files.write_table(self.root / "participants.tsv", pd.DataFrame(rows))
         files.write_json(self.root / "bank.json", about | {"images": images, "labels": kinds})
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse a folder that holds what somebody else has put there."""
+    if folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        raise InputError(f"{folder} holds other files; name an empty or new folder")
+
+
+def require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on in a folder with other settings than it was filled with."""
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise InputError(
+                f"{folder} was filled with {name} {before.get(name)}, now {value} is asked for; "
+                "name another folder, or delete that one first"
+            )
 
 
 def sample_name(k: int) -> str:

@@ -1,6 +1,6 @@
 """What every audit asks: who had a part in the making, and is a bank as it was written?
 
-Findings say what was seen, with limits that are relative to what real subjects score against real
+Findings carry numbers, with limits that are relative to what real subjects score against real
 subjects. One fault is enough not to use what is audited, one care to use it with care.
 """
 
@@ -94,7 +94,7 @@ class BaseAudit:
         self.whole: dict[str, Cohort] = {"train": train, "heldout": heldout}
 
     def parts(self) -> dict[str, Any]:
-        """All that was looked at; what is finished is only read."""
+        """The records of all parts, by name; what is finished is only read."""
         return self.cells(self.overlap, self.provenance)
 
     def cells(self, *parts: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -108,8 +108,8 @@ class BaseAudit:
             yield Finding("leak", FAULT, overlap["says"])
         else:
             yield Finding("leak", FINE, "no held-out subject had a part in the making")
-        if made["of these seen"]:
-            share = f"{made['of these seen']} of {made['training subjects named']}"
+        if made["of these in its record"]:
+            share = f"{made['of these in its record']} of {made['training subjects named']}"
             note = f"{share} named as training subjects had a part in the making"
             yield Finding("origin", FINE, note)
         else:
@@ -159,9 +159,9 @@ class BaseAudit:
         known = set(self.audited.record["subjects"])
         named = {subject_hash(*key) for key in self.whole["train"].subject_keys}
         return self.about() | {
-            "subjects seen": len(known),
+            "subjects in its record": len(known),
             "training subjects named": len(named),
-            "of these seen": len(named & known),
+            "of these in its record": len(named & known),
         }
 
     def about(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class BankAudit(BaseAudit):
         return self._kept[kind, part]
 
     def parts(self) -> dict[str, Any]:
-        """See :class:`BaseAudit`."""
+        """As in :class:`BaseAudit`, and of the files."""
         return self.cells(self.files) | super().parts()
 
     def findings(self, parts: Mapping[str, Any]) -> Iterator[Finding]:
@@ -204,7 +204,7 @@ class BankAudit(BaseAudit):
         return {"samples": len(self.bank), "problems": len(problems), "first": problems[:3]}
 
     def about(self) -> dict[str, Any]:
-        """See :class:`BaseAudit`."""
+        """The sampler, its settings, and how many samples filters rejected."""
         about, rejected = self.bank.about, self.bank.path / "rejected.tsv"
         lines = rejected.read_text().splitlines() if rejected.is_file() else []
         return super().about() | {

@@ -88,14 +88,14 @@ class CompleterAudit(base.BaseAudit):
         }
 
     def parts(self) -> dict[str, Any]:
-        """All that was looked at."""
+        """The records of all parts, by name."""
         parts = super().parts()
         for want in self.completer.config["directions"]:
             parts[want] = self.frame.cell({"completed": want}, functools.partial(self._judge, want))
         return parts | {"sizes": {"train": len(self.train), "heldout": len(self.tests)}}
 
     def findings(self, parts: Mapping[str, Any]) -> Iterator[Finding]:
-        """What that says."""
+        """The findings of all parts."""
         yield from super().findings(parts)
         for want in MODALITIES:
             if want in parts:

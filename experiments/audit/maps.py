@@ -10,7 +10,6 @@ import numpy as np
 import torchio as tio
 
 from neuromix.augment.bank.bank import SampleBank
-from neuromix.augment.data.conditions import known
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import anatomy
 from neuromix.augment.metrics import features as clouds
@@ -22,7 +21,7 @@ from neuromix.experiments.audit.base import NEAREST, Limit
 from neuromix.experiments.audit.config import FEWEST, Audit
 from neuromix.experiments.evidence.samples import sex_or_dementia
 from neuromix.experiments.frame.cohorts import first_scans, names_of
-from neuromix.experiments.frame.figures import WHITE, slices
+from neuromix.experiments.frame.figures import WHITE, label_text, slices
 from neuromix.experiments.frame.findings import (
     CARE,
     FAULT,
@@ -88,12 +87,12 @@ class MDAudit(base.BankAudit):
         )
 
     def parts(self) -> dict[str, Any]:
-        """All that was looked at."""
+        """The records of all parts, by name."""
         cells = self.cells(self.fidelity, self.labels, self.anatomy, self.privacy)
         return super().parts() | cells | {"utility": self.utility()}
 
     def findings(self, parts: Mapping[str, Any]) -> Iterator[Finding]:
-        """What that says."""
+        """The findings of all parts."""
         yield from super().findings(parts)
         yield from _fidelity_findings(parts["fidelity"])
         anatomy = parts["anatomy"]
@@ -241,8 +240,8 @@ class MDAudit(base.BankAudit):
         for row, volume in list(zip(rows, volumes, strict=True))[:NEAREST]:
             alike = [sum(each.get(n) == row.get(n) for n in TITLE) for each in self.asked]
             best = int(np.argmax(alike))
-            pairs += [(volume, f"real {_title(row)}")]
-            pairs += [(self.made[best], f"sample {_title(self.asked[best])}")]
+            pairs += [(volume, f"real {label_text(row)}")]
+            pairs += [(self.made[best], f"sample {label_text(self.asked[best])}")]
         return pairs
 
 
@@ -345,8 +344,3 @@ def _fewest_of_a_class(target: str, rows: Sequence[Mapping[str, Any]]) -> int:
 def _repeat(probabilities: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A judge that has said this of the volumes already."""
     return lambda _: probabilities
-
-
-def _title(row: Mapping[str, Any]) -> str:
-    age = f"{row['age']:.0f}" if known(row.get("age")) else ""
-    return " ".join(filter(None, (row.get("sex"), age, row.get("diagnosis"))))

@@ -94,7 +94,7 @@ class RunsAudit(base.BankAudit):
             )
 
     def parts(self) -> dict[str, Any]:
-        """All that was looked at."""
+        """The records of all parts, by name."""
         cells = self.cells(self.neuro, self.labels, self.anatomy, self.privacy)
         make = functools.partial(VolumeClassifier, image="bold", shift=0)
         return (
@@ -102,7 +102,7 @@ class RunsAudit(base.BankAudit):
         )
 
     def findings(self, parts: Mapping[str, Any]) -> Iterator[Finding]:
-        """What that says."""
+        """The findings of all parts."""
         yield from super().findings(parts)
         metrics = parts["neuro"]["metrics"]
         for names, finding in ((SHARES, _share_finding), (COPIES, _copy_finding)):
@@ -220,7 +220,7 @@ class RunsAudit(base.BankAudit):
         return np.asarray(self.keep("means", part, read))
 
     def _images(self, part: str) -> np.ndarray:
-        """The same, divided by its mean."""
+        """Mean images, each divided by its mean over the brain."""
         raw = self._means(part)
         return raw / np.maximum(raw.mean(axis=1, keepdims=True), 1e-12)
 

@@ -33,8 +33,11 @@ class Options(Generic[Config]):
     note: ClassVar[str] = "Run it again to go on where it stopped."
 
     def start(self, run: Callable[..., Any]) -> None:
-        """Call what the command is for."""
-        run(self.config)
+        """Call what the command runs, with the folder and the dry run where it has them."""
+        where, options = getattr(self, "where", None), {}
+        if hasattr(self, "dry_run"):
+            options["dry_run"] = self.dry_run
+        run(self.config, *([where.out] if where else []), **options)
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,6 @@ class Experiment(Options[Config]):
 
     where: Flat[Where] = field(default_factory=Where)
 
-    def start(self, run: Callable[..., Any]) -> None:
-        """Call what the command is for."""
-        run(self.config, self.where.out)
-
 
 @dataclass(frozen=True)
 class DryExperiment(Experiment[Config]):
@@ -62,10 +61,6 @@ class DryExperiment(Experiment[Config]):
 
     dry_run: DryRun = False
     """Say what would be done and how long it would take, and stop."""
-
-    def start(self, run: Callable[..., Any]) -> None:
-        """Call what the command is for."""
-        run(self.config, self.where.out, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True)
@@ -83,10 +78,6 @@ class FolderExperiment(Options[Config]):
 
     dry_run: DryRun = False
     """Say what would be done and how long it would take, and stop."""
-
-    def start(self, run: Callable[..., Any]) -> None:
-        """Call what the command is for."""
-        run(self.config, dry_run=self.dry_run)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,6 @@
 The first of each table is what all others are compared with. In ``transfer`` and ``settings``,
 samples are nested: those of ratio 1 are the first of ratio 2.
 
-    arm                  real subjects   samples for each of them      mirrored and moved
-    real                      yes
-    classical                 yes                                                yes
-    synthetic-R               yes        R of the diffusion sampler
-    synthetic-only                       4 of the diffusion sampler
-    synthetic-classical       yes        1 of the diffusion sampler              yes
-    gaussian                  yes        1 of a Gaussian in PCA space
-
 ``decoding``: what a decoder sees of a training response at a step.
 
     real             it
@@ -23,10 +15,10 @@ samples are nested: those of ratio 1 are the first of ratio 2.
 ``hybrid``: what becomes of a training subject that lacks an image.
 
     drop           it is left out
-    mask           it is kept as it is: the classifier is told what is there
+    mask           it is kept as it is: the classifier knows what is there
     mean           it gets the mean image of the others
     regression     it gets what voxelwise ridge regressions predict from the other image
-    pds            it gets a sample of the modality completer, which is told no diagnosis
+    pds            it gets a sample of the modality completer, which knows no diagnosis
     pds-by-label   it gets a sample that was made after its diagnosis, which test images never are
     complete       nobody lacks anything: the ceiling
 """

@@ -23,7 +23,7 @@ from neuromix.experiments.evidence.diagnosis import diagnose
 from neuromix.experiments.frame.arms import check_disjoint, runs_of, samplers_of
 from neuromix.experiments.frame.cohorts import contents
 from neuromix.experiments.frame.history import committed
-from neuromix.experiments.frame.pace import spent
+from neuromix.experiments.frame.pace import time_by_part
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.frame.verdict import TITLES, Endpoint, Group, Roles, origin_of, weigh
 
@@ -132,7 +132,7 @@ def carry_out(
         groups = comparison.groups()
         results = weigh(groups, endpoint, origin)
         results["diagnosis"] = diagnose(results["groups"], samplers_of(frame))
-        results |= frame.about | {"time": spent(frame)}
+        results |= frame.about | {"time": time_by_part(frame)}
         page = comparison.page(results, groups)
         frame.finish(results, page)
     return results

@@ -1,7 +1,7 @@
 """Settings of the experiments ``transfer``, ``settings``, ``decoding`` and ``hybrid``, and presets.
 
 Nothing here needs torch, so that the command reads its options from these classes at once. What a
-sampler's or completer's own settings refuse is told before anything is made.
+sampler's or completer's own settings refuse is refused before anything is made.
 """
 
 from __future__ import annotations

@@ -77,11 +77,6 @@ PICTURED = 3
 """Conditions in the picture."""
 
 
-def run(config: Decoding, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
-    """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    return carry_out(DecodingComparison, config, out, dry_run=dry_run)
-
-
 class DecodingComparison(Comparison):
     """All targets and sizes, cell by cell."""
 
@@ -265,6 +260,9 @@ class DecodingComparison(Comparison):
             voxels=False,
         )
         return sampler
+
+
+run = partial(carry_out, DecodingComparison)
 
 
 def divide(cohort: Cohort, config: Decoding) -> Parts:

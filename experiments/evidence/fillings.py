@@ -191,7 +191,7 @@ def diagnosis_scores(
     people = set(zip(y, whose, strict=True))
     fewest = min(sum(name == each for each, _ in people) for name in set(y))
     if fewest < 2 or len(set(y)) < 2:
-        return {"told in folds": None, "told on real": None}
+        return {"cross-validated": None, "on real images": None}
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000)
     )
@@ -199,6 +199,6 @@ def diagnosis_scores(
     inside = cross_val_predict(model, x, y, cv=folds, groups=whose)
     outside = model.fit(x, y).predict(test)
     return {
-        "told in folds": float(balanced_accuracy_score(y, inside)),
-        "told on real": float(balanced_accuracy_score(truth, outside)),
+        "cross-validated": float(balanced_accuracy_score(y, inside)),
+        "on real images": float(balanced_accuracy_score(truth, outside)),
     }

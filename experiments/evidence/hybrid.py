@@ -82,11 +82,6 @@ Fit = Callable[[Sequence[tio.Subject]], Cell]
 """Training subjects to the record of a cell."""
 
 
-def run(config: Hybrid, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
-    """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    return carry_out(HybridComparison, config, out, dry_run=dry_run)
-
-
 class HybridComparison(Comparison):
     """All shares, cell by cell."""
 
@@ -96,7 +91,7 @@ class HybridComparison(Comparison):
 
     def __init__(self, config: Hybrid, frame: Run) -> None:
         super().__init__(config, frame)
-        completer_config(config, config.train)  # what it refuses is told before all else
+        completer_config(config, config.train)  # what it refuses is refused before all else
         count = config.train + config.validation + config.test
         cohort = find_cohort(config.data, "paired", (), frame.folder / "phantom", count, config)
         whole = labelled(paired(cohort), TARGET)
@@ -247,7 +242,7 @@ class HybridComparison(Comparison):
             for way in self._arms(rate) if rate > 0 else ():
                 if way in FILLED:
                     record = self.frame.cell(_shift_of(rate, way), dict)
-                    scores = {name: record[name] for name in ("told in folds", "told on real")}
+                    scores = {name: record[name] for name in ("cross-validated", "on real images")}
                     rows.append({"missing": rate, "way": way, **scores})
         return rows
 
@@ -294,6 +289,9 @@ class HybridComparison(Comparison):
             "place in each arm."
         )
         return [(picture, text)]
+
+
+run = partial(carry_out, HybridComparison)
 
 
 def lacking(cohort: Cohort, rate: int, seed: int) -> set[tuple[str, str]]:

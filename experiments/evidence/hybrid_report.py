@@ -26,8 +26,8 @@ def report(
         {
             "arm": title_of(row["way"]),
             "% lack an image": str(row["missing"]),
-            "among filled images": row["told in folds"],
-            "then of real test images": row["told on real"],
+            "among filled images": row["cross-validated"],
+            "then of real test images": row["on real images"],
         }
         for row in results["shift"]
     ]
@@ -70,7 +70,7 @@ def _watermarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say which images carry their label, or a look of their own."""
     warnings = []
     for row in rows:
-        inside, outside = row["told in folds"], row["told on real"]
+        inside, outside = row["cross-validated"], row["on real images"]
         if inside is not None and inside - outside > FAR:
             warnings.append(
                 f"'{title_of(row['way'])}' ({row['missing']} % missing): images tell the diagnosis "

@@ -180,7 +180,6 @@ def _figures(members: Sequence[Mapping[str, Any]], groups: Sequence[Group]) -> I
     name = "dementia" if group.target == "dementia" else case
     yield figures.roc(pooled, case=name, caption=f"ROC: {where}.")
     yield figures.confusion(tables, classes=first["classes"], caption=f"Confusion: {where}.")
-    yield figures.reliability(pooled, case=name, caption=f"Reliability: {where}.")
 
 
 def _ratio_curves(members: Sequence[Mapping[str, Any]]) -> Iterator[Picture]:

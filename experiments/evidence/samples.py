@@ -5,7 +5,7 @@ Both are fitted to the same subjects and asked for the same labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from neuromix.classifiers.sex import SexClassifier
 from neuromix.experiments.evidence.arms import ARMS, GAUSSIAN, SYNTHETIC, Arm
 from neuromix.experiments.evidence.comparison import fill_bank, fit_sampler
 from neuromix.experiments.evidence.configs import Mixing
+from neuromix.experiments.frame.figures import label_text
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import CEILING, Roles
 from neuromix.experiments.quality.baselines import PCAGaussian, inside_space
@@ -78,6 +79,30 @@ def sampler_config(config: Mixing) -> TiledMDConfig:
     return replace(preset, training=training, labels=config.labels)
 
 
+def make_material(
+    run: Run,
+    name: str,
+    config: Mixing,
+    train: Cohort,
+    validation: Cohort,
+    test: Sequence[tio.Subject],
+    requests: Requests,
+    tests: Sequence[Cohort],
+    sampler_train: Cohort | None = None,
+) -> Material:
+    """Real subjects, and samples of each source that the arms need; some are kept as pictures.
+
+    Sampler and Gaussian are fitted to ``sampler_train``, by default the training subjects; nobody
+    in ``tests`` may have had a part in them.
+    """
+    counts = needs(config.arms, len(train))
+    learnt = train if sampler_train is None else sampler_train
+    samples = draw_samples(run, name, learnt, validation, config, requests, tests, counts)
+    material = Material(train.subjects(), validation.subjects(), test, samples)
+    keep_pictures(run, name, material)
+    return material
+
+
 def draw_samples(
     run: Run,
     name: str,
@@ -85,18 +110,17 @@ def draw_samples(
     validation: Cohort,
     config: Mixing,
     requests: Requests,
-    tests: Iterable[Cohort],
+    tests: Sequence[Cohort],
     counts: Mapping[str, int],
 ) -> dict[str, list[tio.Subject]]:
     """So many samples of each source, ``counts``; what was made before is only read.
 
-    Sampler and Gaussian are fitted to ``cohort``; nobody in ``tests`` may have had a part in them.
     Labels of a smaller number of samples are the first ones of a larger number.
     """
     if not counts:
         return {}
     sampler = fit_sampler(
-        run, name, TiledMDSampler, cohort, sampler_config(config), validation, tuple(tests)
+        run, name, TiledMDSampler, cohort, sampler_config(config), validation, tests
     )
     sampler.set_progress_bar_config(disable=True)
     sampler.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -160,7 +184,7 @@ def keep_pictures(run: Run, name: str, material: Material) -> None:
     """Keep some real subjects, and samples of the same sex and diagnosis, for the report."""
     real = list(material.train[:PICTURED])
     content: dict[str, Any] = {"real": _volumes(real), "affine": real[0]["md"].affine}
-    content["titles"] = np.array([_title(subject) for subject in real])
+    content["titles"] = np.array([label_text(subject) for subject in real])
     for source, samples in material.samples.items():
         free = list(samples)
         chosen = []
@@ -170,7 +194,7 @@ def keep_pictures(run: Run, name: str, material: Material) -> None:
             free = [s for s in free if s is not best]
             chosen.append(best)
         content[source] = _volumes(chosen)
-        content[f"{source} titles"] = np.array([_title(subject) for subject in chosen])
+        content[f"{source} titles"] = np.array([label_text(subject) for subject in chosen])
     path = run.folder / "pictures" / f"{name}.npz"
     with files.replacing(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **content)
@@ -183,8 +207,3 @@ def pictures_of(run: Run) -> list[Path]:
 
 def _volumes(subjects: Sequence[tio.Subject]) -> np.ndarray:
     return np.stack([subject["md"].data[0].float().numpy() for subject in subjects])
-
-
-def _title(subject: tio.Subject) -> str:
-    age = "" if np.isnan(subject["age"]) else f"{subject['age']:.0f}"
-    return " ".join(filter(None, (subject["sex"], age, subject["diagnosis"])))

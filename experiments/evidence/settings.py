@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,10 +39,8 @@ from neuromix.experiments.evidence.samples import (
     AUGMENTATION,
     Material,
     Requests,
-    draw_samples,
-    keep_pictures,
     labels_like,
-    needs,
+    make_material,
     pictures_of,
     sex_or_dementia,
 )
@@ -79,11 +76,6 @@ class Question:
     title: str
     about: str
     validation: Cohort | None = None
-
-
-def run(config: Settings, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
-    """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    return carry_out(SettingsComparison, config, out, dry_run=dry_run)
 
 
 class SettingsComparison(Comparison):
@@ -204,21 +196,11 @@ class SettingsComparison(Comparison):
         return self.b.validation if own is None else own
 
     def _material(self, name: str) -> Material:
-        question, validation = self.questions[name], self._validation(name)
-        samples = draw_samples(
-            self.frame,
-            name,
-            question.sampler_train,
-            validation,
-            self.config,
-            question.requests,
-            self.tests,
-            needs(self.config.arms, len(question.train)),
-        )
-        train = question.train.subjects()
-        material = Material(train, validation.subjects(), self.held_out["test"], samples)
-        keep_pictures(self.frame, name, material)
-        return material
+        question = self.questions[name]
+        return make_material(
+            self.frame, name, self.config, question.train, self._validation(name),
+            self.held_out["test"], question.requests, self.tests, question.sampler_train,
+        )  # fmt: skip
 
     def _fit_arm(self, cell: Cell, material: Material) -> Cell:
         arm = ARMS[cell["arm"]]
@@ -238,6 +220,9 @@ class SettingsComparison(Comparison):
             class_weight="balanced",
             **augmentation,
         )
+
+
+run = partial(carry_out, SettingsComparison)
 
 
 def few_labels(pool: Cohort, few: int, seed: int) -> Question:

@@ -36,21 +36,14 @@ from neuromix.experiments.evidence.report import page, seeds_warning
 from neuromix.experiments.evidence.samples import (
     AUGMENTATION,
     Material,
-    draw_samples,
-    keep_pictures,
     labels_like,
-    needs,
+    make_material,
     pictures_of,
 )
 from neuromix.experiments.evidence.sites import load_site, subsets
 from neuromix.experiments.frame.arms import judge
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.frame.verdict import CEILING, SCRATCH, Group
-
-
-def run(config: Transfer, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
-    """Do the cells that are not done yet; write ``results.json`` and ``report.html``."""
-    return carry_out(TransferComparison, config, out, dry_run=dry_run)
 
 
 class TransferComparison(Comparison):
@@ -144,20 +137,11 @@ class TransferComparison(Comparison):
         return {name: cohort.subjects() for name, cohort in parts.items()}
 
     def _material(self, size: int) -> Material:
-        config, train, held = self.config, self.train_a[size], self.held_out
-        samples = draw_samples(
-            self.frame,
-            f"A-{size}",
-            train,
-            self.a.validation,
-            config,
-            lambda space, count: labels_like(train, space, count, config.seed),
-            self.tests,
-            needs(config.arms, len(train)),
-        )
-        material = Material(train.subjects(), held["validation A"], held["test A"], samples)
-        keep_pictures(self.frame, f"site-A-{size}", material)
-        return material
+        config, train = self.config, self.train_a[size]
+        return make_material(
+            self.frame, f"A-{size}", config, train, self.a.validation, self.held_out["test A"],
+            lambda space, count: labels_like(train, space, count, config.seed), self.tests,
+        )  # fmt: skip
 
     def _fit_sex(self, cell: Cell, material: Material) -> Cell:
         arm = ARMS[cell["arm"]]
@@ -188,3 +172,6 @@ class TransferComparison(Comparison):
     def _saved(self, cell: Cell) -> Path:
         size = f"{cell['size']}-" if "size" in cell else ""
         return self.frame.folder / "classifiers" / f"sex-{size}{cell['arm']}-{cell['seed']}"
+
+
+run = partial(carry_out, TransferComparison)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from neuromix.augment.data.conditions import known
 from neuromix.experiments.frame.findings import estimate_text
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ WHITE = 2.5
 STYLES = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.", "*:")
 CROWD = 4
 """Curves beyond which the legend stands beside the axes."""
-BINS = 10
-"""Of predicted probability, in the reliability diagram."""
 CONDITIONS = 8
 """That glass brains show."""
 FEW_POINTS = 20
@@ -63,6 +62,12 @@ class Scores(NamedTuple):
     """Whether each subject has the class, (n,)."""
     probability: np.ndarray
     """Of that class, (n,)."""
+
+
+def label_text(row: Mapping[str, Any]) -> str:
+    """Sex, age and diagnosis of a subject, as far as they are known."""
+    age = f"{row['age']:.0f}" if known(row.get("age")) else ""
+    return " ".join(filter(None, (row.get("sex"), age, row.get("diagnosis"))))
 
 
 def to_png(figure: Figure) -> bytes:
@@ -191,23 +196,6 @@ def roc(arms: Mapping[str, Scores], *, case: str, caption: str) -> Picture:
         words.append(f"{name} {area:.3f}")
     axis.legend(fontsize=8, loc="lower right")
     return to_png(figure), caption, f"ROC curves for {case}. Area under them: {', '.join(words)}."
-
-
-def reliability(arms: Mapping[str, Scores], *, case: str, caption: str) -> Picture:
-    """How often what was said with some probability of ``case`` is so."""
-    figure, axis = _square(f"probability of {case} that was said", f"share of {case}")
-    words = []
-    for k, (name, scores) in enumerate(arms.items()):
-        bins = np.minimum((scores.probability * BINS).astype(int), BINS - 1)
-        parts = [bins == b for b in np.unique(bins)]
-        said = [float(scores.probability[part].mean()) for part in parts]
-        true = [float(scores.is_case[part].mean()) for part in parts]
-        axis.plot(said, true, STYLES[k % len(STYLES)], markersize=5, label=name)
-        share = [part.mean() for part in parts]
-        words.append(f"{name} {float(np.dot(share, np.abs(np.subtract(said, true)))):.3f}")
-    axis.legend(fontsize=8)
-    text = f"Reliability for {case}. Mean distance from the diagonal: {', '.join(words)}."
-    return to_png(figure), caption, text
 
 
 def confusion(arms: Mapping[str, np.ndarray], *, classes: Sequence[str], caption: str) -> Picture:

@@ -49,7 +49,7 @@ def tally(criteria: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 def findings_table(findings: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """A finding a row; what none of them has is left out."""
     table = pd.DataFrame(findings)[["name", "level", "aim", "note"]]
-    return table.loc[:, (table != "").any()].rename(columns={"name": "what", "note": "found"})
+    return table.loc[:, (table != "").any()].rename(columns={"name": "what", "note": "result"})
 
 
 def interval_text(interval: Sequence[float], spec: str = ".3g", times: float = 1.0) -> str:

@@ -64,7 +64,7 @@ def classifier_pace(
     return (fitted - begun) / STEPS, (time.perf_counter() - fitted) / len(subjects)
 
 
-def spent(run: Run) -> dict[str, Any]:
+def time_by_part(run: Run) -> dict[str, Any]:
     """What the finished cells took, and the share of it that went into loading data.
 
     Loading is the time in which images were read before a fit, and in which a fit waited for a

@@ -2,7 +2,7 @@
 
 A folder goes on with what it holds if the content of its data and the version of neuromix are what
 they were. If not, all of it is set aside under another name, and made anew. Another commit of the
-same version is told and kept, for it may be a word in a comment.
+same version is named and kept, for it may be a word in a comment.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Provenance:
         ]
         return f"it was begun with {'; '.join(odd)}: what is finished is reused" if odd else ""
 
-    def told(self) -> dict[str, str]:
+    def summary(self) -> dict[str, str]:
         """For the results and their page: software to version, the commit, digests of the data."""
         rows: dict[str, list[str]] = {}
         for each in self.made_by:

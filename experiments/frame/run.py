@@ -200,7 +200,7 @@ class Run:
     @property
     def about(self) -> dict[str, Any]:
         """What results and their page tell of the run: ``config`` and ``made by``."""
-        return {"config": self.config, "made by": self.provenance.told()}
+        return {"config": self.config, "made by": self.provenance.summary()}
 
     def finish(self, results: Mapping[str, Any], page: str) -> None:
         """Write what came out, and say its first sentence and what was reused."""
@@ -269,13 +269,7 @@ class _Request:
     def _difference(self, folder: Path) -> str:
         """The first setting that is another one, or ``""``; equal data may lie elsewhere."""
         old, new = bids.read_json(folder / "config.json")["config"], self.content["config"]
-        names, before = set(new), Provenance.of(folder)
-        if before is None:  # of an older version, which knew other settings and kept bare paths
-            data = self.now.data
-            old = {k: str(Path(v).resolve()) if v and k in data else v for k, v in old.items()}
-        else:
-            names |= set(old)
-        names -= self.now.same(before) | {*self.free}
+        names = {*old, *new} - self.now.same(Provenance.of(folder)) - {*self.free}
         return next((name for name in sorted(names) if old.get(name) != new.get(name)), "")
 
 

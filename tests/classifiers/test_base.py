@@ -82,7 +82,7 @@ def test_what_cannot_be_classified_is_refused(fitted):
         ({"target": "smoker"}, "no 'smoker'; they have"),
         ({"image": "t1w"}, r"no image 't1w'; it has \['md'\]"),
         ({"image": ()}, "name one image"),
-        ({"network": "vgg"}, r"allowed are \['compact', 'sfcn', 'densenet', 'resnet'\]"),
+        ({"network": "vgg"}, r"allowed are \['compact', 'sfcn'\]"),
         ({"frames": "first"}, r"allowed are \['all', 'summary'\]"),
         ({"frames": "summary"}, "1 frame; a summary needs two"),
         ({"monitor": "auc"}, "allowed are"),

@@ -299,7 +299,7 @@ def test_labels_that_the_bank_lacks_are_told_with_those_it_has(bank, labels, wor
         bank.draw(labels, 0)
 
 
-def test_broken_samples_are_named_and_skipped_on_request(tmp_path):
+def test_broken_samples_are_named(tmp_path):
     broken = fill(tmp_path, labels=[{"sex": "F"}] * 3 + [{"sex": "M"}])
     path = image_of(broken, "syn000002")
     path.write_bytes(path.read_bytes()[:-4])
@@ -311,12 +311,8 @@ def test_broken_samples_are_named_and_skipped_on_request(tmp_path):
     assert "syn000001" in problems
     assert "syn000002" in problems
     assert "syn000003" not in problems
-    skipping = SampleBank(tmp_path, skip_broken=True)
-    with pytest.warns(UserWarning, match="broken"):
-        drawn = {skipping.draw({"sex": "F"}, seed)["synthetic_id"] for seed in range(9)}
-    assert drawn == {"syn000003"}
-    with pytest.warns(UserWarning, match="syn000001"):
-        assert len(SampleBank(tmp_path, skip_broken=True).subjects()) == 3
+    with pytest.raises(InputError, match="sample syn000001 is broken"):
+        broken.subjects()
     for name in ("syn000001", "syn000002"):  # as the message says: delete, and fill again
         for file in (tmp_path / f"sub-{name}").rglob("*.*"):
             file.unlink()
@@ -396,7 +392,7 @@ def test_several_images_of_a_subject_stay_together(tmp_path):
 
 
 def test_it_travels_to_workers_as_its_path(bank):
-    content = pickle.dumps(SampleBank(bank.path, tolerance=1.0, skip_broken=True))
+    content = pickle.dumps(SampleBank(bank.path, tolerance=1.0))
     assert len(content) < 1000
     again = pickle.loads(content)
-    assert (again.path, again.tolerance, again.skip_broken) == (bank.path, 1.0, True)
+    assert (again.path, again.tolerance) == (bank.path, 1.0)

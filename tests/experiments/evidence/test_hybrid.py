@@ -157,9 +157,9 @@ def test_a_label_that_images_carry_is_told():
     from neuromix.experiments.evidence.hybrid_report import _watermarks
 
     rows = [
-        {"way": "pds-by-label", "missing": 50, "told in folds": 0.9, "told on real": 0.4},
-        {"way": "pds", "missing": 50, "told in folds": 0.5, "told on real": 0.45},
-        {"way": "mean", "missing": 50, "told in folds": None, "told on real": None},
+        {"way": "pds-by-label", "missing": 50, "cross-validated": 0.9, "on real images": 0.4},
+        {"way": "pds", "missing": 50, "cross-validated": 0.5, "on real images": 0.45},
+        {"way": "mean", "missing": 50, "cross-validated": None, "on real images": None},
     ]
     (warning,) = _watermarks(rows)
     assert "PDS-fill by label" in warning
@@ -176,7 +176,7 @@ def test_sessions_of_a_person_are_in_one_fold():
         for session in range(4)
     ]  # fmt: skip
     regions = np.eye(64).reshape(64, 4, 4, 4)
-    assert fillings.diagnosis_scores(regions, people, people, "dmri")["told in folds"] < 0.75
+    assert fillings.diagnosis_scores(regions, people, people, "dmri")["cross-validated"] < 0.75
 
 
 def test_a_dry_run_makes_nothing(tmp_path, monkeypatch, capsys):

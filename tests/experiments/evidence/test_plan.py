@@ -3,7 +3,7 @@ import pytest
 from neuromix.augment.data.cohort import Cohort
 from neuromix.experiments.evidence.configs import Transfer
 from neuromix.experiments.evidence.plan import sampler_pace
-from neuromix.experiments.frame.pace import spent
+from neuromix.experiments.frame.pace import time_by_part
 from neuromix.experiments.frame.run import Run
 
 
@@ -15,7 +15,7 @@ def test_time_is_added_up_by_part_with_the_share_of_loading(tmp_path):
                 {"setting": "sex", "arm": "real", "seed": seed},
                 lambda: {"loading": 0.5, "waiting": 1.0, "seconds": 5.0},
             )
-    time = spent(run)
+    time = time_by_part(run)
     assert time["seconds by part"] == {"samplers": 10.0, "fits, sex": 10.0}
     assert time["seconds"] == 20.0
     assert time["loading share"] == pytest.approx(4 / 20)

@@ -46,7 +46,7 @@ def test_the_page_holds_what_a_reviewer_asks_for(report):
         "real + synthetic, ratio 2 (chosen on validation)", "share of the gap closed",
         "p, Holm (exploratory)", "of it loading data and waiting for it", "7.0 %",
         "Learning curves, with 95 % intervals", "By the ratio of synthetic to real subjects",
-        "ROC:", "Confusion:", "Reliability:", "What explains it", "scikit-learn",
+        "ROC:", "Confusion:", "What explains it", "scikit-learn",
         "Site A is a phantom.",
         "A real training subject, F 70 NC", "A synthetic subject, F 70 NC",
     ):  # fmt: skip
@@ -56,8 +56,8 @@ def test_the_page_holds_what_a_reviewer_asks_for(report):
     assert f"{score:.3g} (" in text
     assert "at 0.5" in text
     assert "at 160" in text
-    # slices, differences, ratio and learning curves, ROC, confusion, reliability
-    assert text.count("<img src=") == 7
+    # slices, differences, ratio and learning curves, ROC, confusion
+    assert text.count("<img src=") == 6
 
 
 @needs_chromium

@@ -9,7 +9,7 @@ from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.errors import InputError
 from neuromix.experiments.cli.main import main
-from neuromix.experiments.evidence import settings
+from neuromix.experiments.evidence import samples, settings
 from neuromix.experiments.evidence.configs import PRESETS
 from neuromix.experiments.evidence.settings import Question, SettingsComparison, run
 from neuromix.experiments.evidence.sites import Parts
@@ -88,8 +88,8 @@ def test_few_labels_choose_in_every_arm(finished, monkeypatch):
     assert len(chooses) == 2
     assert not chooses & set(question.sampler_train.subject_keys)
     given = []
-    monkeypatch.setattr(settings, "draw_samples", lambda *parts: given.append(parts[3]) or {})
-    monkeypatch.setattr(settings, "keep_pictures", lambda *_: None)
+    monkeypatch.setattr(samples, "draw_samples", lambda *parts: given.append(parts[3]) or {})
+    monkeypatch.setattr(samples, "keep_pictures", lambda *_: None)
     material = work._material("few-labels")
     assert {(s["dataset"], s["subject_id"]) for s in material.validation} == chooses
     assert set(given[0].subject_keys) == chooses

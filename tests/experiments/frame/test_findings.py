@@ -21,10 +21,10 @@ def test_a_verdict_counts_criteria_and_names_what_is_missed_with_its_aim():
 
 def test_a_table_of_findings_has_the_columns_that_some_finding_fills():
     table = findings_table(CRITERIA)
-    assert list(table.columns) == ["what", "level", "aim", "found"]
+    assert list(table.columns) == ["what", "level", "aim", "result"]
     assert table.iloc[0].tolist() == ["likeness", "met", "at least 0.9", "0.95"]
     audit = {"name": "leak", "level": "fine", "note": "nobody", "aim": "", "value": None}
-    assert list(findings_table([audit]).columns) == ["what", "level", "found"]
+    assert list(findings_table([audit]).columns) == ["what", "level", "result"]
 
 
 def test_a_value_is_shown_with_its_interval():

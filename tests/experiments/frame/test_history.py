@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from verdicts import group
 
+from neuromix.augment import software
 from neuromix.experiments.evidence.comparison import carry_out
 from neuromix.experiments.evidence.report import page
-from neuromix.experiments.frame import history, verdict
+from neuromix.experiments.frame import verdict
 from neuromix.experiments.frame.history import committed
 
 ENDPOINT = {
@@ -117,7 +118,7 @@ def test_without_git_nothing_is_known(endpoint, monkeypatch):
     def absent(*_, **__):
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(history.subprocess, "run", absent)
+    monkeypatch.setattr(software.subprocess, "run", absent)
     assert committed(endpoint, datetime.now(UTC)) is None
 
 
