@@ -131,11 +131,7 @@ class RandomSynthetic(_Marked, RandomTransform):
                 f"{type(source).__name__} draws no samples; name a bank or a sampler, or use "
                 "CompleteModality if it is a completer"
             )
-        if not source.uri:
-            raise InputError(
-                f"{type(source).__name__} lies at no path, so that a history could not be replayed;"
-                " save it and open it from there"
-            )
+        _require_use(self, source, p)
         unknown = [name for name in match if name not in source.labels]
         if unknown or not match:
             raise InputError(
@@ -144,8 +140,6 @@ class RandomSynthetic(_Marked, RandomTransform):
             )
         if alpha is not None and not 0 < alpha < float("inf"):
             raise InputError(f"alpha {alpha} came; it must be above 0, such as 0.4")
-        if p == 0:
-            warnings.warn("RandomSynthetic with p=0 changes nothing", stacklevel=2)
         if alpha is not None and mode == "replace":
             warnings.warn("alpha changes nothing in mode='replace'", stacklevel=2)
         self.source = source
@@ -262,13 +256,7 @@ class CompleteModality(_Marked, RandomTransform):
             )
         if have == want:
             raise InputError(f"have and want are both {have!r}; name two modalities")
-        if not completer.uri:
-            raise InputError(
-                f"{type(completer).__name__} lies at no path, so that a history could not be "
-                "replayed; save it and open it from there"
-            )
-        if p == 0:
-            warnings.warn("CompleteModality with p=0 changes nothing", stacklevel=2)
+        _require_use(self, completer, p)
         self.completer = completer
         self.origin = origin.of_maker(completer)
         self.have = have
@@ -404,6 +392,17 @@ class SharedOverTime(tio.Transform):
         for name, image in images.items():
             image.set_data(torch.cat(frames[name]))
         return subject
+
+
+def _require_use(transform: tio.Transform, maker: Source | Completer, p: float) -> None:
+    """Refuse what no history could replay, and warn of a transform that never does anything."""
+    if not maker.uri:
+        raise InputError(
+            f"{type(maker).__name__} lies at no path, so that a history could not be replayed; "
+            "save it and open it from there"
+        )
+    if p == 0:
+        warnings.warn(f"{transform.name} with p=0 changes nothing", stacklevel=3)
 
 
 def _frame(subject: tio.Subject, images: Mapping[str, tio.Image], time: int) -> tio.Subject:

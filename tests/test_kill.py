@@ -5,34 +5,17 @@ is compared with that of a process that nobody killed.
 """
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import nibabel as nib
 import pytest
+from killing import SAMPLES, kill_at
 from safetensors import safe_open
 
 from neuromix.augment.phantom import make_phantom
+from neuromix.experiments.audit import completer
 from neuromix.experiments.cli.main import main
 
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-left, move = [int(sys.argv[1])], Path.replace
-
-def replace(self, target):
-    left[0] -= 1
-    if left[0] < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return move(self, target)
-
-Path.replace = replace
-from neuromix.experiments.cli.main import main
-sys.exit(main(sys.argv[2:]))
-"""
 PDS = ["--preset", "demo", "--steps", "1", "--refining-steps", "1", "--batch-size", "2",
        "--directions", "dmri"]  # fmt: skip
 COMMANDS = {
@@ -72,19 +55,15 @@ def places(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_killed_command_goes_on_to_the_same_result(name, places, tmp_path):
+def test_a_killed_command_goes_on_to_the_same_result(name, places, tmp_path, monkeypatch):
+    monkeypatch.setattr(completer, "SAMPLES", SAMPLES)
     finished, words = COMMANDS[name]
 
     def command(out):
         return [str(places.get(word, out if word == "OUT" else word)) for word in words]
 
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    child = [sys.executable, "-c", CHILD, str(finished), *command(killed)]
-    run = subprocess.run(
-        child, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[1], check=False,
-    )  # fmt: skip
-    assert run.returncode == -signal.SIGKILL, run.stderr[-2000:]
+    assert kill_at(finished, command(killed)) == -signal.SIGKILL
     for path in killed.rglob("*.nii*"):
         if not path.name.endswith(".tmp"):
             nib.load(path).get_fdata()  # whole, or not there

@@ -1,1 +1,11 @@
-"""How fast, and with how much memory? Contenders side by side."""
+"""How fast, and with how much memory? Contenders side by side.
+
+- config: sizes, the options
+- everything: all of them in one table
+- figures: timing by turns, the table
+- foundation: phantoms, BIDS index, imports
+- maps: finished MD volumes
+- training: the loop, its memory
+- transforms: draws and loaders
+- images_4d: completed subjects, task fMRI runs
+"""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from neuromix.experiments.evidence.arms import GAUSSIAN, MEAN_RESPONSE, RATIOS, SYNTHETIC
+from neuromix.experiments.frame.findings import interval_text
 from neuromix.experiments.frame.verdict import METRIC, SCRATCH, title_of
 
 NEAR = 0.03
@@ -54,71 +55,67 @@ def _room(group: Mapping[str, Any]) -> Iterator[str]:
     if group["ceiling"] not in group["scores"]:
         return
     top, base = (group["scores"][arm][METRIC] for arm in (group["ceiling"], group["baseline"]))
-    scores = (
+    values = (
         f"the ceiling has {top['value']:.3f}, {title_of(group['baseline'])} {base['value']:.3f}"
     )
     if top["interval"][0] <= base["interval"][1]:
-        yield f"no clear room: {scores}, and their intervals overlap"
+        yield f"no clear room: {values}, and their intervals overlap"
     else:
-        yield f"room of {100 * (top['value'] - base['value']):.1f} points: {scores}"
+        yield f"room of {100 * (top['value'] - base['value']):.1f} points: {values}"
 
 
 def _pretraining(group: Mapping[str, Any]) -> Iterator[str]:
     """Does what was learnt at site A help at all?"""
-    row = _against(group, SCRATCH, "real")
-    if row is not None:
-        low, high = (-100 * end for end in reversed(row["interval"]))
-        yield (
-            f"pretraining on real subjects {_verb(low, high)}: {-100 * row['difference']:+.1f} "
-            f"points over a network that was not pretrained ({low:.1f} to {high:.1f})"
-        )
+    for row in _beside_real(group, SCRATCH):
+        gain, interval = -row["difference"], [-end for end in reversed(row["interval"])]
+        yield _effect("pretraining on real subjects", gain, interval, "a network without it")
 
 
 def _labels(group: Mapping[str, Any]) -> Iterator[str]:
     """Do samples alone teach what real subjects do?"""
-    alone = (_against(group, arm, "real") for arm in ("synthetic-only", "runs-only"))
-    row = next(filter(None, alone), None)
-    if row is None:
-        return
-    scores = f"{row['a']:.3f} from samples alone, {row['b']:.3f} from the real subjects"
-    if row["interval"][1] < -NEAR:
-        yield f"samples look or mean something else than real subjects: {scores}"
-    else:
-        yield f"samples show their labels: {scores}"
+    for row in _beside_real(group, "synthetic-only", "runs-only"):
+        is_far = row["interval"][1] < -NEAR
+        what = "look or mean something else than real subjects" if is_far else "show their labels"
+        yield f"samples {what}: {row['a']:.3f} from samples alone, {row['b']:.3f} from real ones"
 
 
 def _ratio(group: Mapping[str, Any]) -> Iterator[str]:
     """Do more samples help more?"""
-    ratios = [r for r in RATIOS if f"{SYNTHETIC}-{r:g}" in group["scores"]]
-    if len(ratios) < 2:
-        return
-    scores = {r: group["scores"][f"{SYNTHETIC}-{r:g}"][METRIC]["value"] for r in ratios}
-    best = max(scores, key=scores.__getitem__)
-    listed = ", ".join(f"{score:.3f} at {r:g}" for r, score in scores.items())
-    if best == ratios[0]:
-        yield f"more samples do not help: {listed}"
-    else:
-        yield f"the best ratio on test subjects is {best:g}: {listed}"
+    arms = {r: f"{SYNTHETIC}-{r:g}" for r in RATIOS}
+    scores = {
+        r: group["scores"][arm][METRIC]["value"]
+        for r, arm in arms.items()
+        if arm in group["scores"]
+    }
+    if len(scores) > 1:
+        best = max(scores, key=scores.__getitem__)
+        is_first = best == min(scores)
+        what = (
+            "more samples do not help"
+            if is_first
+            else f"the best ratio on test subjects is {best:g}"
+        )
+        yield f"{what}: {', '.join(f'{score:.3f} at {r:g}' for r, score in scores.items())}"
 
 
 def _cheaper(group: Mapping[str, Any]) -> Iterator[str]:
     """Is the same had for less?"""
-    cheap = "the cheap generator"
-    arms = {GAUSSIAN: cheap, MEAN_RESPONSE: cheap, "classical": "classical augmentation"}
-    for arm, what in arms.items():
-        row = _against(group, arm, "real")
-        if row is not None:
-            low, high = (100 * end for end in row["interval"])
-            yield (
-                f"{what} {_verb(low, high)}: {100 * row['difference']:+.1f} points over real only "
-                f"({low:.1f} to {high:.1f})"
-            )
+    for row in _beside_real(group, GAUSSIAN, MEAN_RESPONSE):
+        yield _effect("the cheap generator", row["difference"], row["interval"])
+    for row in _beside_real(group, "classical"):
+        yield _effect("classical augmentation", row["difference"], row["interval"])
 
 
-def _verb(low: float, high: float) -> str:
-    return "helps" if low > 0 else "harms" if high < 0 else "makes no clear difference"
+def _effect(
+    what: str, difference: float, interval: Sequence[float], over: str = "real only"
+) -> str:
+    low, high = interval
+    verb = "helps" if low > 0 else "harms" if high < 0 else "makes no clear difference"
+    points = f"{100 * difference:+.1f} points over {over}"
+    return f"{what} {verb}: {points} ({interval_text(interval, '.1f', 100)})"
 
 
-def _against(group: Mapping[str, Any], arm: str, baseline: str) -> Mapping[str, Any] | None:
-    rows = group["comparisons"]
-    return next((r for r in rows if (r["arm"], r["baseline"]) == (arm, baseline)), None)
+def _beside_real(group: Mapping[str, Any], *arms: str) -> Iterator[Mapping[str, Any]]:
+    """Comparisons of those of the arms that were run with real subjects alone."""
+    pairs = [(arm, "real") for arm in arms]
+    yield from (r for r in group["comparisons"] if (r["arm"], r["baseline"]) in pairs)

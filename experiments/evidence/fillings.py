@@ -22,6 +22,7 @@ from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES, PRESETS, ModalityConfig, shortened
 from neuromix.augment.pds.pairs import read
 from neuromix.experiments.evidence.configs import Hybrid
+from neuromix.experiments.quality.completion import without
 from neuromix.experiments.quality.completion_baselines import (
     Baseline,
     MeanVolume,
@@ -100,10 +101,7 @@ class Filler:
 
     def without(self, subjects: Sequence[tio.Subject]) -> list[tio.Subject]:
         """The subjects as those that lack the modality."""
-        return [
-            tio.Subject({key: value for key, value in subject.items() if key != self.want})
-            for subject in subjects
-        ]
+        return [without(subject, self.want) for subject in subjects]
 
     def _complete(
         self, path: Path, name: str, subjects: Sequence[tio.Subject], samples: int, by_label: bool

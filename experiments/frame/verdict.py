@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ class Endpoint:
         if not path.is_file():
             raise InputError(f"{path} does not exist; name the JSON file of the primary endpoint")
         content = bids.read_json(path)
-        names = ("experiment", "setting", "metric", "arm", "baseline", "size", "seeds")
+        names = [each.name for each in fields(cls) if each.name != "other"]
         absent = [name for name in names if name not in content]
         if absent:
             raise InputError(f"{path} lacks {', '.join(absent)}; it needs {', '.join(names)}")

@@ -34,6 +34,7 @@ def test_no_room_and_samples_that_mislead():
 def test_pretraining_that_harms():
     (found,) = findings({"real": 0.6, "scratch": 0.8})
     assert found.startswith("pretraining on real subjects harms: -")
+    assert "points over a network without it" in found
 
 
 def test_arms_that_were_not_run_say_nothing():

@@ -18,7 +18,6 @@ from neuromix.experiments.evidence import fillings, hybrid
 from neuromix.experiments.evidence.arms import FILLINGS
 from neuromix.experiments.evidence.configs import Hybrid
 from neuromix.experiments.evidence.hybrid import lacking, run
-from neuromix.experiments.frame import verdict
 
 SHORT = TrainConfig(
     steps=1, batch_size=2, warmup=0, validate_every=1, checkpoint_every=1, log_every=1
@@ -56,7 +55,6 @@ def done(cohort, tmp_path_factory):
     command += ["--missing", "0", "50", "--completer", "demo", "--samples", "2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(COMPLETERS, "demo", CONFIG)
-        patch.setattr(verdict, "DRAWS", 200)
         assert main(command) == 0
     return folder / "runs" / "0001-hybrid", command
 
@@ -81,7 +79,6 @@ def test_every_arm_is_judged_at_every_share(done):
 def test_it_goes_on_where_it_stopped(done, monkeypatch):
     folder, command = done
     monkeypatch.setitem(COMPLETERS, "demo", CONFIG)
-    monkeypatch.setattr(verdict, "DRAWS", 200)
     before = json.loads((folder / "results.json").read_text())
     (folder / "cells" / "setting-hybrid_missing-50_arm-pds_seed-1.json").unlink()
     monkeypatch.setattr(ModalityCompleter, "fit", stop)

@@ -10,7 +10,6 @@ from verdicts import group
 from neuromix.augment import software
 from neuromix.experiments.evidence.comparison import carry_out
 from neuromix.experiments.evidence.report import page
-from neuromix.experiments.frame import verdict
 from neuromix.experiments.frame.history import committed
 
 ENDPOINT = {
@@ -53,7 +52,6 @@ def endpoint(tmp_path, monkeypatch):
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    monkeypatch.setattr(verdict, "DRAWS", 200)
     path = tmp_path / "study" / "endpoint.json"
     path.parent.mkdir()
     path.write_text(json.dumps(ENDPOINT))
