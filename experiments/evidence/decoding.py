@@ -38,6 +38,7 @@ from neuromix.augment.metrics.task_runs import read_runs
 from neuromix.augment.prepare.bold import EVENT_COLUMNS
 from neuromix.augment.transforms import RandomSynthetic, TimeConsistent
 from neuromix.classifiers.base import VolumeClassifier
+from neuromix.classifiers.evaluate import nested_subsets
 from neuromix.experiments.evidence.arms import DECODERS, MEAN_RESPONSE, RUNS, Arm
 from neuromix.experiments.evidence.comparison import (
     Cell,
@@ -190,9 +191,7 @@ class DecodingComparison(Comparison):
 
     def _first(self, size: int) -> Cohort:
         """The runs of the first so many people of the pool."""
-        pool = self.parts.pool
-        names = list(dict.fromkeys(names_of(pool)))[:size]
-        return pool.where(np.isin(names_of(pool), names))
+        return self.parts.pool.where(first_people(self.parts.pool, size, self.config.seed))
 
     def _material(
         self, target: str, size: int
@@ -267,27 +266,32 @@ run = partial(carry_out, DecodingComparison)
 
 def divide(cohort: Cohort, config: Decoding) -> Parts:
     """Part people at random and evenly in sex; of one's own, all that are left judge."""
-    order = _interleaved(cohort, config.seed)
     sizes = {"pool": max(config.sizes), "validation": config.validation, "ceiling": config.fresh}
-    left = len(order) - sum(sizes.values())
-    if left < 2:
+    people = len(cohort.subject_keys)
+    if people - sum(sizes.values()) < 2:
         raise InputError(
-            f"{len(order)} people of {cohort.name} have such runs; {sum(sizes.values())} to train "
-            "and validate are asked for and 2 or more must be left to judge: ask for fewer, or "
-            "bring more"
+            f"{people} people of {cohort.name} have such runs; {sum(sizes.values())} to train and "
+            "validate are asked for and 2 or more must be left to judge: ask for fewer, or bring "
+            "more"
         )
-    parts, names = {}, names_of(cohort)
-    for part, count in (sizes | {"test": left}).items():
-        chosen, order = order[:count], order[count:]
-        rows = cohort.where(np.isin(names, chosen))
-        rank = {name: k for k, name in enumerate(chosen)}
-        place = np.argsort([rank[name] for name in names_of(rows)], kind="stable")
-        parts[part] = Cohort(rows.table.iloc[place], rows.name)
+    parts, taken = {}, np.zeros(len(cohort), bool)
+    sizes["test"] = people - sum(sizes.values())
+    ends = np.cumsum(list(sizes.values())).tolist()
+    for (part, count), end in zip(sizes.items(), ends, strict=True):
+        chosen = first_people(cohort, end, config.seed)
+        parts[part] = cohort.where(chosen & ~taken)
+        taken = chosen
         if count and part != "validation" and "sex" in config.targets:
             fewest = FEWEST_OF_CLASS if part == "test" else 1
             require_classes(parts[part], "sex", f"{part} part of {cohort.name}", fewest)
     fresh = parts["ceiling"] if config.fresh else None
     return Parts(cohort.name, parts["pool"], parts["validation"], parts["test"], fresh)
+
+
+def first_people(cohort: Cohort, count: int, seed: int) -> np.ndarray:
+    """The rows of so many people, at random and evenly in sex; fewer are among more of them."""
+    chosen = nested_subsets(names_of(cohort), cohort.table["sex"].to_list(), [count], seed)
+    return np.isin(np.arange(len(cohort)), chosen[count])
 
 
 def replacement(arm: Arm, target: str, banks: Mapping[str, Path]) -> RandomSynthetic | None:
@@ -356,19 +360,6 @@ class MeanRuns:
         known = {name: value for name, value in labels.items() if name in COLUMNS}
         marks = {"synthetic": True, "synthetic_id": str(seed), "origin": origin.of_maker(self)}
         return tio.Subject(bold=image, **keys | known, **marks)
-
-
-def _interleaved(cohort: Cohort, seed: int) -> list[str]:
-    """People in random order, of whom any first ones are as even in sex as all are."""
-    names = names_of(cohort)
-    first = {name: k for k, name in reversed(list(enumerate(names)))}
-    sexes = cohort.table["sex"].to_numpy(str)
-    rng = np.random.default_rng(seed)
-    places: list[tuple[float, str]] = []
-    for sex in sorted(set(sexes)):
-        people = rng.permutation(sorted(name for name, k in first.items() if sexes[k] == sex))
-        places += [((k + 0.5) / len(people), str(name)) for k, name in enumerate(people)]
-    return [name for _, name in sorted(places)]
 
 
 def _strongest(subjects: Sequence[tio.Subject], condition: str) -> np.ndarray:

@@ -14,7 +14,13 @@ from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence import decoding
 from neuromix.experiments.evidence.arms import DECODERS
 from neuromix.experiments.evidence.configs import PRESETS, Decoding
-from neuromix.experiments.evidence.decoding import classical_copies, divide, replacement, run
+from neuromix.experiments.evidence.decoding import (
+    classical_copies,
+    divide,
+    first_people,
+    replacement,
+    run,
+)
 from neuromix.experiments.frame.verdict import Endpoint
 
 DEMO = PRESETS["decoding"]["demo"]
@@ -133,9 +139,9 @@ def test_people_are_parted_whole_and_evenly_in_sex():
     assert parts.ceiling is None
     for rows in each:
         assert (rows.table["subject_id"].value_counts() == 2).all()
-    first = parts.pool.table.drop_duplicates("subject_id")["sex"]
-    assert sorted(first[:2]) == ["F", "M"]
-    assert sorted(first) == list("FFFMMM")
+    for count, sexes in ((2, "FM"), (6, "FFFMMM")):
+        first = parts.pool.where(first_people(parts.pool, count, 0)).table
+        assert sorted(first.drop_duplicates("subject_id")["sex"]) == list(sexes)
     other = divide(people(24, "FM"), Decoding(sizes=(6,), validation=4, data="own", seed=1)).pool
     assert not np.array_equal(other.table["subject_id"], parts.pool.table["subject_id"])
 
