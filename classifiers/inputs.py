@@ -7,7 +7,7 @@ all: those are zeros, and ``present`` says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,7 @@ def network_input(volumes: dict[str, torch.Tensor], present: torch.Tensor) -> An
     return {**volumes, "present": present} if len(volumes) > 1 else next(iter(volumes.values()))
 
 
+@dataclass(eq=False)
 class Batches(Dataset[Any]):
     """Training batches. What is done to a volume depends on the seed and its position alone.
 
@@ -141,32 +142,22 @@ class Batches(Dataset[Any]):
     images in their own units; ``recode`` gives the class of one, whose label may be another's.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        codes: np.ndarray,
-        order: np.ndarray,
-        *,
-        seed: int,
-        shift: int,
-        flip: bool,
-        augment: Callable[[tio.Subject], tio.Subject] | None = None,
-        kept: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]] = (),
-        recode: Callable[[tio.Subject, int], int] | None = None,
-    ) -> None:
-        self.store = store
-        self.codes = codes
-        self.order = order
-        self.seed = seed
-        self.shift = shift
-        self.flip = flip
-        self.augment = augment
-        self.kept = kept
+    store: Store
+    codes: np.ndarray
+    order: np.ndarray
+    _: KW_ONLY
+    seed: int
+    shift: int
+    flip: bool
+    augment: Callable[[tio.Subject], tio.Subject] | None = None
+    kept: Sequence[tuple[dict[str, Any], dict[str, np.ndarray]]] = ()
+    recode: Callable[[tio.Subject, int], int] | None = None
+
+    def __post_init__(self) -> None:
         self.sides = [
             {name: left_right_axis(affine) for name, affine in affines.items()}
-            for _, affines in (kept if flip else ())
+            for _, affines in (self.kept if self.flip else ())
         ]
-        self.recode = recode
 
     def __len__(self) -> int:
         return len(self.order)

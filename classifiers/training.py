@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ class VolumeNet(NeuralNet):
                 module.eval()
 
 
+@dataclass
 class Clocked:
     """Batches of :class:`Batches`, of which the network gets inputs and classes.
 
@@ -78,8 +80,8 @@ class Clocked:
     subjects are from to ``net.origins``.
     """
 
-    def __init__(self, batches: Any, net: VolumeNet) -> None:
-        self.batches, self.net = batches, net
+    batches: Any
+    net: VolumeNet
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -155,6 +157,7 @@ class Enough(Exception):
     """Validation got no better for long enough."""
 
 
+@dataclass(eq=False)
 class Monitor(Callback):
     """Judges the network after every chunk of steps, and keeps the best weights.
 
@@ -162,20 +165,15 @@ class Monitor(Callback):
     lower loss wins. After ``patience`` chunks without a better one it stops.
     """
 
-    def __init__(
-        self,
-        logits: Callable[[], np.ndarray],
-        codes: np.ndarray,
-        by: str,
-        patience: int | None,
-        chunks: Chunks,
-    ) -> None:
-        self.logits, self.codes, self.by = logits, codes, by
-        self.patience, self.chunks = patience, chunks
-        self.history: list[dict[str, float]] = []
-        self.best = 0
-        self.state: dict[str, torch.Tensor] = {}
-        self.best_logits = np.empty(0)
+    logits: Callable[[], np.ndarray]
+    codes: np.ndarray
+    by: str
+    patience: int | None
+    chunks: Chunks
+    history: list[dict[str, float]] = field(init=False, default_factory=list)
+    best: int = field(init=False, default=0)
+    state: dict[str, torch.Tensor] = field(init=False, default_factory=dict)
+    best_logits: np.ndarray = field(init=False, default_factory=lambda: np.empty(0))
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Loss and balanced accuracy on the validation subjects; the best weights are kept."""
@@ -202,11 +200,11 @@ class Monitor(Callback):
         return (row["balanced_accuracy"] if self.by == "balanced_accuracy" else 0.0, -loss)
 
 
+@dataclass(eq=False)
 class Bar(Callback):
     """Moves a progress bar on by a step."""
 
-    def __init__(self, advance: Callable[[], None]) -> None:
-        self.advance = advance
+    advance: Callable[[], None]
 
     def on_batch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Advance by the step that was done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,16 @@ from neuromix.augment.errors import InputError
 from neuromix.classifiers import inputs
 
 
+@dataclass
 class LabelledSubjects:
     """Labelled subjects, row by row."""
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, np.ndarray]] = []
-        self.labels: list[str] = []
-        self.kept: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []
-        self.people: set[origin.Person] = set()
-        self.voxels: set[str] = set()
-        self.origins: set[str] = set()
+    rows: list[dict[str, np.ndarray]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    kept: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = field(default_factory=list)
+    people: set[origin.Person] = field(default_factory=set)
+    voxels: set[str] = field(default_factory=set)
+    origins: set[str] = field(default_factory=set)
 
     def add(self, subject: tio.Subject, label: str, row: dict[str, np.ndarray]) -> None:
         """Keep a subject, of which ``row`` are the images."""

@@ -9,5 +9,5 @@
 - transfer, settings, decoding, hybrid: the experiments
 - plan: what they would cost
 - diagnosis: why samples help or do not
-- report, hybrid_report: the page
+- report: the page
 """

@@ -25,7 +25,7 @@ from neuromix.experiments.frame.cohorts import contents
 from neuromix.experiments.frame.history import committed
 from neuromix.experiments.frame.pace import time_by_part
 from neuromix.experiments.frame.run import Run, show_plan
-from neuromix.experiments.frame.verdict import TITLES, Endpoint, Group, Roles, origin_of, weigh
+from neuromix.experiments.frame.verdict import TITLES, Endpoint, Group, Roles, weigh
 
 TITLES.update({name: arm.title for name, arm in (ARMS | DECODERS | FILLINGS).items()})
 
@@ -238,7 +238,10 @@ def _origin(path: Path, frame: Run, begun: datetime) -> str:
 
     def ask() -> Cell:
         commit = None if frame.records() else committed(path, begun)
-        return {"origin": origin_of(path, commit), **(commit or {})}
+        if commit is None:
+            return {"origin": f"stated in {path}, not known to be committed before"}
+        made = f"{commit['commit']} of {commit['time']}"
+        return {"origin": f"committed before the run, in {path}: {made}", **commit}
 
     origin = str(frame.cell({"check": "endpoint"}, ask)["origin"])
     frame.log(f"Primary endpoint, {origin}")

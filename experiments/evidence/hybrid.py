@@ -12,7 +12,7 @@ data judge test subjects whose image is taken away: left out, or filled in witho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -47,13 +47,13 @@ from neuromix.experiments.evidence.fillings import (
     diagnosis_scores,
     training_sets,
 )
-from neuromix.experiments.evidence.hybrid_report import report
 from neuromix.experiments.evidence.plan import plan_hybrid
+from neuromix.experiments.evidence.report import page, seeds_warning
 from neuromix.experiments.evidence.sites import find_cohort, labelled, part, require_classes
 from neuromix.experiments.frame.arms import judge
 from neuromix.experiments.frame.figures import Picture, slices
 from neuromix.experiments.frame.run import Run
-from neuromix.experiments.frame.verdict import Group, Roles
+from neuromix.experiments.frame.verdict import Group, Roles, title_of
 
 OF_TRAINING, OF_TEST_SUBJECTS, COMPLETE = "hybrid", "test subjects lack it", "complete data"
 """Settings of cells and groups."""
@@ -78,6 +78,8 @@ TEST_ARMS = ("mask", "mean", "regression", "pds")
 """What is done to test subjects whose image was taken away."""
 FILLED = tuple(name for name, arm in FILLINGS.items() if arm.source)
 """Arms whose filled images are looked at by themselves."""
+FAR = 0.1
+"""Balanced accuracy that images may tell more of among themselves than of real ones."""
 Fit = Callable[[Sequence[tio.Subject]], Cell]
 """Training subjects to the record of a cell."""
 
@@ -139,9 +141,52 @@ class HybridComparison(Comparison):
         return groups
 
     def page(self, results: dict[str, Any], groups: Sequence[Group]) -> str:
-        """The report, with the shift between filled and real images."""
-        results["shift"] = self._shifts()
-        return report(results, groups, self.parts, self._pictures())
+        """The report, with the shift between filled and real images, and some of the filled."""
+        config, parts = self.config, self.parts
+        lacks, shift = config.lacks, self._shifts()
+        results["shift"] = shift
+        rows = [
+            {
+                "arm": title_of(row["way"]),
+                "% lack an image": str(row["missing"]),
+                "among filled images": row["cross-validated"],
+                "then of real test images": row["on real images"],
+            }
+            for row in shift
+        ]
+        table = pd.DataFrame(rows).astype(object)
+        table = table.where(table.notna(), "too few")
+        origin = "phantom paired" if config.data is None else "own data"
+        methods = [
+            f"The cohort is {parts.name} ({origin}, seed {config.seed}), with {len(parts.pool)} "
+            f"training, {len(parts.validation)} validation and {len(parts.test)} test scans, all "
+            f"of which have fMRI and dMRI. {lacks} is taken from a share of the training subjects, "
+            "at random in each diagnosis; who lacks it at one share lacks it at every larger one.",
+            "NC, MCI and AD are told apart by a network with a tower for each modality, trained "
+            f"for {config.steps} steps with class weights; subjects without an image train the "
+            "other tower alone. The completer and the simple fillings are fitted to the training "
+            "subjects that lack nothing, and validation subjects choose its best step. Filling "
+            "uses samples and no diagnosis, but for the arm that is named after it.",
+            f"'{title_of('drop')}' leaves out who lacks {lacks}; '{title_of('pds-by-label')}' "
+            "tells the completer the diagnosis, as nobody can for a test subject.",
+            f"Test subjects who lack {lacks} are completed without their diagnosis, by the "
+            f"completer of the smallest share ({min(config.missing)} %); of its {config.samples} "
+            "samples the classifiers' probabilities are averaged.",
+            "The shift between training and test is looked at with a logistic regression of region "
+            "means: how well filled images tell the diagnosis among themselves (cross-validated), "
+            "and real test images to what was fitted to filled ones.",
+        ]
+        return page(
+            "Hybrid: diagnosis where images are missing",
+            results,
+            groups,
+            [],
+            methods=methods,
+            warnings=[seeds_warning(config.seeds, "share"), *_watermarks(shift)],
+            config=results["config"],
+            more=[(f"What filled {lacks} tells of the diagnosis", table)] if rows else [],
+            first=self._pictures(),
+        )
 
     @cached_property
     def held_out(self) -> dict[str, list[tio.Subject]]:
@@ -306,6 +351,20 @@ def lacking(cohort: Cohort, rate: int, seed: int) -> set[tuple[str, str]]:
         order = np.random.default_rng([seed, 3]).permutation(len(rows))
         chosen |= {tuple(rows[k]) for k in order[: round(rate / 100 * len(rows))]}
     return chosen
+
+
+def _watermarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which images carry their label, or a look of their own."""
+    warnings = []
+    for row in rows:
+        inside, outside = row["cross-validated"], row["on real images"]
+        if inside is not None and inside - outside > FAR:
+            warnings.append(
+                f"'{title_of(row['way'])}' ({row['missing']} % missing): images tell the diagnosis "
+                f"among themselves with {inside:.2f} and of real test images with {outside:.2f}: "
+                "what is learnt from them does not hold for real images."
+            )
+    return warnings
 
 
 def _cell_of(rate: int, arm: str) -> Cell:

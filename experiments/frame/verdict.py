@@ -159,13 +159,6 @@ class Endpoint:
         return all(key.get(name) == value for name, value in asked.items())
 
 
-def origin_of(path: Path, commit: Mapping[str, str] | None) -> str:
-    """When an endpoint was stated, as far as :func:`committed` knows."""
-    if commit is None:
-        return f"stated in {path}, not known to be committed before"
-    return f"committed before the run, in {path}: {commit['commit']} of {commit['time']}"
-
-
 def weigh(
     groups: Sequence[Group],
     endpoint: Endpoint | None,
@@ -173,7 +166,7 @@ def weigh(
 ) -> dict[str, Any]:
     """All that can be said of the groups, as plain content; the verdict speaks of the first.
 
-    The origin is that of the endpoint, see :func:`origin_of`.
+    ``origin`` says when the endpoint was stated.
     """
     primary = None
     content = [_scores(group) for group in groups]

@@ -151,14 +151,12 @@ def test_a_test_subject_that_trained_under_another_name_is_found(cohort, tmp_pat
 
 
 def test_a_label_that_images_carry_is_told():
-    from neuromix.experiments.evidence.hybrid_report import _watermarks
-
     rows = [
         {"way": "pds-by-label", "missing": 50, "cross-validated": 0.9, "on real images": 0.4},
         {"way": "pds", "missing": 50, "cross-validated": 0.5, "on real images": 0.45},
         {"way": "mean", "missing": 50, "cross-validated": None, "on real images": None},
     ]
-    (warning,) = _watermarks(rows)
+    (warning,) = hybrid._watermarks(rows)
     assert "PDS-fill by label" in warning
     assert "0.90" in warning
 
