@@ -153,10 +153,8 @@ class DecodingComparison(Comparison):
             "Decoding: do synthetic task fMRI runs help?",
             results,
             groups,
-            [],
             methods=methods,
             warnings=[seeds_warning(config.seeds, "number of people")],
-            config=results["config"],
             first=self._pictures(),
         )
 

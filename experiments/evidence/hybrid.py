@@ -180,10 +180,8 @@ class HybridComparison(Comparison):
             "Hybrid: diagnosis where images are missing",
             results,
             groups,
-            [],
             methods=methods,
             warnings=[seeds_warning(config.seeds, "share"), *_watermarks(shift)],
-            config=results["config"],
             more=[(f"What filled {lacks} tells of the diagnosis", table)] if rows else [],
             first=self._pictures(),
         )

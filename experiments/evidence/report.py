@@ -31,11 +31,10 @@ def page(
     title: str,
     results: Mapping[str, Any],
     groups: Sequence[Group],
-    pictures: Sequence[Path],
-    *,
     methods: Sequence[str],
     warnings: Sequence[str],
-    config: Mapping[str, Any],
+    *,
+    pictures: Sequence[Path] = (),
     more: Sequence[tuple[str, pd.DataFrame]] = (),
     first: Sequence[Picture] = (),
 ) -> str:
@@ -50,7 +49,7 @@ def page(
     if results["diagnosis"]:
         tables.append(("What explains it", pd.DataFrame(results["diagnosis"])))
     return report_page(
-        {**results, "config": config},
+        results,
         title=title,
         tables=[*tables, *more],
         figures=[*first, *map(_slices, pictures), *_figures(members, groups)],

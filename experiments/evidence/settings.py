@@ -144,10 +144,9 @@ class SettingsComparison(Comparison):
             "Four settings where synthetic data ought to help",
             results,
             groups,
-            pictures_of(self.frame),
             methods=methods,
             warnings=warnings,
-            config=results["config"],
+            pictures=pictures_of(self.frame),
         )
 
     def confounding(self, methods: list[str]) -> list[str]:

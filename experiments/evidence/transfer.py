@@ -120,10 +120,9 @@ class TransferComparison(Comparison):
             "Transfer: sex at site A, dementia at site B",
             results,
             groups,
-            pictures_of(self.frame),
             methods=[about],
             warnings=notes,
-            config=results["config"],
+            pictures=pictures_of(self.frame),
         )
 
     @cached_property

@@ -30,9 +30,8 @@ def report(tmp_path_factory):
     path = folder / "report.html"
     path.write_text(
         page(
-            "Transfer", results, groups, [folder / "site-A-40.npz"],
-            methods=["Site A is a phantom."], warnings=[seeds_warning(5, "size")],
-            config={"seed": 0},
+            "Transfer", results, groups, ["Site A is a phantom."], [seeds_warning(5, "size")],
+            pictures=[folder / "site-A-40.npz"],
         )
     )  # fmt: skip
     return path, results
@@ -74,6 +73,6 @@ def test_where_validation_scores_are_equal_none_is_chosen_by_them():
     alike = group(ARMS, validation=dict.fromkeys(ARMS, 0.7))
     time = {"seconds": 1.0, "loading share": 0.1, "seconds by part": {"samplers": 1.0}}
     results = weigh([alike], None) | {"time": time, "diagnosis": [], "made by": {}}
-    text = page("Test subjects", results, [alike], [], methods=[], warnings=[], config={})
+    text = page("Test subjects", results, [alike], [], [])
     assert "real + synthetic, ratio 2" in text
     assert "chosen on validation" not in text

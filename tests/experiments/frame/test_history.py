@@ -44,7 +44,7 @@ class Finished:
         return [group({"real": 0.6, "synthetic-1": 0.8})]
 
     def page(self, results, groups):
-        return page("t", results, groups, [], methods=[], warnings=[], config={})
+        return page("t", results, groups, [], [])
 
 
 @pytest.fixture
