@@ -8,6 +8,7 @@ import pytest
 
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.evidence.configs import Transfer
+from neuromix.experiments.evidence.transfer import TransferComparison
 from neuromix.experiments.frame.verdict import Endpoint
 
 ROOT = Path(__file__).parents[1]
@@ -60,4 +61,4 @@ def test_the_endpoint_is_a_comparison_of_the_experiment(tmp_path):
     path = tmp_path / "endpoint.json"
     path.write_text(text)
     config = Transfer(seed=1000, endpoint=path)
-    Endpoint.read(path, "transfer", config.seed).require(config.keys, config.arms)
+    Endpoint.read(path, TransferComparison.name, config.seed).require(config.keys, config.arms)
