@@ -59,9 +59,9 @@ def parts(tmp_path_factory):
     """Training subjects, held-out ones, and fresh ones that stand for perfect samples."""
     folder = tmp_path_factory.mktemp("audit")
     made = make_phantom(folder / "phantom", "md", subjects=220, seed=5, spacing=8.0)
-    found = Cohort.from_bids(made).split((0.28, 0.32, 0.4), seed=0)
-    found.save(folder / "split")
-    return folder, found
+    split = Cohort.from_bids(made).split((0.28, 0.32, 0.4), seed=0)
+    split.save(folder / "split")
+    return folder, split
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +88,14 @@ def audited(parts, tmp_path_factory):
     return look
 
 
-def faults(found):
-    return {what for what, finding in found.items() if finding["level"] == FAULT}
+def faults(findings):
+    return {what for what, finding in findings.items() if finding["level"] == FAULT}
 
 
 def test_fresh_subjects_in_place_of_samples_have_no_fault(audited):
-    results, found = audited("fresh", steps=30, judge=60)
-    assert not faults(found)
-    cares = {what for what, finding in found.items() if finding["level"] == CARE}
+    results, findings = audited("fresh", steps=30, judge=60)
+    assert not faults(findings)
+    cares = {what for what, finding in findings.items() if finding["level"] == CARE}
     assert cares <= {"label sex", "label dementia", "units"}  # few subjects, so wide intervals
     page = (audited.folder / "report.html").read_text()
     assert results["verdict"] in html.unescape(page)
@@ -116,22 +116,22 @@ PLANTED = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_named(audited, name):
     change, expected = PLANTED[name]
-    results, found = audited(name, change)
-    assert expected <= faults(found)
+    results, findings = audited(name, change)
+    assert expected <= faults(findings)
     assert results["verdict"].startswith("Do not use")
     assert all(f"{what}: " in results["verdict"] for what in expected)
 
 
 def test_copies_are_named(audited, parts):
     _, (train, _, _) = parts
-    _, found = audited("copies", lambda v: v + 0.001 * (v > 0), source=train)
-    assert {"copies", "membership"} <= faults(found)
+    _, findings = audited("copies", lambda v: v + 0.001 * (v > 0), source=train)
+    assert {"copies", "membership"} <= faults(findings)
 
 
 def test_wrong_labels_are_named(audited):
-    _, found = audited("wrong", relabel=swapped, judge=60)
-    assert "label sex" in faults(found)
-    assert "labels are wrong" in found["label sex"]["note"]
+    _, findings = audited("wrong", relabel=swapped, judge=60)
+    assert "label sex" in faults(findings)
+    assert "labels are wrong" in findings["label sex"]["note"]
 
 
 def test_a_held_out_subject_in_the_training_is_named(audited, parts):
@@ -139,8 +139,8 @@ def test_a_held_out_subject_in_the_training_is_named(audited, parts):
     smuggled = Cohort(
         pd.concat([train.table, heldout.table.iloc[:1]], ignore_index=True), train.name
     )
-    results, found = audited("smuggled", seen=smuggled, steps=1)
-    assert faults(found) == {"leak"}
+    results, findings = audited("smuggled", seen=smuggled, steps=1)
+    assert faults(findings) == {"leak"}
     assert heldout.table["subject_id"].iloc[0] in results["verdict"]
     assert results["utility"] == {}
 
@@ -220,13 +220,13 @@ def test_what_cannot_be_audited_is_told_in_a_line(parts, tmp_path, capsys):
     train, test = folder / "split" / "train.tsv", folder / "split" / "test.tsv"
     heldout.where(np.arange(len(heldout)) < 20).save(tmp_path / "few.tsv")
     line = ["audit", str(folder / "fresh"), "--out", str(tmp_path), "--train"]
-    for others, told in {
+    for others, words in {
         (train, train): "subjects are in --train and in --heldout",
         (train, tmp_path / "few.tsv"): "half of --heldout has 10 people; an audit needs 12",
         (tmp_path / "none", test): "does not exist",
     }.items():
         assert main([*line, str(others[0]), "--heldout", str(others[1])]) == 2
-        assert told in capsys.readouterr().err
+        assert words in capsys.readouterr().err
 
 
 def test_people_are_compared_and_not_their_scans(parts, audited, tmp_path, monkeypatch):

@@ -68,8 +68,8 @@ def test_a_completer_is_fit_for_use_and_the_page_says_why(parts, tmp_path, monke
     results = json.loads((tmp_path / "0001-audit" / "results.json").read_text())
     faults = [f for f in results["findings"] if f["level"] == "fault"]
     assert not faults, faults
-    told = {f["name"]: f["note"] for f in results["findings"]}
-    assert {"leak", "origin", "accuracy of dmri", "source of dmri", "whose dmri"} <= set(told)
+    notes = {f["name"]: f["note"] for f in results["findings"]}
+    assert {"leak", "origin", "accuracy of dmri", "source of dmri", "whose dmri"} <= set(notes)
     page = (tmp_path / "0001-audit" / "report.html").read_text()
     assert "one sample" in page or "<img" in page
     assert results["verdict"] in page.replace("&#x27;", "'")

@@ -94,15 +94,15 @@ def audited(parts, tmp_path_factory):
     return look
 
 
-def levels(found, level=FAULT):
-    return {what for what, finding in found.items() if finding["level"] == level}
+def levels(findings, level=FAULT):
+    return {what for what, finding in findings.items() if finding["level"] == level}
 
 
 def test_fresh_people_in_place_of_samples_have_no_fault(audited):
-    results, found, out = audited("fresh", steps=40)
-    assert not levels(found)
+    results, findings, out = audited("fresh", steps=40)
+    assert not levels(findings)
     # Fourteen people judge, so that intervals are wide.
-    assert levels(found, CARE) <= {"use for condition"}
+    assert levels(findings, CARE) <= {"use for condition"}
     page = (out / "report.html").read_text()
     assert results["verdict"].split(":")[0] in page
     assert page.count("<img") == 3  # responses, nearest, utility
@@ -137,26 +137,26 @@ PLANTED = {
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_named(audited, name):
     change, expected = PLANTED[name]
-    results, found, _ = audited(name, change=change)
-    assert expected <= levels(found)
+    results, findings, _ = audited(name, change=change)
+    assert expected <= levels(findings)
     assert results["verdict"].startswith("Do not use")
     assert all(f"{what}: " in results["verdict"] for what in expected)
 
 
 def test_copies_collapse_and_another_tr_are_named(audited, parts):
     _, _, train, fresh = parts
-    _, found, _ = audited("copies", runs=train)
-    assert {"copies of courses", "copies of anatomies", "membership"} <= levels(found)
-    _, found, _ = audited("collapse", runs=[fresh[k % 2] for k in range(30)])
-    assert "variety of responses" in levels(found)
-    _, found, _ = audited("slow", tr=2.5)
-    assert "repetition time" in levels(found)
+    _, findings, _ = audited("copies", runs=train)
+    assert {"copies of courses", "copies of anatomies", "membership"} <= levels(findings)
+    _, findings, _ = audited("collapse", runs=[fresh[k % 2] for k in range(30)])
+    assert "variety of responses" in levels(findings)
+    _, findings, _ = audited("slow", tr=2.5)
+    assert "repetition time" in levels(findings)
 
 
 def test_a_held_out_person_in_the_training_is_named(audited, parts):
     _, cohorts, _, _ = parts
-    results, found, _ = audited("smuggled", seen=cohorts["heldout"], steps=1)
-    assert "leak" in levels(found)
+    results, findings, _ = audited("smuggled", seen=cohorts["heldout"], steps=1)
+    assert "leak" in levels(findings)
     assert cohorts["heldout"].table["subject_id"].iloc[0] in results["verdict"]
     assert results["utility"] == {}
 

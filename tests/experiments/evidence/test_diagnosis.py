@@ -9,32 +9,32 @@ def findings(accuracies):
 
 
 def test_room_labels_ratio_and_what_is_had_for_less():
-    found = findings({
+    sentences = findings({
         "real": 0.6, "classical": 0.75, "synthetic-1": 0.64, "synthetic-4": 0.7,
         "synthetic-only": 0.6, "gaussian": 0.6, "ceiling": 0.95,
     })  # fmt: skip
-    assert found[0].startswith("room of 2")
-    assert found[1].startswith("samples show their labels")
-    assert found[2].startswith("the best ratio on test subjects is 4")
-    assert found[3].startswith("the cheap generator makes no clear difference")
-    assert found[4].startswith("classical augmentation helps")
+    assert sentences[0].startswith("room of 2")
+    assert sentences[1].startswith("samples show their labels")
+    assert sentences[2].startswith("the best ratio on test subjects is 4")
+    assert sentences[3].startswith("the cheap generator makes no clear difference")
+    assert sentences[4].startswith("classical augmentation helps")
 
 
 def test_no_room_and_samples_that_mislead():
-    found = findings({
+    sentences = findings({
         "real": 0.8, "classical": 0.6, "synthetic-1": 0.7, "synthetic-4": 0.65,
         "synthetic-only": 0.5, "ceiling": 0.81,
     })  # fmt: skip
-    assert found[0].startswith("no clear room")
-    assert found[1].startswith("samples look or mean something else")
-    assert found[2].startswith("more samples do not help")
-    assert found[3].startswith("classical augmentation harms")
+    assert sentences[0].startswith("no clear room")
+    assert sentences[1].startswith("samples look or mean something else")
+    assert sentences[2].startswith("more samples do not help")
+    assert sentences[3].startswith("classical augmentation harms")
 
 
 def test_pretraining_that_harms():
-    (found,) = findings({"real": 0.6, "scratch": 0.8})
-    assert found.startswith("pretraining on real subjects harms: -")
-    assert "points over a network without it" in found
+    (sentences,) = findings({"real": 0.6, "scratch": 0.8})
+    assert sentences.startswith("pretraining on real subjects harms: -")
+    assert "points over a network without it" in sentences
 
 
 def test_arms_that_were_not_run_say_nothing():

@@ -67,11 +67,11 @@ def test_images_of_unequal_shapes_are_refused(cohort, tmp_path):
 
 def test_training_sets_grow_by_adding(cohort):
     sexes = relabel(cohort, sex=["F", "M", "F"] * 4)
-    found = subsets(sexes, "sex", (6, 9), seed=1)
-    small, large = (set(found[size].subject_keys) for size in (6, 9))
+    sets = subsets(sexes, "sex", (6, 9), seed=1)
+    small, large = (set(sets[size].subject_keys) for size in (6, 9))
     assert len(small) == 6
     assert small < large
-    assert list(found[6].table["sex"]).count("M") == 2  # a third, as in the whole
+    assert list(sets[6].table["sex"]).count("M") == 2  # a third, as in the whole
 
 
 def test_own_data_are_found_by_folder_and_by_table(cohort, md_phantom, tmp_path):
