@@ -101,23 +101,35 @@ def mmd_test(
     ``p_value`` = (1 + nulls at or above the value) / (1 + permutations), and ``interval``, the
     value's 95 % interval (bootstrap over points).
     """
+    value, drawn = mmd_bootstrap(
+        real, synthetic, bandwidth=bandwidth, draws=permutations, seed=seed
+    )
+    rng = np.random.default_rng(seed)
+    kernel = _kernel(np.concatenate([real, synthetic]), bandwidth)
+    chosen = np.repeat(_first(len(real), len(synthetic)), permutations, axis=1)
+    dealt = rng.permuted(chosen, axis=0)
+    null = _mmd2(kernel, dealt, 1 - dealt)
+    return {
+        "value": value,
+        "interval": np.quantile(drawn, (0.025, 0.975)).tolist(),
+        "null_p95": float(np.quantile(null, 0.95)),
+        "p_value": float((1 + (null >= value).sum()) / (1 + permutations)),
+    }
+
+
+def mmd_bootstrap(
+    real: np.ndarray, synthetic: np.ndarray, *, bandwidth: float, draws: int = 1000, seed: int = 0
+) -> tuple[float, np.ndarray]:
+    """MMD² of points (N, F) and (M, F), and its values when both sets are drawn anew, (draws,)."""
     rng = np.random.default_rng(seed)
     n, m = len(real), len(synthetic)
     kernel = _kernel(np.concatenate([real, synthetic]), bandwidth)
     chosen = _first(n, m)
-    value = float(_mmd2(kernel, chosen, 1 - chosen)[0])
-    dealt = rng.permuted(np.repeat(chosen, permutations, axis=1), axis=0)
-    null = _mmd2(kernel, dealt, 1 - dealt)
-    drawn = np.zeros((n + m, permutations), dtype=np.float32)
-    drawn[:n] = rng.multinomial(n, np.full(n, 1 / n), permutations).T
+    drawn = np.zeros((n + m, draws), dtype=np.float32)
+    drawn[:n] = rng.multinomial(n, np.full(n, 1 / n), draws).T
     other = np.zeros_like(drawn)
-    other[n:] = rng.multinomial(m, np.full(m, 1 / m), permutations).T
-    return {
-        "value": value,
-        "interval": np.quantile(_mmd2(kernel, drawn, other), (0.025, 0.975)).tolist(),
-        "null_p95": float(np.quantile(null, 0.95)),
-        "p_value": float((1 + (null >= value).sum()) / (1 + permutations)),
-    }
+    other[n:] = rng.multinomial(m, np.full(m, 1 / m), draws).T
+    return float(_mmd2(kernel, chosen, 1 - chosen)[0]), _mmd2(kernel, drawn, other)
 
 
 def real_real_null(

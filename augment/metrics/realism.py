@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -47,6 +47,8 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 FOLDS, REPEATS = 5, 4
 DRAWS = 1000
 """Of every interval, a bootstrap over people."""
+KEPT = 200
+"""Of the draws."""
 SPLITS = 1000
 TINY = 1e-10
 
@@ -159,8 +161,9 @@ def two_sample_auc(real: np.ndarray, made: np.ndarray, *, seed: int = 0) -> dict
     """AUC of a logistic regression (C = 0.1) that tells made from real points (N, F), (M, F).
 
     Features are standardised and, where there are more than twice :data:`COMPONENTS`, turned into
-    so many principal components; all of it within each of five folds, dealt four times. A person
-    is compared with those of the same fold alone, as each fold's classifier has its own scale.
+    so many principal components; all of it within each of five folds, dealt four times, in which
+    copies of one volume stay together. A person is compared with those of the same fold alone, as
+    each fold's classifier has its own scale.
     """
     fewest = min(len(real), len(made))
     if fewest < FOLDS:
@@ -170,14 +173,15 @@ def two_sample_auc(real: np.ndarray, made: np.ndarray, *, seed: int = 0) -> dict
         )
     points = np.concatenate([real, made]).astype(np.float64)
     is_made = np.arange(len(points)) >= len(real)
+    same = np.unique(points, axis=0, return_inverse=True)[1].ravel()
     steps: list[Any] = [StandardScaler()]
     if points.shape[1] > 2 * COMPONENTS:
         steps.append(PCA(min(COMPONENTS, int(0.7 * len(points))), random_state=seed))
     model = make_pipeline(*steps, LogisticRegression(C=0.1, max_iter=2000))
     wins, pairs = np.zeros((2, len(made), len(real)))
     for repeat in range(REPEATS):
-        deal = StratifiedKFold(FOLDS, shuffle=True, random_state=seed + repeat)
-        folds = list(deal.split(points, is_made))
+        deal = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed + repeat)
+        folds = list(deal.split(points, is_made, same))
         score = cross_val_predict(model, points, is_made, cv=folds, method="decision_function")
         fold = np.empty(len(points), dtype=int)
         for k, (_, test) in enumerate(folds):
@@ -229,9 +233,16 @@ def resample(people: Any, rng: np.random.Generator) -> np.ndarray:
 
 
 def estimate(value: float, draws: np.ndarray) -> dict[str, Any]:
-    """A value with its 95 % interval, which reaches to it."""
+    """A value with its 95 % interval, which reaches to it, and some ``draws``, for differences.
+
+    Sets of the same sizes and seed are drawn alike, so that draws of two generators go together.
+    """
     low, high = np.quantile(draws, (0.025, 0.975)).tolist()
-    return {"value": value, "interval": [min(low, value), max(high, value)]}
+    return {
+        "value": value,
+        "interval": [min(low, value), max(high, value)],
+        "draws": np.round(draws[:KEPT], 4).tolist(),
+    }
 
 
 def mmd_over_splits(
@@ -246,12 +257,12 @@ def mmd_over_splits(
     scale = StandardScaler().fit(train)
     points, real, others = (scale.transform(each) for each in (made, heldout, train))
     width = clouds.median_bandwidth(others)
-    test = clouds.mmd_test(real, points, bandwidth=width, permutations=DRAWS, seed=seed)
+    value, draws = clouds.mmd_bootstrap(real, points, bandwidth=width, draws=DRAWS, seed=seed)
     both = np.concatenate([others, real])
     size = min(len(real), len(points), len(both) // 2)
     null = clouds.real_real_null(both, bandwidth=width, splits=SPLITS, size=size, seed=seed)
     p95 = float(np.quantile(null, 0.95))
-    return estimate(test["value"] / p95, np.array(test["interval"]) / p95)
+    return estimate(value / p95, draws / p95)
 
 
 def spread(made: np.ndarray, heldout: np.ndarray, *, seed: int = 0) -> dict[str, Any]:

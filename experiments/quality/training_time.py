@@ -7,7 +7,6 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,26 +29,31 @@ def timed(
     training: TrainConfig,
     seconds: float,
     folder: Path,
-    clock: Callable[[], float] | None = None,
 ) -> TrainConfig:
     """As many steps as fit into the time; decided once, so that a training can be resumed.
 
-    By default it is processor time, of which others on the machine take none, and without an
-    accelerator only.
+    It is processor time, of which others on the machine take none; with an accelerator the clock's.
     """
     plan = folder / "plan.json"
     if not plan.is_file():
-        if clock is None:
-            clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-        pace = _pace(objective, data, training, clock)
+        pace = _pace(objective, data, training)
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(plan, {"steps": max(2, round(seconds / pace)), "seconds_per_step": pace})
-    steps = int(json.loads(plan.read_text())["steps"])
+    return lasting(training, int(json.loads(plan.read_text())["steps"]))
+
+
+def lasting(training: TrainConfig, steps: int) -> TrainConfig:
+    """A training of another length; warmup, validations and checkpoints go by it."""
     every = math.ceil(steps / CHECKS)
     warmup = min(training.warmup, steps // 10 + 1)
     return replace(
         training, steps=steps, warmup=warmup, validate_every=every, checkpoint_every=every
     )
+
+
+def clock() -> float:
+    """Seconds that equal compute is told by: of the processor, or of the day beside a GPU."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 def train_for(
@@ -59,19 +63,16 @@ def train_for(
     training: TrainConfig,
     folder: Path,
     validation: TrainingSet | None = None,
-    clock: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
     """Train the network of an objective for some seconds, or go on with that; what it cost."""
-    config = timed(objective, data, training, seconds, folder, clock)
+    config = timed(objective, data, training, seconds, folder)
     done = steps_done(folder)
     trained = train(objective, data, config, folder, validation=validation)
     network = objective.networks["network"].eval()
     return training_cost(folder, network, trained, done) | {"loss": trained.validation}
 
 
-def _pace(
-    objective: Objective, data: TrainingSet, training: TrainConfig, clock: Callable[[], float]
-) -> float:
+def _pace(objective: Objective, data: TrainingSet, training: TrainConfig) -> float:
     """Seconds of a step of the loop, on the device of the training; nothing is changed."""
     ends: list[float] = []
     brief = replace(training, steps=4, warmup=1, checkpoint_every=4)
