@@ -15,9 +15,6 @@ from scipy import fft, ndimage
 from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.errors import InputError
 
-INTENSITIES = np.linspace(-1.0, 5.0, 1201, dtype=np.float32)
-"""Edges of the histogram in 1e-3 mm²/s. Free water is at 3; values outside count as the ends."""
-
 CHUNK = 32
 """Volumes that are worked on at once, so that memory does not grow with their number."""
 
@@ -59,30 +56,6 @@ def tissue_md(volumes: np.ndarray, tissues: Mapping[str, np.ndarray]) -> dict[st
                 "lower the threshold or leave the tissue out"
             )
     return {name: volumes[:, mask].mean(axis=1) for name, mask in tissues.items()}
-
-
-def intensity_cdf(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Share of each volume's voxels in the mask below each of ``INTENSITIES[1:]``, (N, 1200).
-
-    The mean over volumes is the distribution function of all their voxels.
-    """
-    low, high = INTENSITIES[0], INTENSITIES[-1]
-    inside = max(1, int(mask.sum()))
-    shares = [
-        np.histogram(np.clip(volume[mask], low, high), len(INTENSITIES) - 1, (low, high))[0]
-        for volume in volumes
-    ]
-    return np.cumsum(shares, axis=1).astype(np.float32) / np.float32(inside)
-
-
-def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
-    """1-Wasserstein distance between two sets of distribution functions (N, 1200), (M, 1200).
-
-    W = integral of |F_x(v) - F_y(v)| dv, where F is the mean over the set; in 1e-3 mm²/s: how far
-    intensities must move to turn one set's histogram into the other's.
-    """
-    step = float(INTENSITIES[1] - INTENSITIES[0])
-    return float(np.abs(x.mean(axis=0) - y.mean(axis=0)).sum() * step)
 
 
 def continuity(volumes: np.ndarray, mask: np.ndarray, axis: int = 2) -> dict[str, np.ndarray]:

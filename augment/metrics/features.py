@@ -159,36 +159,15 @@ def real_real_null(
     )
 
 
-def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    """Fréchet distance between Gaussians fitted to sets of points (N, F) and (M, F), as in FID.
+def precision_recall(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> tuple[float, float]:
+    """Shares of points in balls around those of the other set.
 
-        d² = |m_x - m_y|² + tr(S_x + S_y - 2 (S_x^½ S_y S_x^½)^½)
+    A ball reaches to the k-th nearest other point of its own set.
 
-    Covariances S are shrunk (Ledoit-Wolf), because sets are often smaller than they have features.
-    Biased upward in small sets: compare only with real sets of the same sizes.
-    """
-    from sklearn.covariance import ledoit_wolf
+    - precision: share of synthetic points in at least one real ball (do they look real?),
+    - recall: share of real points in at least one synthetic ball (is all of the variety there?).
 
-    cov_x, cov_y = ledoit_wolf(x.astype(np.float64))[0], ledoit_wolf(y.astype(np.float64))[0]
-    power, vectors = np.linalg.eigh(cov_x)
-    root = (vectors * np.sqrt(np.maximum(power, 0))) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_y @ root), 0)).sum()
-    apart = ((x.mean(axis=0, dtype=np.float64) - y.mean(axis=0, dtype=np.float64)) ** 2).sum()
-    return float(apart + np.trace(cov_x) + np.trace(cov_y) - 2 * cross)
-
-
-def prdc(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict[str, float]:
-    """Precision, recall, density and coverage, from balls that reach to the k-th neighbour.
-
-    With B(r) the ball around a real point that reaches to its k-th nearest other real point:
-
-    - ``precision``: share of synthetic points in at least one real ball (do they look real?),
-    - ``density``: mean number of real balls that a synthetic point is in, over k (about 1),
-    - ``recall``: share of real points in at least one ball around a synthetic point (is all of the
-      real variety there?),
-    - ``coverage``: share of real balls that hold at least one synthetic point.
-
-    Kynkäänniemi et al. (NeurIPS 2019) and Naeem et al. (ICML 2020).
+    Kynkäänniemi et al. (NeurIPS 2019).
     """
     if k >= min(len(real), len(synthetic)):
         raise InputError(
@@ -196,16 +175,12 @@ def prdc(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict[str, float
             "add volumes or lower k"
         )
     # The nearest point is the point itself, so index k is the k-th other one.
-    reach_real = np.partition(squared_distances(real, real), k, axis=1)[:, k]
-    reach_synthetic = np.partition(squared_distances(synthetic, synthetic), k, axis=1)[:, k]
+    reach_real, reach_synthetic = (
+        np.partition(squared_distances(each, each), k, axis=1)[:, k] for each in (real, synthetic)
+    )
     across = squared_distances(real, synthetic)
-    in_real = across < reach_real[:, None]
-    return {
-        "precision": float(in_real.any(axis=0).mean()),
-        "recall": float((across < reach_synthetic).any(axis=1).mean()),
-        "density": float(in_real.sum(axis=0).mean() / k),
-        "coverage": float(in_real.any(axis=1).mean()),
-    }
+    precision = (across < reach_real[:, None]).any(axis=0).mean()
+    return float(precision), float((across < reach_synthetic).any(axis=1).mean())
 
 
 def nearest_distance(

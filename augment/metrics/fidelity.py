@@ -6,12 +6,12 @@ verdict. Which fault shows where:
 ====================  ==========================================================================
 fault                 metrics that see it
 ====================  ==========================================================================
-collapse to the mean  ``ms_ssim`` above real, ``recall`` near 0, ``mmd2``, ``frechet``
+collapse to the mean  ``ms_ssim`` above real, ``recall`` near 0, ``mmd2``
 copies of training    ``nearest_ratio`` below real, ``near_copies`` above 1 %
 ignored labels        ``label_<name>`` near chance
 blur, noise           ``sharpness`` and ``graininess`` below or above real
 slices that jitter    ``continuity_*`` above real
-wrong units, shifts   ``tissue_md_<name>``, ``histogram_distance``
+wrong units           ``tissue_md_<name>``
 ====================  ==========================================================================
 
 Volumes are arrays (N, X, Y, Z) of mean diffusivity in 1e-3 mm²/s, all in one space.
@@ -126,24 +126,22 @@ def fidelity_table(
         judges: Label name to the classifier that judges it.
         mask: Of the brain; by default where half of the training subjects are positive.
         axis: The axis that the sampler cuts slices along.
-        neighbours: k of precision, recall, density and coverage.
+        neighbours: k of precision and recall.
         pairs: Pairs behind MS-SSIM.
         splits: Real-real splits of the metrics on sets (those of MMD² are twenty times as many).
         permutations: Of the MMD test.
         seed: Decides pairs, splits, permutations and bootstrap draws.
 
     Returns:
-        Plain content for a JSON file: ``sizes``, ``metrics`` and ``spectrum`` (``frequency`` in
-        cycles per voxel and ``log_ratio`` of mean power, synthetic over held-out). A metric is a
-        dict of ``value`` and 95 % ``interval`` of the synthetic volumes, ``real`` and
-        ``real_interval`` of the reference, and more where there is more to say:
+        Plain content for a JSON file: ``sizes`` and ``metrics``. A metric is a dict of ``value``
+        and 95 % ``interval`` of the synthetic volumes, ``real`` and ``real_interval`` of the
+        reference, and more where there is more to say:
 
         - value per volume or pair (``ms_ssim``, ``sharpness``, ``graininess``, ``tissue_md_*``,
           ``continuity_*``): means with bootstrap intervals, ``real`` is that of held-out volumes,
           and ``change`` with ``change_interval`` is value / real - 1 (``sharpness``, a logarithm,
           and ``ms_ssim``: value - real);
-        - value per pair of sets (``frechet``, ``precision``, ``recall``, ``density``, ``coverage``,
-          ``histogram_distance``): means and spread over the splits of
+        - value per pair of sets (``precision``, ``recall``): means and spread over the splits of
           :func:`~neuromix.augment.metrics.features.beside_real`, with ``sizes.split`` volumes a
           set;
         - ``mmd2``: of all volumes, with ``null_p95`` and ``p_value`` of the permutation test;
@@ -167,20 +165,9 @@ def fidelity_table(
     bandwidth = clouds.median_bandwidth(features(real_train))
     table["mmd2"] = _mmd(points, real_points, bandwidth, splits, permutations, seed)
     table |= _sets(points, real_points, neighbours, splits, seed)
-    intensities, real_intensities = (
-        anatomy.intensity_cdf(volumes, mask) for volumes in (synthetic, real_heldout)
-    )
-    values, references = clouds.beside_real(
-        anatomy.wasserstein, real_intensities, intensities, splits=splits, seed=seed
-    )
-    table["histogram_distance"] = _spread(values, references)
     table |= _copies(synthetic[:, mask], real_train[:, mask], real_heldout[:, mask], seed)
     for name, judge in (judges or {}).items():
         table[f"label_{name}"] = _labels(judge, synthetic, real_heldout, seed)
-
-    frequency, power = anatomy.spectrum(synthetic, mask)
-    real_power = anatomy.spectrum(real_heldout, mask)[1]
-    ratio = np.maximum(power.mean(axis=0), 1e-30) / np.maximum(real_power.mean(axis=0), 1e-30)
     return {
         "sizes": {
             "train": len(real_train),
@@ -189,7 +176,6 @@ def fidelity_table(
             "split": min(len(real_heldout) // 2, len(synthetic)),
         },
         "metrics": table,
-        "spectrum": {"frequency": frequency.tolist(), "log_ratio": np.log(ratio).tolist()},
     }
 
 
@@ -266,10 +252,10 @@ def _sets(
     """The metrics on whole sets of points that depend on the size of the sets."""
 
     def metrics(x: np.ndarray, y: np.ndarray) -> list[float]:
-        return [clouds.frechet(x, y), *clouds.prdc(x, y, neighbours).values()]
+        return list(clouds.precision_recall(x, y, neighbours))
 
     values, references = clouds.beside_real(metrics, real, points, splits=splits, seed=seed)
-    names = ("frechet", "precision", "recall", "density", "coverage")
+    names = ("precision", "recall")
     return {name: _spread(values[:, i], references[:, i]) for i, name in enumerate(names)}
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
@@ -46,28 +46,6 @@ def test_tissue_md_is_the_mean_of_each_volume_in_each_mask():
     assert np.allclose(means["wm"], volumes[:, 6:].mean((1, 2, 3)), atol=1e-6)
     with pytest.raises(InputError, match="'csf' is empty"):
         anatomy.tissue_md(volumes, {"csf": half & ~half})
-
-
-def histogram_distance(x, y, mask):
-    return anatomy.wasserstein(*(anatomy.intensity_cdf(each, mask) for each in (x, y)))
-
-
-def test_histogram_distance_is_how_far_intensities_moved():
-    x = 0.9 + 0.2 * noise(5)
-    mask = EVERYWHERE.copy()
-    mask[:4] = False
-    assert histogram_distance(x, x + 0.1, mask) == pytest.approx(0.1, abs=1e-3)
-    y = np.where(mask, 1.0 + 0.4 * noise(7, seed=1), 4.0)
-    exact = stats.wasserstein_distance(x[:, mask].ravel(), y[:, mask].ravel())
-    assert histogram_distance(x, y, mask) == pytest.approx(exact, abs=2e-3)
-
-
-def test_histogram_distance_takes_sets_as_wholes():
-    """A set of two kinds of volumes is far from its average kind, and near itself."""
-    low, high = np.full((4, 12, 12, 12), 0.5), np.full((4, 12, 12, 12), 1.5)
-    both = np.concatenate([low, high])
-    assert histogram_distance(both, both[::-1], EVERYWHERE) == 0
-    assert histogram_distance(both, np.ones_like(both), EVERYWHERE) == pytest.approx(0.5)
 
 
 def test_continuity_of_a_ramp_is_the_ratio_of_its_slopes():

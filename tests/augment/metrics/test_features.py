@@ -5,7 +5,7 @@ from scipy.spatial.distance import cdist
 
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import features
-from neuromix.augment.metrics.features import frechet, mmd_test, nearest_distance, prdc
+from neuromix.augment.metrics.features import mmd_test, nearest_distance, precision_recall
 
 WIDTH = 2.5
 
@@ -117,56 +117,30 @@ class TestMMD:
         result = mmd_test(points(30, 0), points(30, 1), bandwidth=WIDTH)
         low, high = result["interval"]
         assert low < result["value"] < high
-        assert abs((low + high) / 2 - result["value"]) < 0.015
+        assert abs((low + high) / 2 - result["value"]) < 0.025
 
 
-class TestFrechet:
-    def test_it_is_the_distance_of_the_gaussians(self):
-        x = points(20000, 0)
-        assert frechet(x, x) == pytest.approx(0, abs=1e-6)
-        assert frechet(x, points(20000, 1, shift=0.5)) == pytest.approx(4 * 0.25, abs=0.05)
-        assert frechet(x, points(20000, 1, scale=2)) == pytest.approx(4 * 1, abs=0.05)
-
-    def test_directions_that_do_not_commute(self):
-        x, y = points(20000, 0, size=2) * [3, 1], points(20000, 1, size=2) * [3, 1]
-        turn = np.array([[0, 1], [-1, 0]])
-        assert frechet(x, y @ turn) == pytest.approx(2 * (3 - 1) ** 2, abs=0.2)
-        quarter = np.array([[1, 1], [-1, 1]]) / np.sqrt(2)
-        one, two = np.diag([9.0, 1.0]), quarter.T @ np.diag([9.0, 1.0]) @ quarter
-        cross = np.sqrt(np.linalg.eigvals(one @ two).real).sum()
-        assert frechet(x, y @ quarter) == pytest.approx(20 - 2 * cross, abs=0.2)
-
-    def test_fewer_points_than_features_and_points_that_are_one(self):
-        x = points(10, 0, size=30)
-        assert 0 < frechet(x, points(10, 1, size=30)) < 60
-        assert frechet(x, np.zeros((10, 30))) > 10
-
-
-class TestPRDC:
+class TestPrecisionRecall:
     def test_it_counts_balls(self):
         real, synthetic, k = points(15, 0, size=2), points(12, 1, shift=0.7, size=2), 3
         across = cdist(real, synthetic)
         reach = np.sort(cdist(real, real), axis=1)[:, k]
         reach_synthetic = np.sort(cdist(synthetic, synthetic), axis=1)[:, k]
-        held = [[across[i, j] < reach[i] for j in range(12)] for i in range(15)]
-        expected = {
-            "precision": np.mean([any(held[i][j] for i in range(15)) for j in range(12)]),
-            "recall": np.mean([any(across[i] < reach_synthetic) for i in range(15)]),
-            "density": np.sum(held) / (k * 12),
-            "coverage": np.mean([any(held[i]) for i in range(15)]),
-        }
-        assert prdc(real, synthetic, k) == pytest.approx(expected)
+        precision = np.mean([any(across[:, j] < reach) for j in range(12)])
+        recall = np.mean([any(across[i] < reach_synthetic) for i in range(15)])
+        assert precision_recall(real, synthetic, k) == pytest.approx((precision, recall))
 
     def test_a_lost_mode_costs_recall_and_strays_cost_precision(self):
         real = np.concatenate([points(40, 0), points(40, 1, shift=20)])
-        lost = prdc(real, points(60, 2))
-        assert lost["precision"] > 0.85 and lost["recall"] < 0.55 and lost["coverage"] < 0.55
-        stray = prdc(real, np.concatenate([real + 0.01, points(80, 3, shift=-20)]))
-        assert stray["recall"] > 0.95 and stray["precision"] == 0.5
+        precision, recall = precision_recall(real, points(60, 2))
+        assert precision > 0.85 and recall < 0.55
+        stray = np.concatenate([real + 0.01, points(80, 3, shift=-20)])
+        precision, recall = precision_recall(real, stray)
+        assert recall > 0.95 and precision == 0.5
 
     def test_too_few_points_are_refused(self):
         with pytest.raises(InputError, match="no 5-th neighbours"):
-            prdc(points(20, 0), points(5, 1))
+            precision_recall(points(20, 0), points(5, 1))
 
 
 class TestNearest:

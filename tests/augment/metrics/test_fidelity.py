@@ -57,10 +57,8 @@ ALARMS = {
     "tissue_md_gm": lambda row: abs(row["change"]) > 0.05,
     "continuity_difference": lambda row: abs(row["change"]) > 0.1,
     "mmd2": lambda row: row["ratio"] > 1 and row["p_value"] < 0.05,
-    "frechet": lambda row: row["value"] > 2 * row["real"],
     "precision": lambda row: row["value"] < 0.8 * row["real"],
     "recall": lambda row: row["value"] < 0.8 * row["real"],
-    "histogram_distance": lambda row: row["value"] > 0.03,
     "near_copies": lambda row: row["interval"][0] > 0.02,
     "nearest_ratio": lambda row: row["value"] < 0.8 * row["real"],
     "label_sex": lambda row: row["ratio"] < 0.9,
@@ -140,14 +138,14 @@ def in_other_units(train, synthetic, rng):
 @pytest.mark.parametrize(
     ("fault", "caught_by"),
     [
-        (collapsed, {"ms_ssim", "mmd2", "frechet", "recall", "histogram_distance"}),
+        (collapsed, {"ms_ssim", "mmd2", "recall"}),
         (copied, {"near_copies", "nearest_ratio"}),
         (partly_copied, {"near_copies"}),
         (blurred, {"sharpness", "mmd2"}),
         (noisy, {"graininess"}),
         (jittering, {"continuity_difference"}),
-        (scaled, {"tissue_md_gm", "histogram_distance", "mmd2"}),
-        (in_other_units, {"tissue_md_gm", "histogram_distance", "precision"}),
+        (scaled, {"tissue_md_gm", "mmd2"}),
+        (in_other_units, {"tissue_md_gm", "precision"}),
     ],
 )
 def test_each_fault_is_caught(real, fault, caught_by):
