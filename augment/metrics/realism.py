@@ -134,6 +134,16 @@ def ring_power(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return result
 
 
+def sharpness(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Log power of each volume in its finest details, (N,): above 1/3 cycle per voxel in slices.
+
+    Below that of people is blur, above it noise.
+    """
+    power = ring_power(volumes * mask, mask)
+    fine: np.ndarray = power[:, -(power.shape[1] // 3) :].mean(axis=1)
+    return fine
+
+
 def texture(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """What the detail of each volume is like, wherever it lies, (N, F).
 

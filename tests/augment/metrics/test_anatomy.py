@@ -83,33 +83,6 @@ def test_continuity_sees_jitter_along_its_axis():
 def test_a_constant_volume_has_numbers_too():
     constant = np.ones((2, 12, 12, 12), dtype=np.float32)
     assert (anatomy.continuity(constant, EVERYWHERE)["difference"] == 0).all()
-    assert np.isfinite(anatomy.sharpness(constant, EVERYWHERE)).all()
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_wave_shows_at_its_frequency(axis):
-    side = 24
-    wave = np.sin(2 * np.pi * np.indices((side,) * 3)[axis] / 4)[None]  # 1/4 cycle per voxel
-    frequency, power = anatomy.spectrum(wave, np.ones((side,) * 3, dtype=bool))
-    assert frequency[power[0].argmax()] == pytest.approx(0.25, abs=1 / side)
-    assert frequency[-1] == 0.5
-
-
-def test_the_spectrum_of_white_noise_is_flat():
-    mask = np.ones((16, 18, 17), dtype=bool)
-    volumes = np.random.default_rng(0).standard_normal((60, *mask.shape))
-    _, power = anatomy.spectrum(volumes, mask)
-    mean = power.mean(axis=0)[2:]  # the lowest lose power with the mean of the volume
-    assert mean.max() < 1.15 * mean.min()
-
-
-def test_sharpness_is_a_log_ratio_of_power():
-    volumes = noise(4, side=16)
-    mask = np.ones((16, 16, 16), dtype=bool)
-    sharp = anatomy.sharpness(volumes, mask)
-    assert np.allclose(anatomy.sharpness(3 * volumes + 1, mask) - sharp, np.log(9), atol=1e-3)
-    blurred = np.stack([ndimage.gaussian_filter(volume, 0.6) for volume in volumes])
-    assert (anatomy.sharpness(blurred, mask) < sharp - 0.5).all()
 
 
 def test_graininess_measures_noise_and_not_tissue():

@@ -99,6 +99,17 @@ def test_rings_say_at_which_wavelength():
     assert power.argmax(axis=1).tolist() == [2, 8, 12]  # of 16, at 2/wavelength of the Nyquist one
 
 
+def test_sharpness_is_a_log_ratio_of_power():
+    volumes, everywhere = (
+        np.random.default_rng(0).standard_normal((4, 24, 24, 5)),
+        np.ones(SHAPE, bool),
+    )
+    sharp = realism.sharpness(volumes, everywhere)
+    assert np.allclose(realism.sharpness(3 * volumes, everywhere) - sharp, np.log(9), atol=1e-3)
+    blurred = ndimage.gaussian_filter(volumes, (0, 0.6, 0.6, 0.6))
+    assert (realism.sharpness(blurred, everywhere) < sharp - 0.5).all()
+
+
 def test_the_interval_of_an_auc_holds_the_truth_as_often_as_it_says():
     rng, held = np.random.default_rng(0), 0
     for _ in range(100):
