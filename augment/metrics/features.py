@@ -8,7 +8,7 @@ means much by itself, since each depends on features and sample sizes; :func:`be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,9 +151,9 @@ def precision_recall(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> tup
     return float(precision), float((across < reach_synthetic).any(axis=1).mean())
 
 
-def nearest_distance(
+def near_copies(
     synthetic: np.ndarray, train: np.ndarray, heldout: np.ndarray
-) -> dict[str, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Are synthetic volumes closer to training subjects than new real subjects are?
 
     For each synthetic volume s and each held-out subject h
@@ -164,30 +164,23 @@ def nearest_distance(
     The held-out set in the denominator cancels blur and noise, which change all distances, and the
     real ratios hold what the sizes of the two sets do. Copies have ratios near 0.
 
-    Volumes are (N, V), (T, V) and (H, V). Returns ``ratio`` (N,), ``real_ratio`` (H,), and whether
-    each is below the 1st percentile of real ratios: ``near_copy`` (N,), ``real_near_copy`` (H,), as
-    about 1 % of honest samples are (and some 5 % of blurred ones, since less noise spreads the
-    ratios).
+    Volumes are (N, V), (T, V) and (H, V). Returns for synthetic (N,) and held-out ones (H,) whether
+    the ratio is below the 1st percentile of real ratios, as about 1 % of honest samples are (and
+    some 5 % of blurred ones, since less noise spreads the ratios).
     """
-    tiny = 1e-6
-    to_train = np.sqrt(squared_distances(synthetic, train).min(axis=1))
-    to_heldout = np.sqrt(squared_distances(synthetic, heldout).min(axis=1))
     among = squared_distances(heldout, heldout)
     np.fill_diagonal(among, np.inf)
-    held_to_train = np.sqrt(squared_distances(heldout, train).min(axis=1))
-    ratio = to_train / np.maximum(to_heldout, tiny)
-    real_ratio = held_to_train / np.maximum(np.sqrt(among.min(axis=1)), tiny)
+    beside = (squared_distances(synthetic, heldout), among)
+    ratio, real_ratio = (
+        np.sqrt(squared_distances(each, train).min(axis=1) / np.maximum(other.min(axis=1), 1e-12))
+        for each, other in zip((synthetic, heldout), beside, strict=True)
+    )
     close = np.quantile(real_ratio, 0.01)
-    return {
-        "ratio": ratio,
-        "real_ratio": real_ratio,
-        "near_copy": ratio < close,
-        "real_near_copy": real_ratio < close,
-    }
+    return ratio < close, real_ratio < close
 
 
 def beside_real(
-    metric: Callable[[np.ndarray, np.ndarray], float | list[float]],
+    metric: Callable[[np.ndarray, np.ndarray], float | Sequence[float]],
     real: np.ndarray,
     synthetic: np.ndarray,
     *,
@@ -211,6 +204,12 @@ def beside_real(
         values.append(metric(a, synthetic[rng.permutation(len(synthetic))[:n]]))
         references.append(metric(a, b))
     return np.array(values), np.array(references)
+
+
+def limits(draws: np.ndarray, value: float) -> list[float]:
+    """95 % interval, which reaches to the value: Jeffreys' ends short of a share of 0 or 1."""
+    low, high = np.nanquantile(draws, (0.025, 0.975)).tolist()
+    return [min(low, value), max(high, value)]
 
 
 def _kernel(points: np.ndarray, bandwidth: float) -> np.ndarray:

@@ -7,7 +7,7 @@ verdict. Which fault shows where:
 fault                 metrics that see it
 ====================  ==========================================================================
 collapse to the mean  ``ms_ssim`` above real, ``recall`` near 0, ``mmd2``
-copies of training    ``nearest_ratio`` below real, ``near_copies`` above 1 %
+copies of training    ``near_copies`` above 1 %
 ignored labels        ``label_<name>`` near chance
 blur, noise           ``sharpness`` and ``graininess`` below or above real
 slices that jitter    ``continuity_*`` above real
@@ -33,6 +33,8 @@ from neuromix.augment.metrics.similarity import ms_ssim
 
 DRAWS = 2000
 """Random draws behind each interval."""
+FEWEST = 12
+"""Volumes of a set: precision and recall look at five neighbours in half of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ def label_faithfulness(
     labels: Sequence[str | None],
     classes: Sequence[str],
     *,
-    seed: int = 0,
+    seed: int | list[int] = 0,
 ) -> dict[str, Any]:
     """Do volumes show the labels that they carry, as an independent classifier sees it?
 
@@ -78,13 +80,54 @@ def label_faithfulness(
         ``value``, its 95 % ``interval`` (Jeffreys' for each recall, so that 20 of 20 does not mean
         always), ``recall`` by class and ``n`` by class.
     """
-    recall, draws, counts = _judged(predict_proba, volumes, labels, classes, seed)
+    names = list(classes)
+    if len(labels) != len(volumes):
+        raise InputError(f"{len(labels)} labels came for {len(volumes)} volumes; give one for each")
+    unknown = sorted({str(label) for label in labels if label is not None} - set(names))
+    if unknown or not set(names) <= set(labels):
+        raise InputError(
+            f"labels are {sorted(map(str, set(labels)))} but the judge tells {names} apart; give "
+            "volumes of each of these classes, and None for volumes that are to be left out"
+        )
+    known = np.array([label is not None for label in labels])
+    codes = np.array([names.index(label) for label in labels if label is not None])
+    probabilities = np.asarray(predict_proba(volumes[known]))
+    if probabilities.shape != (len(codes), len(names)):
+        raise InputError(
+            f"predict_proba returned the shape {probabilities.shape} for {len(codes)} volumes and "
+            f"{len(names)} classes; it must return {(len(codes), len(names))}"
+        )
+    right = probabilities.argmax(axis=1) == codes
+    counts = np.bincount(codes, minlength=len(names))
+    hits = np.bincount(codes, right, minlength=len(names))
+    recall = hits / counts
+    draws = _shares(hits, counts, np.random.default_rng(seed)).mean(axis=1)
     value = float(recall.mean())
     return {
         "value": value,
-        "interval": _limits(draws, value),
-        "recall": dict(zip(classes, recall.tolist(), strict=True)),
-        "n": dict(zip(classes, counts.tolist(), strict=True)),
+        "interval": clouds.limits(draws, value),
+        "recall": dict(zip(names, recall.tolist(), strict=True)),
+        "n": dict(zip(names, counts.tolist(), strict=True)),
+    }
+
+
+def labels_shown(
+    judge: Judge, synthetic: np.ndarray, heldout: np.ndarray, seed: int = 0
+) -> dict[str, Any]:
+    """The row of one judged label: synthetic beside held-out volumes, ``ratio`` and ``recall``."""
+    own, real = (
+        label_faithfulness(judge.predict_proba, volumes, labels, judge.classes, seed=[seed, i])
+        for i, (volumes, labels) in enumerate(
+            ((synthetic, judge.synthetic), (heldout, judge.heldout))
+        )
+    )
+    return {
+        "value": own["value"],
+        "interval": own["interval"],
+        "real": real["value"],
+        "real_interval": real["interval"],
+        "ratio": own["value"] / max(real["value"], 1e-12),
+        "recall": own["recall"],
     }
 
 
@@ -100,9 +143,6 @@ def fidelity_table(
     features: clouds.Features,
     tissues: Mapping[str, np.ndarray] | None = None,
     judges: Mapping[str, Judge] | None = None,
-    mask: np.ndarray | None = None,
-    axis: int = 2,
-    neighbours: int = 5,
     pairs: int = 100,
     splits: int = 50,
     seed: int = 0,
@@ -124,9 +164,6 @@ def fidelity_table(
         tissues: Name to mask (X, Y, Z), such as
             :func:`neuromix.augment.metrics.anatomy.tissue_masks`.
         judges: Label name to the classifier that judges it.
-        mask: Of the brain; by default where half of the training subjects are positive.
-        axis: The axis that the sampler cuts slices along.
-        neighbours: k of precision and recall.
         pairs: Pairs behind MS-SSIM.
         splits: Real-real splits of the metrics on sets (those of MMD² are twenty times as many).
         seed: Decides pairs, splits and bootstrap draws.
@@ -138,23 +175,22 @@ def fidelity_table(
 
         - value per volume or pair (``ms_ssim``, ``sharpness``, ``graininess``, ``tissue_md_*``,
           ``continuity_*``): means with bootstrap intervals, ``real`` is that of held-out volumes,
-          and ``change`` with ``change_interval`` is value / real - 1 (``sharpness``, a logarithm,
+          and ``change`` is value / real - 1 (``sharpness``, a logarithm,
           and ``ms_ssim``: value - real);
         - value per pair of sets (``precision``, ``recall``): means and spread over the splits of
           :func:`~neuromix.augment.metrics.features.beside_real`, with ``sizes.split`` volumes a
           set;
         - ``mmd2``: of all volumes; ``real`` is over real-real splits, and ``ratio`` the value over
           their 95th percentile;
-        - ``nearest_ratio`` and ``near_copies``: median and share over volumes;
-        - ``label_*``: balanced accuracy, ``ratio`` to real with ``ratio_interval``, ``recall`` by
-          class.
+        - ``near_copies``: share over volumes;
+        - ``label_*``: balanced accuracy, ``ratio`` to real, ``recall`` by class.
     """
-    _check({"training": real_train, "held-out": real_heldout, "synthetic": synthetic}, neighbours)
-    mask = anatomy.common_mask(real_train) if mask is None else mask
+    _check({"training": real_train, "held-out": real_heldout, "synthetic": synthetic})
+    mask = anatomy.common_mask(real_train)
     table: dict[str, Any] = {}
 
     made, real = (
-        _measures(volumes, mask, tissues or {}, axis, pairs, seed)
+        _measures(volumes, mask, tissues or {}, pairs, seed)
         for volumes in (synthetic, real_heldout)
     )
     for name in made:
@@ -162,10 +198,18 @@ def fidelity_table(
     points, real_points = features(synthetic), features(real_heldout)
     bandwidth = clouds.median_bandwidth(features(real_train))
     table["mmd2"] = _mmd(points, real_points, bandwidth, splits, seed)
-    table |= _sets(points, real_points, neighbours, splits, seed)
-    table |= _copies(synthetic[:, mask], real_train[:, mask], real_heldout[:, mask], seed)
+    table |= _sets(points, real_points, splits, seed)
+    copies, real_copies = clouds.near_copies(
+        *(volumes[:, mask] for volumes in (synthetic, real_train, real_heldout))
+    )
+    rng = np.random.default_rng(seed)
+    draws = [
+        _shares(each.sum(keepdims=True), np.array([len(each)]), rng)[:, 0]
+        for each in (copies, real_copies)
+    ]
+    table["near_copies"] = _row(float(copies.mean()), float(real_copies.mean()), *draws)
     for name, judge in (judges or {}).items():
-        table[f"label_{name}"] = _labels(judge, synthetic, real_heldout, seed)
+        table[f"label_{name}"] = labels_shown(judge, synthetic, real_heldout, seed)
     return {
         "sizes": {
             "train": len(real_train),
@@ -177,7 +221,7 @@ def fidelity_table(
     }
 
 
-def _check(sets: Mapping[str, np.ndarray], neighbours: int) -> None:
+def _check(sets: Mapping[str, np.ndarray]) -> None:
     shapes = {name: volumes.shape for name, volumes in sets.items()}
     if any(len(shape) != 4 for shape in shapes.values()) or (
         len({shape[1:] for shape in shapes.values()}) > 1
@@ -186,11 +230,10 @@ def _check(sets: Mapping[str, np.ndarray], neighbours: int) -> None:
             f"volumes have the shapes {shapes}; allowed is (N, X, Y, Z) with one grid for all: "
             "bring them to one grid with `neuromix prepare`"
         )
-    fewest = 2 * neighbours + 2
     for name, volumes in sets.items():
-        if len(volumes) < fewest:
+        if len(volumes) < FEWEST:
             raise InputError(
-                f"{len(volumes)} {name} volumes are too few to compare sets; {fewest} are the "
+                f"{len(volumes)} {name} volumes are too few to compare sets; {FEWEST} are the "
                 "least, and intervals are of use from about 100"
             )
         broken = ~np.isfinite(volumes.sum(axis=(1, 2, 3), dtype=np.float64))
@@ -205,13 +248,12 @@ def _measures(
     volumes: np.ndarray,
     mask: np.ndarray,
     tissues: Mapping[str, np.ndarray],
-    axis: int,
     pairs: int,
     seed: int,
 ) -> dict[str, np.ndarray]:
     """What has one value for each volume or pair."""
     means = anatomy.tissue_md(volumes, tissues)
-    ratios = anatomy.continuity(volumes, mask, axis)
+    ratios = anatomy.continuity(volumes, mask)
     return {
         "ms_ssim": ms_ssim(volumes, pairs=pairs, seed=seed),
         "sharpness": sharpness(volumes, mask),
@@ -234,92 +276,17 @@ def _mmd(
 
 
 def _sets(
-    points: np.ndarray, real: np.ndarray, neighbours: int, splits: int, seed: int
+    points: np.ndarray, real: np.ndarray, splits: int, seed: int
 ) -> dict[str, dict[str, Any]]:
     """The metrics on whole sets of points that depend on the size of the sets."""
-
-    def metrics(x: np.ndarray, y: np.ndarray) -> list[float]:
-        return list(clouds.precision_recall(x, y, neighbours))
-
-    values, references = clouds.beside_real(metrics, real, points, splits=splits, seed=seed)
-    names = ("precision", "recall")
-    return {name: _spread(values[:, i], references[:, i]) for i, name in enumerate(names)}
-
-
-def _copies(
-    synthetic: np.ndarray, train: np.ndarray, heldout: np.ndarray, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Rows of :func:`neuromix.augment.metrics.features.nearest_distance`."""
-    nearest = clouds.nearest_distance(synthetic, train, heldout)
-    rng = np.random.default_rng(seed)
-
-    def medians(ratio: np.ndarray) -> np.ndarray:
-        return np.median(ratio[rng.integers(len(ratio), size=(DRAWS, len(ratio)))], axis=1)
-
-    def share(copies: np.ndarray) -> np.ndarray:
-        return _shares(copies.sum(keepdims=True), np.array([len(copies)]), rng)[:, 0]
-
-    ratio, real_ratio = nearest["ratio"], nearest["real_ratio"]
-    copies, real_copies = nearest["near_copy"], nearest["real_near_copy"]
-    return {
-        "nearest_ratio": _row(
-            float(np.median(ratio)),
-            float(np.median(real_ratio)),
-            medians(ratio),
-            medians(real_ratio),
-        ),
-        "near_copies": _row(
-            float(copies.mean()), float(real_copies.mean()), share(copies), share(real_copies)
-        ),
-    }
-
-
-def _labels(judge: Judge, synthetic: np.ndarray, heldout: np.ndarray, seed: int) -> dict[str, Any]:
-    """The row of one judged label."""
-    sets = ((synthetic, judge.synthetic), (heldout, judge.heldout))
-    (recall, draws, _), (real_recall, real_draws, _) = (
-        _judged(judge.predict_proba, volumes, labels, judge.classes, [seed, i])
-        for i, (volumes, labels) in enumerate(sets)
+    values, references = clouds.beside_real(
+        clouds.precision_recall, real, points, splits=splits, seed=seed
     )
-    value, real = float(recall.mean()), float(real_recall.mean())
     return {
-        **_row(value, real, draws, real_draws),
-        "ratio": value / max(real, 1e-12),
-        "ratio_interval": _limits(draws / real_draws),
-        "recall": dict(zip(judge.classes, recall.tolist(), strict=True)),
-    }
-
-
-def _judged(
-    predict_proba: Callable[[np.ndarray], np.ndarray],
-    volumes: np.ndarray,
-    labels: Sequence[str | None],
-    classes: Sequence[str],
-    seed: int | list[int],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Recall by class (C,), draws of balanced accuracy (DRAWS,) and volumes by class (C,)."""
-    names = list(classes)
-    if len(labels) != len(volumes):
-        raise InputError(f"{len(labels)} labels came for {len(volumes)} volumes; give one for each")
-    unknown = sorted({str(label) for label in labels if label is not None} - set(names))
-    if unknown or not set(names) <= set(labels):
-        raise InputError(
-            f"labels are {sorted(map(str, set(labels)))} but the judge tells {names} apart; give "
-            "volumes of each of these classes, and None for volumes that are to be left out"
-        )
-    known = np.array([label is not None for label in labels])
-    codes = np.array([names.index(label) for label in labels if label is not None])
-    probabilities = np.asarray(predict_proba(volumes[known]))
-    if probabilities.shape != (len(codes), len(names)):
-        raise InputError(
-            f"predict_proba returned the shape {probabilities.shape} for {len(codes)} volumes and "
-            f"{len(names)} classes; it must return {(len(codes), len(names))}"
-        )
-    right = probabilities.argmax(axis=1) == codes
-    counts = np.bincount(codes, minlength=len(names))
-    hits = np.bincount(codes, right, minlength=len(names))
-    draws = _shares(hits, counts, np.random.default_rng(seed)).mean(axis=1)
-    return hits / counts, draws, counts
+        name: _row(float(values[:, i].mean()), float(references[:, i].mean()), values[:, i],
+                   references[:, i])
+        for i, name in enumerate(("precision", "recall"))
+    }  # fmt: skip
 
 
 def _shares(hits: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -335,31 +302,14 @@ def _means(values: np.ndarray, reals: np.ndarray, difference: bool, seed: int) -
     )
     value, real = float(values.mean()), float(reals.mean())
 
-    def change(x: Any, y: Any) -> Any:
-        return x - y if difference else x / y - 1
-
-    return {
-        **_row(value, real, draws, real_draws),
-        "change": change(value, real),
-        "change_interval": _limits(change(draws, real_draws)),
-    }
-
-
-def _spread(values: np.ndarray, references: np.ndarray) -> dict[str, Any]:
-    """Mean and spread over splits."""
-    return _row(float(values.mean()), float(references.mean()), values, references)
+    change = value - real if difference else value / real - 1
+    return _row(value, real, draws, real_draws) | {"change": change}
 
 
 def _row(value: float, real: float, draws: np.ndarray, real_draws: np.ndarray) -> dict[str, Any]:
     return {
         "value": value,
-        "interval": _limits(draws, value),
+        "interval": clouds.limits(draws, value),
         "real": real,
-        "real_interval": _limits(real_draws, real),
+        "real_interval": clouds.limits(real_draws, real),
     }
-
-
-def _limits(draws: np.ndarray, value: float | None = None) -> list[float]:
-    """95 % interval, which reaches to the value: Jeffreys' ends short of a share of 0 or 1."""
-    low, high = np.quantile(draws, (0.025, 0.975)).tolist()
-    return [low, high] if value is None else [min(low, value), max(high, value)]

@@ -109,10 +109,8 @@ def pool(volumes: np.ndarray, side: int) -> np.ndarray:
 
 def structure(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The coarse image of each volume: its pooled cells in the brain, (N, F)."""
-    cells = pool(mask[None].astype(np.float32), CELL)[0] >= 0.5
-    if not cells.any():
-        cells = pool(mask[None].astype(np.float32), CELL)[0] > 0
-    return pool(volumes, CELL)[:, cells]
+    filled = pool(mask[None].astype(np.float32), CELL)[0]
+    return pool(volumes, CELL)[:, filled >= min(0.5, filled.max())]
 
 
 def ring_power(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -247,10 +245,9 @@ def estimate(value: float, draws: np.ndarray) -> dict[str, Any]:
 
     Sets of the same sizes and seed are drawn alike, so that draws of two generators go together.
     """
-    low, high = np.quantile(draws, (0.025, 0.975)).tolist()
     return {
         "value": value,
-        "interval": [min(low, value), max(high, value)],
+        "interval": clouds.limits(draws, value),
         "draws": np.round(draws[:KEPT], 4).tolist(),
     }
 

@@ -27,7 +27,7 @@ from neuromix.augment.data.conditions import known
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import privacy, realism
-from neuromix.augment.metrics.fidelity import label_faithfulness
+from neuromix.augment.metrics.fidelity import Judge, labels_shown
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.sampler import TiledMDSampler
@@ -196,16 +196,8 @@ class Bench:
                 continue
             sets = [[v if v in classes else None for v in each] for each in sets]
             reader = realism.label_reader(points[0], sets[0])
-            own, real = (
-                label_faithfulness(
-                    reader.predict_proba, points[k], sets[k], reader.classes_.tolist()
-                )
-                for k in (1, 2)
-            )
-            result[f"{name} told"] = {
-                "value": own["value"], "interval": own["interval"],
-                "real": real["value"], "real_interval": real["interval"],
-            }  # fmt: skip
+            judge = Judge(reader.predict_proba, reader.classes_.tolist(), *sets[1:])
+            result[f"{name} told"] = labels_shown(judge, points[1], points[2], self.seed)
         return result
 
     def _errors(self, denoiser: Any) -> dict[str, list[float]]:
@@ -307,17 +299,12 @@ class _Sampler:
 def plan(config: Fidelity) -> list[tuple[str, float]]:
     """What would be done, and about how many seconds of the clock for each."""
     cores = 1 if torch.cuda.is_available() else torch.get_num_threads()
-    compared = SECONDS["volume compared"] * config.samples
-    made = config.samples * config.steps * SECONDS["U-Net pass"]
     shares = {UNET: 1.0} | {name: share for name, (share, _) in SAMPLERS.items()}
-    return [
-        ("phantom", phantom_seconds("md", 4.0, config.subjects) * (config.data is None)),
-        *(
-            (name, shares.get(name, 0) * 60 * config.minutes / cores + made * (name in shares)
-             + compared)
-            for name in contenders(config)
-        ),
-    ]  # fmt: skip
+    each = {name: 60 * config.minutes * share / cores for name, share in shares.items()}
+    drawn = config.samples * config.steps * SECONDS["U-Net pass"]
+    rows = [(name, each[name] + drawn if name in each else 1.0) for name in contenders(config)]
+    phantom = phantom_seconds("md", 4.0, config.subjects)
+    return [("phantom", phantom), *rows] if config.data is None else rows
 
 
 def _cohort(config: Fidelity, folder: Path) -> Cohort:

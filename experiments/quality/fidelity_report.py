@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuromix.augment.metrics.features import limits
 from neuromix.augment.metrics.realism import resample
 from neuromix.experiments.frame.figures import Line, Picture, panels, slices
 from neuromix.experiments.frame.findings import criterion, estimate_text
@@ -95,8 +96,9 @@ def denoising(rows: Rows) -> pd.DataFrame:
                 shares = resample(np.arange(len(errors)), np.random.default_rng(0))
                 draws = (shares @ np.array(errors)) / (shares @ np.array(prior[t]))
                 ratio = float(np.mean(errors) / np.mean(prior[t]))
-                limits = np.quantile(draws, (0.025, 0.975)).tolist()
-                cells[f"t = {t}"] += f"; {estimate_text(ratio, limits, '.2f')} of the prior"
+                cells[f"t = {t}"] += (
+                    f"; {estimate_text(ratio, limits(draws, ratio), '.2f')} of the prior"
+                )
         table.append(cells)
     return pd.DataFrame(table)
 

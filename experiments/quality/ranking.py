@@ -17,6 +17,7 @@ from scipy import stats
 
 from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
+from neuromix.augment.metrics.features import limits
 from neuromix.experiments.quality.config import Ranking
 
 IDEALS = {"structure": 0.5, "texture": 0.5, "mmd": 0.0, "spread": 1.0, "spectrum": 0.0}
@@ -55,7 +56,7 @@ def agreement(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     taus = [_tau(a, b) for a, b in zip(*ranks, strict=True)]
     return {
         "tau": taus[0],
-        "interval": np.quantile(taus[1:], (0.025, 0.975)).tolist(),
+        "interval": limits(np.array(taus[1:]), taus[0]),
         "by figure": {
             name: _tau(tables[0][k, 0], tables[1][k, 0]) for k, name in enumerate(IDEALS)
         },

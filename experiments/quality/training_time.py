@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from neuromix.augment import files
-from neuromix.augment.diffusion.loop import TrainConfig, Trained, TrainingSet, checkpoints, train
+from neuromix.augment.diffusion.loop import TrainConfig, TrainingSet, checkpoints, train
 from neuromix.augment.diffusion.objectives import Objective
 
 CHECKS = 4
@@ -64,12 +63,24 @@ def train_for(
     folder: Path,
     validation: TrainingSet | None = None,
 ) -> dict[str, Any]:
-    """Train the network of an objective for some seconds, or go on with that; what it cost."""
+    """Train the network of an objective for some seconds, or go on with that; what it cost.
+
+    The cost is kept in the folder, as a call on a finished training takes no time.
+    """
     config = timed(objective, data, training, seconds, folder)
-    done = steps_done(folder)
+    whole = checkpoints(folder)
+    done = int(whole[-1].name.removeprefix("checkpoint-")) if whole else 0
     trained = train(objective, data, config, folder, validation=validation)
-    network = objective.networks["network"].eval()
-    return training_cost(folder, network, trained, done) | {"loss": trained.validation}
+    network, record = objective.networks["network"].eval(), folder / "cost.json"
+    if not record.is_file():
+        files.write_json(record, {
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "training steps": trained.step,
+            "best step": trained.best_step,
+            # A resumed training has timed its last part only.
+            "training seconds": trained.seconds * trained.step / max(trained.step - done, 1),
+        })  # fmt: skip
+    return json.loads(record.read_text()) | {"loss": trained.validation}
 
 
 def _pace(objective: Objective, data: TrainingSet, training: TrainConfig) -> float:
@@ -80,30 +91,3 @@ def _pace(objective: Objective, data: TrainingSet, training: TrainConfig) -> flo
         trial = copy.deepcopy(objective)
         train(trial, data, brief, folder, on_step=lambda _: ends.append(clock()))
     return float(np.diff(ends[:-1]).min())  # the last step ends with a checkpoint
-
-
-def steps_done(folder: Path) -> int:
-    """Steps of a training that its last checkpoint holds."""
-    whole = checkpoints(folder)
-    return int(whole[-1].name.removeprefix("checkpoint-")) if whole else 0
-
-
-def training_cost(
-    folder: Path, network: nn.Module, trained: Trained, done: int, preparing: float = 0.0
-) -> dict[str, Any]:
-    """What a training took; kept in its folder, as a call on a finished one takes no time.
-
-    ``done`` steps stood there before the call; ``preparing`` are seconds of a codec and latents.
-    """
-    record = folder / "cost.json"
-    if not record.is_file():
-        files.write_json(record, {
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "training steps": trained.step,
-            "best step": trained.best_step,
-            # A resumed training has timed its last part only.
-            "training seconds": preparing
-            + trained.seconds * trained.step / max(trained.step - done, 1),
-        })  # fmt: skip
-    cost: dict[str, Any] = json.loads(record.read_text())
-    return cost

@@ -60,7 +60,6 @@ ALARMS = {
     "precision": lambda row: row["value"] < 0.8 * row["real"],
     "recall": lambda row: row["value"] < 0.8 * row["real"],
     "near_copies": lambda row: row["interval"][0] > 0.02,
-    "nearest_ratio": lambda row: row["value"] < 0.8 * row["real"],
     "label_sex": lambda row: row["ratio"] < 0.9,
 }
 """Limits that honest samples of other seeds stay within by half or more."""
@@ -139,7 +138,7 @@ def in_other_units(train, synthetic, rng):
     ("fault", "caught_by"),
     [
         (collapsed, {"ms_ssim", "mmd2", "recall"}),
-        (copied, {"near_copies", "nearest_ratio"}),
+        (copied, {"near_copies"}),
         (partly_copied, {"near_copies"}),
         (blurred, {"sharpness", "mmd2"}),
         (noisy, {"graininess"}),
@@ -172,13 +171,6 @@ def test_the_table_is_plain_and_repeats(real, honest):
         assert row["interval"][0] <= row["value"] <= row["interval"][1]
         assert row["real_interval"][0] <= row["real"] <= row["real_interval"][1]
     assert table(real, *BRAINS.draw(60, 4)) == honest
-
-
-def test_continuity_looks_along_the_axis_that_was_cut(real):
-    synthetic, sex = BRAINS.draw(60, 4)
-    shaky = jittering(None, synthetic, np.random.default_rng(9)).astype(np.float32)
-    metrics = table(real, shaky, sex, axis=0)["metrics"]
-    assert metrics["continuity_difference"]["change"] < -0.03
 
 
 def test_faithfulness_is_balanced_and_leaves_missing_labels_out():

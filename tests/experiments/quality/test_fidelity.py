@@ -11,7 +11,6 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.cli.main import main
-from neuromix.experiments.quality import config as settings
 from neuromix.experiments.quality import fidelity, fidelity_report
 from neuromix.experiments.quality.config import (
     BASELINES,
@@ -244,7 +243,3 @@ def test_what_cannot_be_compared_is_refused_before_it_begins(tmp_path, capsys, o
     assert main(["experiment", "fidelity", str(tmp_path / "run"), *options]) == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
-
-
-def test_presets_are_those_of_the_sampler():
-    assert settings.MD_SAMPLERS is PRESETS
