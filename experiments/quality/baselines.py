@@ -130,11 +130,15 @@ class PCAGaussian:
     def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
         """See :class:`Denoiser`; in the space of the subjects, of whom there are few."""
         means, result = self.means_(labels), np.zeros_like(noisy)
-        for k, row in enumerate(labels):
-            root = self._root(row).astype(np.float64)
-            scores = root @ (noisy[k][self.mask_] - means[k])
+        classes = np.array([_class(row) for row in labels])
+        for name in np.unique(classes):
+            own = np.flatnonzero(classes == name)
+            root = self._root(labels[own[0]]).astype(np.float64)
+            scores = root @ (noisy[own][:, self.mask_] - means[own]).T
             scores = np.linalg.solve(root @ root.T + sigma**2 * np.eye(len(root)), scores)
-            result[k][self.mask_] = means[k] + scores @ root
+            clean = np.zeros((len(own), *self.mask_.shape), dtype=noisy.dtype)
+            clean[:, self.mask_] = means[own] + scores.T @ root
+            result[own] = clean
         return result
 
     def _root(self, row: Mapping[str, Any]) -> np.ndarray:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from rich.console import Console
@@ -140,17 +141,18 @@ class Bench:
                 f"the cohort has {', '.join(cohort.images) or 'no images'} but no {config.image}; "
                 "name one of them with --image"
             )
-        cohort = cohort.where((cohort.table[f"{config.image}_path"] != "").to_numpy())
+        there = (cohort.table[f"{config.image}_path"] != "").to_numpy()
+        cohort = first_scans(cohort.where(there))
         split = cohort.split((1 - config.heldout, 0.0, config.heldout), seed=config.seed)
-        train, heldout = first_scans(split.train), first_scans(split.test)
+        train, heldout = split.train, split.test
         if min(len(train), len(heldout)) < FEWEST:
             raise InputError(
                 f"{len(train)} people to fit and {len(heldout)} held out are too few; each part "
                 f"needs {FEWEST}: add people, or change --heldout"
             )
-        raw = [volumes_of(part, config.image) for part in (train, heldout)]
-        if raw[0].shape[1:] != raw[1].shape[1:]:
-            raise InputError("some maps lie on another grid; bring all to one: `neuromix prepare`")
+        maps = volumes_of(cohort, config.image)
+        place = {key: k for k, key in enumerate(cohort.subject_keys)}
+        raw = [maps[[place[key] for key in part.subject_keys]] for part in (train, heldout)]
         brain = realism.Brain.of(raw[0], is_levelled=config.image not in ABSOLUTE)
         order = np.random.default_rng(config.seed).permutation(len(heldout))
         asked = [int(order[k % len(order)]) for k in range(config.samples)]
@@ -216,20 +218,19 @@ class Bench:
 def volumes_of(cohort: Cohort, image: str) -> np.ndarray:
     """The maps of a cohort on their common grid, (N, X, Y, Z)."""
     maps, first = [], None
-    for subject in cohort.subjects():
-        scan = subject[image]
-        x, y, z = scan.spatial_shape
-        grid = Grid((x, y, z), scan.affine)
+    for path in cohort.table[f"{image}_path"]:
+        scan = nib.load(path)
+        grid = Grid(scan.shape[:3], scan.affine)
         first = first or grid
         if grid != first:
             raise InputError(
-                f"{scan.path} has {grid} and another map {first}, or they lie elsewhere; bring all "
-                "to one grid with `neuromix prepare`"
+                f"{path} has {grid} and another map {first}, or they lie elsewhere; bring all to "
+                "one grid with `neuromix prepare`"
             )
-        values = scan.data[0].float().numpy()
+        values = scan.get_fdata(dtype=np.float32).reshape(grid.shape)
         if not np.isfinite(values).all() or values.max() <= values.min():
             raise InputError(
-                f"{scan.path} holds NaN or infinity, or one value alone; leave it out or mend it"
+                f"{path} holds NaN or infinity, or one value alone; leave it out or mend it"
             )
         maps.append(values)
     return np.stack(maps)

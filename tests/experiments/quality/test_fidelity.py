@@ -177,8 +177,9 @@ def test_bad_cohorts_are_refused_in_a_line(tmp_path):
         Bench.of(spoilt(tmp_path, volumes[:12], eyes[:12]), config)
     with pytest.raises(InputError, match="one grid"):
         Bench.of(spoilt(tmp_path, volumes, [*eyes[1:], 2 * np.eye(4)]), config)
-    with pytest.raises(InputError, match="one value alone"):
-        Bench.of(spoilt(tmp_path, [*volumes[1:], np.ones((4, 4, 2))], eyes), config)
+    for broken in (np.ones((4, 4, 2)), np.where(np.eye(4)[..., None] * [1, 1], np.nan, 1)):
+        with pytest.raises(InputError, match=r"59\.nii holds NaN or infinity, or one value alone"):
+            Bench.of(spoilt(tmp_path, [*volumes[1:], broken], eyes), config)
 
 
 def row(**values):
@@ -207,7 +208,7 @@ def test_what_is_as_real_meets_all_aims_and_each_fault_misses_one(figure, value)
 
 def test_the_verdict_begins_with_the_best():
     results = fidelity_report.summarise({"bad": row(texture=1.0), "good": row()}, "a test")
-    assert results["verdict"] == "Aims met (a test): good 8 of 8, bad 7 of 8."
+    assert results["verdict"] == "Met (a test): good 8 of 8 criteria, bad 7 of 8 criteria."
 
 
 def test_denoisers_are_compared_with_the_prior_person_by_person():
