@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import fft, ndimage
+from scipy import ndimage
 
 from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.errors import InputError
-
-INTENSITIES = np.linspace(-1.0, 5.0, 1201, dtype=np.float32)
-"""Edges of the histogram in 1e-3 mm²/s. Free water is at 3; values outside count as the ends."""
 
 CHUNK = 32
 """Volumes that are worked on at once, so that memory does not grow with their number."""
@@ -61,30 +58,6 @@ def tissue_md(volumes: np.ndarray, tissues: Mapping[str, np.ndarray]) -> dict[st
     return {name: volumes[:, mask].mean(axis=1) for name, mask in tissues.items()}
 
 
-def intensity_cdf(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Share of each volume's voxels in the mask below each of ``INTENSITIES[1:]``, (N, 1200).
-
-    The mean over volumes is the distribution function of all their voxels.
-    """
-    low, high = INTENSITIES[0], INTENSITIES[-1]
-    inside = max(1, int(mask.sum()))
-    shares = [
-        np.histogram(np.clip(volume[mask], low, high), len(INTENSITIES) - 1, (low, high))[0]
-        for volume in volumes
-    ]
-    return np.cumsum(shares, axis=1).astype(np.float32) / np.float32(inside)
-
-
-def wasserstein(x: np.ndarray, y: np.ndarray) -> float:
-    """1-Wasserstein distance between two sets of distribution functions (N, 1200), (M, 1200).
-
-    W = integral of |F_x(v) - F_y(v)| dv, where F is the mean over the set; in 1e-3 mm²/s: how far
-    intensities must move to turn one set's histogram into the other's.
-    """
-    step = float(INTENSITIES[1] - INTENSITIES[0])
-    return float(np.abs(x.mean(axis=0) - y.mean(axis=0)).sum() * step)
-
-
 def continuity(volumes: np.ndarray, mask: np.ndarray, axis: int = 2) -> dict[str, np.ndarray]:
     """Change between neighbouring slices relative to change within slices.
 
@@ -115,48 +88,6 @@ def continuity(volumes: np.ndarray, mask: np.ndarray, axis: int = 2) -> dict[str
         "difference": first[axis] / np.maximum(first[within].mean(axis=0), tiny),
         "high_frequency": second[axis] / np.maximum(second[within].mean(axis=0), tiny),
     }
-
-
-def spectrum(volumes: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Power (N, K) by spatial frequency (K,) in cycles per voxel, above 0 up to 1/2.
-
-    The volume, less its mean in the brain, is faded out over three voxels towards the edge of the
-    mask, so that the edge itself does not fill all frequencies. Then |FFT|² is averaged over shells
-    of equal |frequency|.
-    """
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
-    window = (np.sin(np.pi / 2 * np.minimum(depth / 3, 1)) ** 2).astype(np.float32)
-    window /= window.sum()
-    shells = min(mask.shape) // 2
-    x, y, z = mask.shape
-    frequency = np.sqrt(
-        fft.fftfreq(x)[:, None, None] ** 2 + fft.fftfreq(y)[:, None] ** 2 + fft.rfftfreq(z) ** 2
-    )
-    shell = np.ceil(frequency * 2 * shells - 1e-9).astype(int).ravel()  # 0 is the mean
-    # rfft leaves out the mirrored half: inner planes stand for two.
-    twice = np.full(z // 2 + 1, 2.0)
-    twice[0] = 1
-    if z % 2 == 0:
-        twice[-1] = 1
-    weight = np.broadcast_to(twice, frequency.shape).ravel()
-    count = np.bincount(shell, weight)[1 : shells + 1]
-    power = np.empty((len(volumes), shells))
-    for n, volume in enumerate(volumes):
-        centred = (volume - (volume * window).sum()) * window
-        amplitude = np.abs(fft.rfftn(centred)).ravel()
-        power[n] = np.bincount(shell, weight * amplitude**2)[1 : shells + 1] / count
-    return np.arange(1, shells + 1) / (2 * shells), power
-
-
-def sharpness(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Log power of each volume in the finest details, (N,): frequencies above 1/3 per voxel.
-
-    The difference between two sets is the log-ratio of their power: below zero for blur, above zero
-    for noise, and log(s²) for intensities that are s times too large.
-    """
-    frequency, power = spectrum(volumes, mask)
-    fine = power[:, frequency > 1 / 3].mean(axis=1)
-    return np.log(np.maximum(fine, 1e-30))  # a constant volume has no power
 
 
 def asymmetry(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -8,9 +8,8 @@ means much by itself, since each depends on features and sample sizes; :func:`be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -79,45 +78,26 @@ def median_bandwidth(real: np.ndarray) -> float:
     return float(np.sqrt(np.median(squared_distances(real, real)[upper])))
 
 
-def mmd_test(
-    real: np.ndarray,
-    synthetic: np.ndarray,
-    *,
-    bandwidth: float,
-    permutations: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Can MMD² (unbiased) tell synthetic from real points? A permutation test.
+def mmd_bootstrap(
+    real: np.ndarray, synthetic: np.ndarray, *, bandwidth: float, draws: int = 1000, seed: int = 0
+) -> tuple[float, np.ndarray]:
+    """MMD² (unbiased) of points (N, F) and (M, F), and of both sets drawn anew, (draws,).
 
         MMD² = mean over i≠j of k(x_i, x_j) + mean over i≠j of k(y_i, y_j) - 2 mean of k(x_i, y_j),
         k(a, b) = exp(-|a - b|² / (2 bandwidth²))
 
     It is zero on average, and so negative half of the time, when both sets have one distribution;
-    above zero in the limit for any two that differ (Gretton et al., JMLR 13, 2012).
-
-    Under the null hypothesis the two sets are exchangeable, so dealing all points anew into sets of
-    the same sizes gives the null distribution at just these sizes. ``bandwidth`` is chosen without
-    these points (N, F) and (M, F). Returns ``value``, the null's 95th percentile ``null_p95``,
-    ``p_value`` = (1 + nulls at or above the value) / (1 + permutations), and ``interval``, the
-    value's 95 % interval (bootstrap over points).
+    above zero in the limit for any two that differ (Gretton et al., JMLR 13, 2012). ``bandwidth``
+    is chosen without these points.
     """
     rng = np.random.default_rng(seed)
     n, m = len(real), len(synthetic)
     kernel = _kernel(np.concatenate([real, synthetic]), bandwidth)
-    chosen = _first(n, m)
-    value = float(_mmd2(kernel, chosen, 1 - chosen)[0])
-    dealt = rng.permuted(np.repeat(chosen, permutations, axis=1), axis=0)
-    null = _mmd2(kernel, dealt, 1 - dealt)
-    drawn = np.zeros((n + m, permutations), dtype=np.float32)
-    drawn[:n] = rng.multinomial(n, np.full(n, 1 / n), permutations).T
-    other = np.zeros_like(drawn)
-    other[n:] = rng.multinomial(m, np.full(m, 1 / m), permutations).T
-    return {
-        "value": value,
-        "interval": np.quantile(_mmd2(kernel, drawn, other), (0.025, 0.975)).tolist(),
-        "null_p95": float(np.quantile(null, 0.95)),
-        "p_value": float((1 + (null >= value).sum()) / (1 + permutations)),
-    }
+    chosen = np.repeat([1, 0], [n, m]).astype(np.float32)[:, None]
+    drawn, other = np.zeros((2, n + m, draws), dtype=np.float32)
+    drawn[:n] = rng.multinomial(n, np.full(n, 1 / n), draws).T
+    other[n:] = rng.multinomial(m, np.full(m, 1 / m), draws).T
+    return float(_mmd2(kernel, chosen, 1 - chosen)[0]), _mmd2(kernel, drawn, other)
 
 
 def real_real_null(
@@ -147,36 +127,15 @@ def real_real_null(
     )
 
 
-def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    """Fréchet distance between Gaussians fitted to sets of points (N, F) and (M, F), as in FID.
+def precision_recall(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> tuple[float, float]:
+    """Shares of points in balls around those of the other set.
 
-        d² = |m_x - m_y|² + tr(S_x + S_y - 2 (S_x^½ S_y S_x^½)^½)
+    A ball reaches to the k-th nearest other point of its own set.
 
-    Covariances S are shrunk (Ledoit-Wolf), because sets are often smaller than they have features.
-    Biased upward in small sets: compare only with real sets of the same sizes.
-    """
-    from sklearn.covariance import ledoit_wolf
+    - precision: share of synthetic points in at least one real ball (do they look real?),
+    - recall: share of real points in at least one synthetic ball (is all of the variety there?).
 
-    cov_x, cov_y = ledoit_wolf(x.astype(np.float64))[0], ledoit_wolf(y.astype(np.float64))[0]
-    power, vectors = np.linalg.eigh(cov_x)
-    root = (vectors * np.sqrt(np.maximum(power, 0))) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_y @ root), 0)).sum()
-    apart = ((x.mean(axis=0, dtype=np.float64) - y.mean(axis=0, dtype=np.float64)) ** 2).sum()
-    return float(apart + np.trace(cov_x) + np.trace(cov_y) - 2 * cross)
-
-
-def prdc(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict[str, float]:
-    """Precision, recall, density and coverage, from balls that reach to the k-th neighbour.
-
-    With B(r) the ball around a real point that reaches to its k-th nearest other real point:
-
-    - ``precision``: share of synthetic points in at least one real ball (do they look real?),
-    - ``density``: mean number of real balls that a synthetic point is in, over k (about 1),
-    - ``recall``: share of real points in at least one ball around a synthetic point (is all of the
-      real variety there?),
-    - ``coverage``: share of real balls that hold at least one synthetic point.
-
-    Kynkäänniemi et al. (NeurIPS 2019) and Naeem et al. (ICML 2020).
+    Kynkäänniemi et al. (NeurIPS 2019).
     """
     if k >= min(len(real), len(synthetic)):
         raise InputError(
@@ -184,21 +143,17 @@ def prdc(real: np.ndarray, synthetic: np.ndarray, k: int = 5) -> dict[str, float
             "add volumes or lower k"
         )
     # The nearest point is the point itself, so index k is the k-th other one.
-    reach_real = np.partition(squared_distances(real, real), k, axis=1)[:, k]
-    reach_synthetic = np.partition(squared_distances(synthetic, synthetic), k, axis=1)[:, k]
+    reach_real, reach_synthetic = (
+        np.partition(squared_distances(each, each), k, axis=1)[:, k] for each in (real, synthetic)
+    )
     across = squared_distances(real, synthetic)
-    in_real = across < reach_real[:, None]
-    return {
-        "precision": float(in_real.any(axis=0).mean()),
-        "recall": float((across < reach_synthetic).any(axis=1).mean()),
-        "density": float(in_real.sum(axis=0).mean() / k),
-        "coverage": float(in_real.any(axis=1).mean()),
-    }
+    precision = (across < reach_real[:, None]).any(axis=0).mean()
+    return float(precision), float((across < reach_synthetic).any(axis=1).mean())
 
 
-def nearest_distance(
+def near_copies(
     synthetic: np.ndarray, train: np.ndarray, heldout: np.ndarray
-) -> dict[str, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Are synthetic volumes closer to training subjects than new real subjects are?
 
     For each synthetic volume s and each held-out subject h
@@ -209,32 +164,23 @@ def nearest_distance(
     The held-out set in the denominator cancels blur and noise, which change all distances, and the
     real ratios hold what the sizes of the two sets do. Copies have ratios near 0.
 
-    Volumes are (N, V), (T, V) and (H, V). Returns ``distance`` (N,), root mean square over V of the
-    difference to the nearest training volume; ``ratio`` (N,); ``real_ratio`` (H,); ``near_copy``
-    (N,) and ``real_near_copy`` (H,), whether the ratio is below the 1st percentile of real ratios,
-    as about 1 % of honest samples are (and some 5 % of blurred ones, since less noise spreads the
-    ratios).
+    Volumes are (N, V), (T, V) and (H, V). Returns for synthetic (N,) and held-out ones (H,) whether
+    the ratio is below the 1st percentile of real ratios, as about 1 % of honest samples are (and
+    some 5 % of blurred ones, since less noise spreads the ratios).
     """
-    tiny = 1e-6
-    to_train = np.sqrt(squared_distances(synthetic, train).min(axis=1))
-    to_heldout = np.sqrt(squared_distances(synthetic, heldout).min(axis=1))
     among = squared_distances(heldout, heldout)
     np.fill_diagonal(among, np.inf)
-    held_to_train = np.sqrt(squared_distances(heldout, train).min(axis=1))
-    ratio = to_train / np.maximum(to_heldout, tiny)
-    real_ratio = held_to_train / np.maximum(np.sqrt(among.min(axis=1)), tiny)
+    beside = (squared_distances(synthetic, heldout), among)
+    ratio, real_ratio = (
+        np.sqrt(squared_distances(each, train).min(axis=1) / np.maximum(other.min(axis=1), 1e-12))
+        for each, other in zip((synthetic, heldout), beside, strict=True)
+    )
     close = np.quantile(real_ratio, 0.01)
-    return {
-        "distance": to_train / np.sqrt(train.shape[1]),
-        "ratio": ratio,
-        "real_ratio": real_ratio,
-        "near_copy": ratio < close,
-        "real_near_copy": real_ratio < close,
-    }
+    return ratio < close, real_ratio < close
 
 
 def beside_real(
-    metric: Callable[[np.ndarray, np.ndarray], float | list[float]],
+    metric: Callable[[np.ndarray, np.ndarray], float | Sequence[float]],
     real: np.ndarray,
     synthetic: np.ndarray,
     *,
@@ -260,9 +206,10 @@ def beside_real(
     return np.array(values), np.array(references)
 
 
-def _first(n: int, m: int) -> np.ndarray:
-    """One column that chooses the first n of n + m points."""
-    return np.repeat([1, 0], [n, m]).astype(np.float32)[:, None]
+def limits(draws: np.ndarray, value: float) -> list[float]:
+    """95 % interval, which reaches to the value: Jeffreys' ends short of a share of 0 or 1."""
+    low, high = np.nanquantile(draws, (0.025, 0.975)).tolist()
+    return [min(low, value), max(high, value)]
 
 
 def _kernel(points: np.ndarray, bandwidth: float) -> np.ndarray:

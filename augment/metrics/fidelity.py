@@ -6,12 +6,12 @@ verdict. Which fault shows where:
 ====================  ==========================================================================
 fault                 metrics that see it
 ====================  ==========================================================================
-collapse to the mean  ``ms_ssim`` above real, ``recall`` near 0, ``mmd2``, ``frechet``
-copies of training    ``nearest_ratio`` below real, ``near_copies`` above 1 %
+collapse to the mean  ``ms_ssim`` above real, ``recall`` near 0, ``mmd2``
+copies of training    ``near_copies`` above 1 %
 ignored labels        ``label_<name>`` near chance
 blur, noise           ``sharpness`` and ``graininess`` below or above real
 slices that jitter    ``continuity_*`` above real
-wrong units, shifts   ``tissue_md_<name>``, ``histogram_distance``
+wrong units           ``tissue_md_<name>``
 ====================  ==========================================================================
 
 Volumes are arrays (N, X, Y, Z) of mean diffusivity in 1e-3 mm²/s, all in one space.
@@ -28,10 +28,13 @@ import numpy as np
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import anatomy
 from neuromix.augment.metrics import features as clouds
+from neuromix.augment.metrics.realism import sharpness
 from neuromix.augment.metrics.similarity import ms_ssim
 
 DRAWS = 2000
 """Random draws behind each interval."""
+FEWEST = 12
+"""Volumes of a set: precision and recall look at five neighbours in half of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +62,7 @@ def label_faithfulness(
     labels: Sequence[str | None],
     classes: Sequence[str],
     *,
-    seed: int = 0,
+    seed: int | list[int] = 0,
 ) -> dict[str, Any]:
     """Do volumes show the labels that they carry, as an independent classifier sees it?
 
@@ -77,254 +80,6 @@ def label_faithfulness(
         ``value``, its 95 % ``interval`` (Jeffreys' for each recall, so that 20 of 20 does not mean
         always), ``recall`` by class and ``n`` by class.
     """
-    recall, draws, counts = _judged(predict_proba, volumes, labels, classes, seed)
-    value = float(recall.mean())
-    return {
-        "value": value,
-        "interval": _limits(draws, value),
-        "recall": dict(zip(classes, recall.tolist(), strict=True)),
-        "n": dict(zip(classes, counts.tolist(), strict=True)),
-    }
-
-
-DIFFERENCES = ("ms_ssim", "sharpness")
-"""Metrics whose change is a difference; that of the others is relative."""
-
-
-def fidelity_table(
-    real_train: np.ndarray,
-    real_heldout: np.ndarray,
-    synthetic: np.ndarray,
-    *,
-    features: clouds.Features,
-    tissues: Mapping[str, np.ndarray] | None = None,
-    judges: Mapping[str, Judge] | None = None,
-    mask: np.ndarray | None = None,
-    axis: int = 2,
-    neighbours: int = 5,
-    pairs: int = 100,
-    splits: int = 50,
-    permutations: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Every metric of fidelity, beside its value between real volumes.
-
-    Synthetic volumes should be made for the labels of the held-out subjects, so that no difference
-    between the sets is one of labels. The brain mask and the width of MMD's kernel come from the
-    training subjects, so that held-out ones are used for nothing but the comparison.
-
-    Args:
-        real_train: The sampler's training subjects, (T, X, Y, Z) in 1e-3 mm²/s.
-        real_heldout: Other real subjects, (H, X, Y, Z), one volume of each, since volumes are
-            taken as independent. Half of them against the other half is the reference of the
-            metrics on sets, so take twice as many as synthetic ones if you can.
-        synthetic: (N, X, Y, Z).
-        features: Volumes to points (N, F): :func:`~neuromix.augment.metrics.features.pca_features`
-            of further real subjects (such as the judges'), or a layer of a network trained on them.
-        tissues: Name to mask (X, Y, Z), such as
-            :func:`neuromix.augment.metrics.anatomy.tissue_masks`.
-        judges: Label name to the classifier that judges it.
-        mask: Of the brain; by default where half of the training subjects are positive.
-        axis: The axis that the sampler cuts slices along.
-        neighbours: k of precision, recall, density and coverage.
-        pairs: Pairs behind MS-SSIM.
-        splits: Real-real splits of the metrics on sets (those of MMD² are twenty times as many).
-        permutations: Of the MMD test.
-        seed: Decides pairs, splits, permutations and bootstrap draws.
-
-    Returns:
-        Plain content for a JSON file: ``sizes``, ``metrics`` and ``spectrum`` (``frequency`` in
-        cycles per voxel and ``log_ratio`` of mean power, synthetic over held-out). A metric is a
-        dict of ``value`` and 95 % ``interval`` of the synthetic volumes, ``real`` and
-        ``real_interval`` of the reference, and more where there is more to say:
-
-        - value per volume or pair (``ms_ssim``, ``sharpness``, ``graininess``, ``tissue_md_*``,
-          ``continuity_*``): means with bootstrap intervals, ``real`` is that of held-out volumes,
-          and ``change`` with ``change_interval`` is value / real - 1 (``sharpness``, a logarithm,
-          and ``ms_ssim``: value - real);
-        - value per pair of sets (``frechet``, ``precision``, ``recall``, ``density``, ``coverage``,
-          ``histogram_distance``): means and spread over the splits of
-          :func:`~neuromix.augment.metrics.features.beside_real`, with ``sizes.split`` volumes a
-          set;
-        - ``mmd2``: of all volumes, with ``null_p95`` and ``p_value`` of the permutation test;
-          ``real`` is over real-real splits, ``split_p95`` their 95th percentile and ``ratio`` the
-          value over that;
-        - ``nearest_ratio`` and ``near_copies``: median and share over volumes;
-        - ``label_*``: balanced accuracy, ``ratio`` to real with ``ratio_interval``, ``recall`` by
-          class.
-    """
-    _check({"training": real_train, "held-out": real_heldout, "synthetic": synthetic}, neighbours)
-    mask = anatomy.common_mask(real_train) if mask is None else mask
-    table: dict[str, Any] = {}
-
-    made, real = (
-        _measures(volumes, mask, tissues or {}, axis, pairs, seed)
-        for volumes in (synthetic, real_heldout)
-    )
-    for name in made:
-        table[name] = _means(made[name], real[name], name in DIFFERENCES, seed)
-    points, real_points = features(synthetic), features(real_heldout)
-    bandwidth = clouds.median_bandwidth(features(real_train))
-    table["mmd2"] = _mmd(points, real_points, bandwidth, splits, permutations, seed)
-    table |= _sets(points, real_points, neighbours, splits, seed)
-    intensities, real_intensities = (
-        anatomy.intensity_cdf(volumes, mask) for volumes in (synthetic, real_heldout)
-    )
-    values, references = clouds.beside_real(
-        anatomy.wasserstein, real_intensities, intensities, splits=splits, seed=seed
-    )
-    table["histogram_distance"] = _spread(values, references)
-    table |= _copies(synthetic[:, mask], real_train[:, mask], real_heldout[:, mask], seed)
-    for name, judge in (judges or {}).items():
-        table[f"label_{name}"] = _labels(judge, synthetic, real_heldout, seed)
-
-    frequency, power = anatomy.spectrum(synthetic, mask)
-    real_power = anatomy.spectrum(real_heldout, mask)[1]
-    ratio = np.maximum(power.mean(axis=0), 1e-30) / np.maximum(real_power.mean(axis=0), 1e-30)
-    return {
-        "sizes": {
-            "train": len(real_train),
-            "heldout": len(real_heldout),
-            "synthetic": len(synthetic),
-            "split": min(len(real_heldout) // 2, len(synthetic)),
-        },
-        "metrics": table,
-        "spectrum": {"frequency": frequency.tolist(), "log_ratio": np.log(ratio).tolist()},
-    }
-
-
-def _check(sets: Mapping[str, np.ndarray], neighbours: int) -> None:
-    shapes = {name: volumes.shape for name, volumes in sets.items()}
-    if any(len(shape) != 4 for shape in shapes.values()) or (
-        len({shape[1:] for shape in shapes.values()}) > 1
-    ):
-        raise InputError(
-            f"volumes have the shapes {shapes}; allowed is (N, X, Y, Z) with one grid for all: "
-            "bring them to one grid with `neuromix prepare`"
-        )
-    fewest = 2 * neighbours + 2
-    for name, volumes in sets.items():
-        if len(volumes) < fewest:
-            raise InputError(
-                f"{len(volumes)} {name} volumes are too few to compare sets; {fewest} are the "
-                "least, and intervals are of use from about 100"
-            )
-        broken = ~np.isfinite(volumes.sum(axis=(1, 2, 3), dtype=np.float64))
-        if broken.any():
-            raise InputError(
-                f"{broken.sum()} of {len(volumes)} {name} volumes hold NaN or infinity, the first "
-                f"at index {broken.argmax()}; leave them out or make them anew"
-            )
-
-
-def _measures(
-    volumes: np.ndarray,
-    mask: np.ndarray,
-    tissues: Mapping[str, np.ndarray],
-    axis: int,
-    pairs: int,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """What has one value for each volume or pair."""
-    means = anatomy.tissue_md(volumes, tissues)
-    ratios = anatomy.continuity(volumes, mask, axis)
-    return {
-        "ms_ssim": ms_ssim(volumes, pairs=pairs, seed=seed),
-        "sharpness": anatomy.sharpness(volumes, mask),
-        "graininess": anatomy.graininess(volumes, mask),
-        **{f"tissue_md_{name}": values for name, values in means.items()},
-        **{f"continuity_{name}": values for name, values in ratios.items()},
-    }
-
-
-def _mmd(
-    points: np.ndarray,
-    real: np.ndarray,
-    bandwidth: float,
-    splits: int,
-    permutations: int,
-    seed: int,
-) -> dict[str, Any]:
-    test = clouds.mmd_test(real, points, bandwidth=bandwidth, permutations=permutations, seed=seed)
-    size = min(len(real) // 2, len(points))
-    null = clouds.real_real_null(
-        real, bandwidth=bandwidth, splits=20 * splits, size=size, seed=seed
-    )
-    p95 = float(np.quantile(null, 0.95))
-    return {
-        **test,
-        "real": float(null.mean()),
-        "real_interval": _limits(null),
-        "split_p95": p95,
-        "ratio": test["value"] / p95,
-    }
-
-
-def _sets(
-    points: np.ndarray, real: np.ndarray, neighbours: int, splits: int, seed: int
-) -> dict[str, dict[str, Any]]:
-    """The metrics on whole sets of points that depend on the size of the sets."""
-
-    def metrics(x: np.ndarray, y: np.ndarray) -> list[float]:
-        return [clouds.frechet(x, y), *clouds.prdc(x, y, neighbours).values()]
-
-    values, references = clouds.beside_real(metrics, real, points, splits=splits, seed=seed)
-    names = ("frechet", "precision", "recall", "density", "coverage")
-    return {name: _spread(values[:, i], references[:, i]) for i, name in enumerate(names)}
-
-
-def _copies(
-    synthetic: np.ndarray, train: np.ndarray, heldout: np.ndarray, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Rows of :func:`neuromix.augment.metrics.features.nearest_distance`."""
-    nearest = clouds.nearest_distance(synthetic, train, heldout)
-    rng = np.random.default_rng(seed)
-
-    def medians(ratio: np.ndarray) -> np.ndarray:
-        return np.median(ratio[rng.integers(len(ratio), size=(DRAWS, len(ratio)))], axis=1)
-
-    def share(copies: np.ndarray) -> np.ndarray:
-        return _shares(copies.sum(keepdims=True), np.array([len(copies)]), rng)[:, 0]
-
-    ratio, real_ratio = nearest["ratio"], nearest["real_ratio"]
-    copies, real_copies = nearest["near_copy"], nearest["real_near_copy"]
-    return {
-        "nearest_ratio": _row(
-            float(np.median(ratio)),
-            float(np.median(real_ratio)),
-            medians(ratio),
-            medians(real_ratio),
-        ),
-        "near_copies": _row(
-            float(copies.mean()), float(real_copies.mean()), share(copies), share(real_copies)
-        ),
-    }
-
-
-def _labels(judge: Judge, synthetic: np.ndarray, heldout: np.ndarray, seed: int) -> dict[str, Any]:
-    """The row of one judged label."""
-    sets = ((synthetic, judge.synthetic), (heldout, judge.heldout))
-    (recall, draws, _), (real_recall, real_draws, _) = (
-        _judged(judge.predict_proba, volumes, labels, judge.classes, [seed, i])
-        for i, (volumes, labels) in enumerate(sets)
-    )
-    value, real = float(recall.mean()), float(real_recall.mean())
-    return {
-        **_row(value, real, draws, real_draws),
-        "ratio": value / max(real, 1e-12),
-        "ratio_interval": _limits(draws / real_draws),
-        "recall": dict(zip(judge.classes, recall.tolist(), strict=True)),
-    }
-
-
-def _judged(
-    predict_proba: Callable[[np.ndarray], np.ndarray],
-    volumes: np.ndarray,
-    labels: Sequence[str | None],
-    classes: Sequence[str],
-    seed: int | list[int],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Recall by class (C,), draws of balanced accuracy (DRAWS,) and volumes by class (C,)."""
     names = list(classes)
     if len(labels) != len(volumes):
         raise InputError(f"{len(labels)} labels came for {len(volumes)} volumes; give one for each")
@@ -345,8 +100,193 @@ def _judged(
     right = probabilities.argmax(axis=1) == codes
     counts = np.bincount(codes, minlength=len(names))
     hits = np.bincount(codes, right, minlength=len(names))
+    recall = hits / counts
     draws = _shares(hits, counts, np.random.default_rng(seed)).mean(axis=1)
-    return hits / counts, draws, counts
+    value = float(recall.mean())
+    return {
+        "value": value,
+        "interval": clouds.limits(draws, value),
+        "recall": dict(zip(names, recall.tolist(), strict=True)),
+        "n": dict(zip(names, counts.tolist(), strict=True)),
+    }
+
+
+def labels_shown(
+    judge: Judge, synthetic: np.ndarray, heldout: np.ndarray, seed: int = 0
+) -> dict[str, Any]:
+    """The row of one judged label: synthetic beside held-out volumes, ``ratio`` and ``recall``."""
+    own, real = (
+        label_faithfulness(judge.predict_proba, volumes, labels, judge.classes, seed=[seed, i])
+        for i, (volumes, labels) in enumerate(
+            ((synthetic, judge.synthetic), (heldout, judge.heldout))
+        )
+    )
+    return {
+        "value": own["value"],
+        "interval": own["interval"],
+        "real": real["value"],
+        "real_interval": real["interval"],
+        "ratio": own["value"] / max(real["value"], 1e-12),
+        "recall": own["recall"],
+    }
+
+
+DIFFERENCES = ("ms_ssim", "sharpness")
+"""Metrics whose change is a difference; that of the others is relative."""
+
+
+def fidelity_table(
+    real_train: np.ndarray,
+    real_heldout: np.ndarray,
+    synthetic: np.ndarray,
+    *,
+    features: clouds.Features,
+    tissues: Mapping[str, np.ndarray] | None = None,
+    judges: Mapping[str, Judge] | None = None,
+    pairs: int = 100,
+    splits: int = 50,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Every metric of fidelity, beside its value between real volumes.
+
+    Synthetic volumes should be made for the labels of the held-out subjects, so that no difference
+    between the sets is one of labels. The brain mask and the width of MMD's kernel come from the
+    training subjects, so that held-out ones are used for nothing but the comparison.
+
+    Args:
+        real_train: The sampler's training subjects, (T, X, Y, Z) in 1e-3 mm²/s.
+        real_heldout: Other real subjects, (H, X, Y, Z), one volume of each, since volumes are
+            taken as independent. Half of them against the other half is the reference of the
+            metrics on sets, so take twice as many as synthetic ones if you can.
+        synthetic: (N, X, Y, Z).
+        features: Volumes to points (N, F): :func:`~neuromix.augment.metrics.features.pca_features`
+            of further real subjects (such as the judges'), or a layer of a network trained on them.
+        tissues: Name to mask (X, Y, Z), such as
+            :func:`neuromix.augment.metrics.anatomy.tissue_masks`.
+        judges: Label name to the classifier that judges it.
+        pairs: Pairs behind MS-SSIM.
+        splits: Real-real splits of the metrics on sets (those of MMD² are twenty times as many).
+        seed: Decides pairs, splits and bootstrap draws.
+
+    Returns:
+        Plain content for a JSON file: ``sizes`` and ``metrics``. A metric is a dict of ``value``
+        and 95 % ``interval`` of the synthetic volumes, ``real`` and ``real_interval`` of the
+        reference, and more where there is more to say:
+
+        - value per volume or pair (``ms_ssim``, ``sharpness``, ``graininess``, ``tissue_md_*``,
+          ``continuity_*``): means with bootstrap intervals, ``real`` is that of held-out volumes,
+          and ``change`` is value / real - 1 (``sharpness``, a logarithm,
+          and ``ms_ssim``: value - real);
+        - value per pair of sets (``precision``, ``recall``): means and spread over the splits of
+          :func:`~neuromix.augment.metrics.features.beside_real`, with ``sizes.split`` volumes a
+          set;
+        - ``mmd2``: of all volumes; ``real`` is over real-real splits, and ``ratio`` the value over
+          their 95th percentile;
+        - ``near_copies``: share over volumes;
+        - ``label_*``: balanced accuracy, ``ratio`` to real, ``recall`` by class.
+    """
+    _check({"training": real_train, "held-out": real_heldout, "synthetic": synthetic})
+    mask = anatomy.common_mask(real_train)
+    table: dict[str, Any] = {}
+
+    made, real = (
+        _measures(volumes, mask, tissues or {}, pairs, seed)
+        for volumes in (synthetic, real_heldout)
+    )
+    for name in made:
+        table[name] = _means(made[name], real[name], name in DIFFERENCES, seed)
+    points, real_points = features(synthetic), features(real_heldout)
+    bandwidth = clouds.median_bandwidth(features(real_train))
+    table["mmd2"] = _mmd(points, real_points, bandwidth, splits, seed)
+    table |= _sets(points, real_points, splits, seed)
+    copies, real_copies = clouds.near_copies(
+        *(volumes[:, mask] for volumes in (synthetic, real_train, real_heldout))
+    )
+    rng = np.random.default_rng(seed)
+    draws = [
+        _shares(each.sum(keepdims=True), np.array([len(each)]), rng)[:, 0]
+        for each in (copies, real_copies)
+    ]
+    table["near_copies"] = _row(float(copies.mean()), float(real_copies.mean()), *draws)
+    for name, judge in (judges or {}).items():
+        table[f"label_{name}"] = labels_shown(judge, synthetic, real_heldout, seed)
+    return {
+        "sizes": {
+            "train": len(real_train),
+            "heldout": len(real_heldout),
+            "synthetic": len(synthetic),
+            "split": min(len(real_heldout) // 2, len(synthetic)),
+        },
+        "metrics": table,
+    }
+
+
+def _check(sets: Mapping[str, np.ndarray]) -> None:
+    shapes = {name: volumes.shape for name, volumes in sets.items()}
+    if any(len(shape) != 4 for shape in shapes.values()) or (
+        len({shape[1:] for shape in shapes.values()}) > 1
+    ):
+        raise InputError(
+            f"volumes have the shapes {shapes}; allowed is (N, X, Y, Z) with one grid for all: "
+            "bring them to one grid with `neuromix prepare`"
+        )
+    for name, volumes in sets.items():
+        if len(volumes) < FEWEST:
+            raise InputError(
+                f"{len(volumes)} {name} volumes are too few to compare sets; {FEWEST} are the "
+                "least, and intervals are of use from about 100"
+            )
+        broken = ~np.isfinite(volumes.sum(axis=(1, 2, 3), dtype=np.float64))
+        if broken.any():
+            raise InputError(
+                f"{broken.sum()} of {len(volumes)} {name} volumes hold NaN or infinity, the first "
+                f"at index {broken.argmax()}; leave them out or make them anew"
+            )
+
+
+def _measures(
+    volumes: np.ndarray,
+    mask: np.ndarray,
+    tissues: Mapping[str, np.ndarray],
+    pairs: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """What has one value for each volume or pair."""
+    means = anatomy.tissue_md(volumes, tissues)
+    ratios = anatomy.continuity(volumes, mask)
+    return {
+        "ms_ssim": ms_ssim(volumes, pairs=pairs, seed=seed),
+        "sharpness": sharpness(volumes, mask),
+        "graininess": anatomy.graininess(volumes, mask),
+        **{f"tissue_md_{name}": values for name, values in means.items()},
+        **{f"continuity_{name}": values for name, values in ratios.items()},
+    }
+
+
+def _mmd(
+    points: np.ndarray, real: np.ndarray, bandwidth: float, splits: int, seed: int
+) -> dict[str, Any]:
+    value, draws = clouds.mmd_bootstrap(real, points, bandwidth=bandwidth, seed=seed)
+    size = min(len(real) // 2, len(points))
+    null = clouds.real_real_null(
+        real, bandwidth=bandwidth, splits=20 * splits, size=size, seed=seed
+    )
+    row = _row(value, float(null.mean()), draws, null)
+    return row | {"ratio": value / float(np.quantile(null, 0.95))}
+
+
+def _sets(
+    points: np.ndarray, real: np.ndarray, splits: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The metrics on whole sets of points that depend on the size of the sets."""
+    values, references = clouds.beside_real(
+        clouds.precision_recall, real, points, splits=splits, seed=seed
+    )
+    return {
+        name: _row(float(values[:, i].mean()), float(references[:, i].mean()), values[:, i],
+                   references[:, i])
+        for i, name in enumerate(("precision", "recall"))
+    }  # fmt: skip
 
 
 def _shares(hits: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -362,31 +302,14 @@ def _means(values: np.ndarray, reals: np.ndarray, difference: bool, seed: int) -
     )
     value, real = float(values.mean()), float(reals.mean())
 
-    def change(x: Any, y: Any) -> Any:
-        return x - y if difference else x / y - 1
-
-    return {
-        **_row(value, real, draws, real_draws),
-        "change": change(value, real),
-        "change_interval": _limits(change(draws, real_draws)),
-    }
-
-
-def _spread(values: np.ndarray, references: np.ndarray) -> dict[str, Any]:
-    """Mean and spread over splits."""
-    return _row(float(values.mean()), float(references.mean()), values, references)
+    change = value - real if difference else value / real - 1
+    return _row(value, real, draws, real_draws) | {"change": change}
 
 
 def _row(value: float, real: float, draws: np.ndarray, real_draws: np.ndarray) -> dict[str, Any]:
     return {
         "value": value,
-        "interval": _limits(draws, value),
+        "interval": clouds.limits(draws, value),
         "real": real,
-        "real_interval": _limits(real_draws, real),
+        "real_interval": clouds.limits(real_draws, real),
     }
-
-
-def _limits(draws: np.ndarray, value: float | None = None) -> list[float]:
-    """95 % interval, which reaches to the value: Jeffreys' ends short of a share of 0 or 1."""
-    low, high = np.quantile(draws, (0.025, 0.975)).tolist()
-    return [low, high] if value is None else [min(low, value), max(high, value)]

@@ -46,6 +46,7 @@ import numpy as np
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import response_maps as maps
 from neuromix.augment.metrics import time_series
+from neuromix.augment.metrics.features import limits
 from neuromix.augment.metrics.summaries import RunReader, Subjects
 from neuromix.augment.metrics.task_runs import TaskRun, subjects_of
 
@@ -267,11 +268,11 @@ def _row(kind: str, values: np.ndarray, reals: np.ndarray, full: float) -> dict[
     if not (np.isfinite(values).all() and np.isfinite(reals).all()):
         return None
     value, real = float(values.mean()), float(reals.mean())
-    ceiling = _limits(reals, real)
+    ceiling = limits(reals, real)
     row: dict[str, Any] = {
         "kind": kind,
         "value": value,
-        "interval": _limits(values, value),
+        "interval": limits(values, value),
         "real": real,
         "real_interval": ceiling,
         "share": None,
@@ -280,14 +281,8 @@ def _row(kind: str, values: np.ndarray, reals: np.ndarray, full: float) -> dict[
     }
     if kind == "distance" or ceiling[0] > 0:
         row["share"] = float(share(kind, value, real))
-        row["share_interval"] = _limits(share(kind, values, reals), row["share"])
+        row["share_interval"] = limits(share(kind, values, reals), row["share"])
     return row
-
-
-def _limits(draws: np.ndarray, value: float) -> list[float]:
-    """95 % interval, which reaches to the value."""
-    low, high = np.nanquantile(draws, (0.025, 0.975)).tolist()
-    return [min(low, value), max(high, value)]
 
 
 def _curves(subjects: Subjects) -> dict[str, Any]:

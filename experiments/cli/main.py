@@ -21,6 +21,7 @@ from neuromix.experiments.cli.configured import (
     DryExperiment,
     Experiment,
     FolderExperiment,
+    Options,
     Training,
     WithPresets,
 )
@@ -66,6 +67,7 @@ GROUPS: dict[str, dict[str, Configured]] = {
         for name, config, module, options in (
             ("calibration", "quality.config.Calibration", "quality.calibration", FolderExperiment),
             ("fidelity", "quality.config.Fidelity", "quality.fidelity", FolderExperiment),
+            ("ranking", "quality.config.Ranking", "quality.ranking", Options),
             ("transfer", "evidence.configs.Transfer", "evidence.transfer", WithPresets),
             ("settings", "evidence.configs.Settings", "evidence.settings", WithPresets),
             ("neuro", "quality.config.Neuro", "quality.neuro", Experiment),

@@ -20,7 +20,7 @@ from neuromix.experiments.frame.run import Run
 SECONDS = {
     "md subject": 0.12, "paired subject": 1.0, "task subject": 4.4,  # of phantoms at 4 mm
     "run read": 0.14, "frame, closed form": 0.003, "frame, network": 0.04,  # at 6 mm
-    "volume compared": 0.06, "U-Net pass": 0.6,
+    "U-Net pass": 0.6,
 }  # fmt: skip
 """Of what a dry run does not measure, on two cores of a small server."""
 FEW = 8

@@ -4,9 +4,9 @@ All have one shape,
 
     generator.fit(volumes (N, X, Y, Z), labels).draw(labels, seeds) -> volumes (M, X, Y, Z),
 
-in 1e-3 mm²/s, with labels as dicts of sex, diagnosis and age. Sample k follows from label k and
-seed k alone. Where a mean is conditioned on labels, it is a linear regression on them at each
-voxel, so that classes of few subjects borrow strength from the others.
+with labels as dicts of sex, diagnosis and age. Sample k follows from label k and seed k alone.
+Where a mean is conditioned on labels, it is a linear regression on them at each voxel, so that
+classes of few subjects borrow strength from the others.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 
 from neuromix.augment.data.conditions import LabelSpace, inside, known
 from neuromix.augment.diffusion.label_embedding import label_features
-from neuromix.augment.tiled.config import FAINTEST, LARGEST
 
 Labels = Sequence[Mapping[str, Any]]
 CONDITIONS = ("sex", "diagnosis", "age")
+FEWEST_OF_A_CLASS = 8
+"""With fewer, a class has the covariance of everybody."""
 
 
 class Generator(Protocol):
@@ -38,12 +38,20 @@ class Generator(Protocol):
         ...
 
 
+class Denoiser(Protocol):
+    """A generator that can be judged by its denoising error, too."""
+
+    def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
+        """E[x | x + sigma n] of volumes (N, X, Y, Z), n standard normal at every voxel."""
+        ...
+
+
 class MeanNoise:
     """The mean for the labels and white noise, at each voxel as strong as subjects vary there."""
 
     def fit(self, volumes: np.ndarray, labels: Labels) -> MeanNoise:
         """See :class:`Generator`."""
-        self.mask_ = np.asarray((volumes > 0).any(axis=0))
+        self.mask_, self.top_ = np.asarray((volumes > 0).any(axis=0)), float(volumes.max())
         values = volumes[:, self.mask_]
         self.means_ = LabelMeans(values, labels)
         self.deviation_ = (values - self.means_(labels)).std(axis=0)
@@ -55,7 +63,14 @@ class MeanNoise:
         noise = np.stack([np.random.default_rng(seed).standard_normal(size) for seed in seeds])
         # One by one: a product of matrices rounds a row as its company has it.
         means = np.concatenate([self.means_([row]) for row in labels])
-        return as_volumes(means + noise * self.deviation_, self.mask_)
+        return as_volumes(means + noise * self.deviation_, self.mask_, self.top_)
+
+    def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
+        """See :class:`Denoiser`."""
+        means, result = self.means_(labels), np.zeros_like(noisy)
+        kept = self.deviation_**2 / (self.deviation_**2 + sigma**2)
+        result[:, self.mask_] = means + kept * (noisy[:, self.mask_] - means)
+        return result
 
 
 class Copies:
@@ -78,65 +93,56 @@ class Copies:
 
 
 class PCAGaussian:
-    """A Gaussian around the mean for the labels, in the space of principal components.
+    """A Gaussian around the mean for the labels with all principal components of the class.
 
-        x = m(y) + U diag(d) L_c e + s * n,        e, n standard normal
+        x = m(y) + R_c' e / sqrt(f),        e standard normal,
 
-    U are the components of the residuals, as many as explain a share of their variance, and d their
-    standard deviations. L_c L_c' is the correlation of the leading components in class c (sex and
-    diagnosis), shrunk to the identity (Ledoit-Wolf); a class with no more subjects than leading
-    components has the identity. s is the deviation of what the components leave out, at each voxel,
-    so that samples are not blurred.
-
-    With nearly all components the covariance is that of the training subjects, which is right on
-    average in every direction: such samples score far better than those of fewer components, or of
-    variances measured on other subjects, where what is taken from a component becomes noise.
-
-    Args:
-        explained: Share of variance.
+    R_c (n, V) are the residuals of the training subjects of class c (sex and diagnosis), f their
+    number less what the means took. Its covariance is R_c' R_c / f: right on average in every
+    direction, so that such samples score far better than those of fewer components, or with white
+    noise for the rest. A class of few subjects has the covariance of all.
     """
-
-    def __init__(self, explained: float = 0.99) -> None:
-        self.explained = explained
 
     def fit(self, volumes: np.ndarray, labels: Labels) -> PCAGaussian:
         """See :class:`Generator`."""
-        from sklearn.covariance import ledoit_wolf
-
-        self.mask_ = np.asarray((volumes > 0).any(axis=0))
+        self.mask_, self.top_ = np.asarray((volumes > 0).any(axis=0)), float(volumes.max())
         values = volumes[:, self.mask_].astype(np.float32)
         self.means_ = LabelMeans(values, labels)
         residuals = values - self.means_(labels)
-        free = len(values) - np.linalg.matrix_rank(self.means_.design(labels))
-        self.pca_ = PCA(self.explained, svd_solver="full").fit(residuals)
-        scores = self.pca_.transform(residuals)
-        keep, size = scores.shape[1], self.pca_.singular_values_
-        self.deviations_ = size / np.sqrt(free)
-        residuals -= self.pca_.inverse_transform(scores)
-        self.noise_ = np.sqrt((residuals**2).sum(axis=0) / free)
-        lead = min(keep, len(values) // 10)
-        whitened = scores[:, :lead] / self.deviations_[:lead]
+        residuals /= np.sqrt(1 - np.linalg.matrix_rank(self.means_.design(labels)) / len(values))
         classes = np.array([_class(row) for row in labels])
-        self.roots_ = {}
+        self.roots_ = {"": residuals / np.float32(np.sqrt(len(residuals)))}
         for name in np.unique(classes):
-            own = whitened[classes == name]
-            if len(own) > max(lead, 2):  # fewer are singular, and may not be shrunk at all
-                self.roots_[str(name)] = np.linalg.cholesky(ledoit_wolf(own)[0])
+            own = residuals[classes == name]
+            if len(own) >= FEWEST_OF_A_CLASS:
+                self.roots_[str(name)] = own / np.float32(np.sqrt(len(own)))
         return self
 
     def draw(self, labels: Labels, seeds: Sequence[int]) -> np.ndarray:
         """See :class:`Generator`."""
         rows = []
         for row, seed in zip(labels, seeds, strict=True):
-            rng = np.random.default_rng(seed)
-            score = rng.standard_normal(len(self.deviations_))
-            root = self.roots_.get(_class(row))
-            if root is not None:
-                score[: len(root)] = root @ score[: len(root)]
-            score = (score * self.deviations_).astype(np.float32)
-            noise = rng.standard_normal(len(self.noise_), dtype=np.float32) * self.noise_
-            rows.append(self.means_([row])[0] + score @ self.pca_.components_ + noise)
-        return as_volumes(np.stack(rows), self.mask_)
+            root = self._root(row)
+            score = np.random.default_rng(seed).standard_normal(len(root)).astype(np.float32)
+            rows.append(self.means_([row])[0] + score @ root)
+        return as_volumes(np.stack(rows), self.mask_, self.top_)
+
+    def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
+        """See :class:`Denoiser`; in the space of the subjects, of whom there are few."""
+        means, result = self.means_(labels), np.zeros_like(noisy)
+        classes = np.array([_class(row) for row in labels])
+        for name in np.unique(classes):
+            own = np.flatnonzero(classes == name)
+            root = self._root(labels[own[0]]).astype(np.float64)
+            scores = root @ (noisy[own][:, self.mask_] - means[own]).T
+            scores = np.linalg.solve(root @ root.T + sigma**2 * np.eye(len(root)), scores)
+            clean = np.zeros((len(own), *self.mask_.shape), dtype=noisy.dtype)
+            clean[:, self.mask_] = means[own] + scores.T @ root
+            result[own] = clean
+        return result
+
+    def _root(self, row: Mapping[str, Any]) -> np.ndarray:
+        return self.roots_.get(_class(row), self.roots_[""])
 
 
 class LabelMeans:
@@ -173,12 +179,12 @@ def inside_space(space: LabelSpace, labels: Mapping[str, Any]) -> dict[str, Any]
     return {name: value for name, value in inside(space, labels).items() if known(value)}
 
 
-def as_volumes(inside: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Values (M, V) in a mask as volumes, cut as the sampler's are."""
+def as_volumes(inside: np.ndarray, mask: np.ndarray, top: float) -> np.ndarray:
+    """Values (M, V) in a mask as volumes, from 0 to the largest value that training people have."""
     volumes = np.zeros((len(inside), *mask.shape), dtype=np.float32)
-    volumes[:, mask] = np.where(inside < FAINTEST, 0, np.minimum(inside, LARGEST))
+    volumes[:, mask] = np.clip(inside, 0, top)
     return volumes
 
 
 def _class(labels: Mapping[str, Any]) -> str:
-    return " ".join(str(labels.get(name) or "") for name in CONDITIONS[:2])
+    return " ".join(str(labels.get(name) or "") for name in CONDITIONS[:2]).strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +16,22 @@ from neuromix.augment.pds.config import ModalityConfig, ablated, shortened
 from neuromix.augment.tiled.config import PRESETS as MD_SAMPLERS
 
 TARGETS = ("sex", "dementia", "diagnosis")
-MEAN, COPIES, GAUSSIAN = "mean + noise", "training copies", "PCA Gaussian"
-UNET, START, SOLID = "MONAI U-Net", "Gaussian start alone", "true 3D"
-"""START is the sampler without the training of its network: what the transformer adds is the
-difference."""
-BASELINES = (MEAN, COPIES, GAUSSIAN, UNET, START, SOLID)
-"""Of fidelity."""
+MEAN, COPIES, GAUSSIAN, UNET = "mean + noise", "training copies", "PCA Gaussian", "MONAI U-Net"
+BASELINES = (MEAN, COPIES, GAUSSIAN, UNET)
+"""Of fidelity; a test holds what makes them to these names."""
+PRIOR = "prior alone"
+"""The sampler before the training of its network, whom denoisers are compared with."""
+SAMPLERS: dict[str, tuple[float, dict[str, Any]]] = {
+    PRIOR: (0.0, {}),
+    "tiled 2D": (1.0, {}),
+    "tiled 3D": (1.0, {"cell": (4, 4)}),
+    "tiled 2D, half trained": (0.25, {}),
+}
+"""Settings of the sampler that are compared: share of the time, and what differs from the preset.
+"""
+CONTENDERS = (*SAMPLERS, *BASELINES)
+ABSOLUTE = ("md", "fa", "ad", "rd", "gm", "wm", "csf")
+"""Maps in a unit of their own; the brightness of others is taken off each volume."""
 FEWEST = 12
 """Volumes that a set needs to be compared."""
 UNITS = ("subject", "run")
@@ -78,66 +88,64 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """The tiled MD sampler beside baselines: do samples look, vary and read like real ones?"""
+    """Generators side by side at equal compute: are their samples told from people nobody saw?"""
 
     out: tyro.conf.Positional[Path]
     """Run folder."""
     data: Path | None = None
-    """BIDS folder or table with md. Without it, a phantom of memory clinic B is made."""
+    """BIDS folder or table of any map in one space. Without it, an md phantom is made."""
+    image: str = "md"
+    """Which map: t1, fa, or what the table calls it."""
+    minutes: float = 30.0
+    """Processor time of each training."""
     preset: str = "tiny"
     """Of the sampler."""
-    train: int = 400
-    """Training subjects. With data, these four sizes are proportions."""
-    validation: int = 60
-    """Subjects that choose the best step."""
-    judges: int = 800
-    """Subjects that classifiers and features are trained on."""
-    heldout: int = 800
-    """Subjects that samples are compared with, and whose labels are asked for."""
-    synthetic: int = 400
-    """Samples of each generator."""
-    sampling_seeds: int = 3
-    """Draws of the sampler."""
-    steps: tuple[int, ...] = (5, 10, 20, 50, 250)
-    """Numbers of steps to compare. Give none to leave it out."""
+    contenders: tuple[str, ...] = CONTENDERS
+    """Who is compared."""
+    heldout: float = 0.25
+    """Share of the people whom samples are compared with."""
+    samples: int = 60
+    """Of each generator, for the labels of held-out people."""
+    steps: int = 20
+    """Of sampling."""
     guidance: float = 1.0
-    """Of all samples but those of the next option."""
-    guidances: tuple[float, ...] = ()
-    """Guidance scales to compare, such as 1 1.5 2 3."""
-    baselines: tuple[str, ...] = field(default_factory=lambda: BASELINES)
-    """What stands beside it."""
-    unet_samples: int = 100
-    """Samples of the U-Net, which is slow."""
-    unet_batch: int = 4
-    """Volumes of its training steps; with fewer it gets more steps in the same time."""
-    judge_steps: int = 1000
-    """Optimiser steps of each classifier."""
+    """Of sampling."""
+    batch: int = 4
+    """Volumes in a step of MONAI's U-Net."""
+    subjects: int = 400
+    """Size of the phantom."""
     seed: int = 0
     """Decides the phantom, the parts, the first weights and the noise."""
 
     def __post_init__(self) -> None:
-        unknown = set(self.baselines) - set(BASELINES)
-        if unknown:
-            raise InputError(
-                f"baselines {sorted(unknown)} came; allowed are {', '.join(BASELINES)}"
-            )
+        unknown = sorted(set(self.contenders) - set(CONTENDERS))
+        if unknown or not self.contenders:
+            came = unknown[0] if unknown else "none"
+            raise InputError(f"contender {came!r} came; allowed are {', '.join(CONTENDERS)}")
         if self.preset not in MD_SAMPLERS:
             raise InputError(f"preset {self.preset!r} came; allowed are {', '.join(MD_SAMPLERS)}")
-        sizes = (self.train, self.heldout, self.synthetic, self.judges, self.unet_samples)
-        if min(sizes) < FEWEST or self.validation < 1:
+        if self.data is None and self.image != "md":
+            raise InputError(f"--image {self.image} came without --data; a phantom has md alone")
+        if not (0 < self.heldout < 1 and self.minutes > 0):
             raise InputError(
-                "train, heldout, synthetic, judges and unet_samples must each be "
-                f"{FEWEST} or more, and validation 1 or more: smaller sets can't be compared"
+                f"heldout {self.heldout:g} and minutes {self.minutes:g} came; give a share of the "
+                "people between 0 and 1, and more than 0 minutes"
             )
-        if min((self.sampling_seeds, self.judge_steps, self.unet_batch, *self.steps)) < 1:
+        if self.samples < FEWEST or min(self.steps, self.batch) < 1:
             raise InputError(
-                "sampling_seeds, steps, judge_steps and unet_batch must each be 1 or more"
+                f"samples {self.samples}, steps {self.steps} and batch {self.batch} came; give "
+                f"{FEWEST}, 1 and 1 or more"
             )
 
-    @property
-    def people(self) -> int:
-        """Subjects of all parts."""
-        return self.train + self.validation + self.heldout + self.judges
+
+@dataclass(frozen=True)
+class Ranking:
+    """Two runs of fidelity: do both rank their common generators alike (phantom and people)?"""
+
+    one: tyro.conf.Positional[Path]
+    """Run folder of fidelity."""
+    other: tyro.conf.Positional[Path]
+    """Another, on other data."""
 
 
 @dataclass(frozen=True)

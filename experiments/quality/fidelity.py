@@ -1,88 +1,73 @@
-"""The tiled MD sampler beside its baselines: do its samples look, vary and read like real subjects?
+"""Generators side by side at equal compute: are their samples told from people nobody saw?
 
-A cohort is parted into training, validation, held-out and judge subjects. Every generator is fitted
-to the training subjects and asked for the labels of held-out ones, so that no difference is one of
-labels; what it makes is compared with the held-out subjects by
-:func:`neuromix.augment.metrics.fidelity.fidelity_table`. Classifiers and features come from the
-judge subjects alone. Whatever is finished is kept in the run folder and not made again.
+A cohort is parted by subject: some fit every generator, the others are only compared with. Each
+generator is asked for the labels of held-out people; what it makes, and they, are seen through one
+:class:`~neuromix.augment.metrics.realism.Brain` and judged by
+:mod:`~neuromix.augment.metrics.realism` and :mod:`~neuromix.augment.metrics.privacy`. A generator
+that is a denoiser is judged by its error at each noise level as well. Any map on any common grid
+will do, a slab too, with labels or without.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from rich.console import Console
 
 from neuromix.augment import files
-from neuromix.augment.data.cohort import Cohort
-from neuromix.augment.diffusion.pipeline import is_sampler
+from neuromix.augment.data.cohort import Cohort, label_rows
+from neuromix.augment.data.conditions import known
+from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
+from neuromix.augment.metrics import privacy, realism
+from neuromix.augment.metrics.fidelity import Judge, labels_shown
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.sampler import TiledMDSampler
-from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
-from neuromix.experiments.frame.pace import (
-    SECONDS,
-    classifier_pace,
-    few_subjects,
-    map_sampler_pace,
-    phantom_seconds,
-)
+from neuromix.experiments.frame.pace import SECONDS, phantom_seconds
 from neuromix.experiments.frame.pages import rich_table
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality import fidelity_report
 from neuromix.experiments.quality.baselines import (
     Copies,
-    Generator,
     Labels,
     MeanNoise,
     PCAGaussian,
     inside_space,
 )
 from neuromix.experiments.quality.config import (
+    ABSOLUTE,
     COPIES,
     FEWEST,
     GAUSSIAN,
     MEAN,
-    SOLID,
-    START,
+    SAMPLERS,
     UNET,
     Fidelity,
 )
-from neuromix.experiments.quality.fidelity_judges import TARGETS, Bench
 from neuromix.experiments.quality.monai_unet import VolumeUNet
-from neuromix.experiments.quality.training_time import steps_done, training_cost
+from neuromix.experiments.quality.training_time import clock, lasting
 
 NAME = "fidelity"
-SAMPLER = "tiled DiT"
-SIMPLE: dict[str, Callable[[], Generator]] = {
-    MEAN: MeanNoise,
-    COPIES: Copies,
-    GAUSSIAN: PCAGaussian,
-}
-VARIANTS: dict[str, dict[str, Any]] = {START: {}, SOLID: {"cell": (4, 4)}}
-"""Other networks of the same code, by what differs in :class:`TiledMDConfig`; but for the first,
-each is trained as long as the sampler."""
-
-SWEPT = 100
-"""Samples of each number of steps or guidance scale."""
-KEPT = 6
+SIMPLE: dict[str, Callable[[], Any]] = {MEAN: MeanNoise, COPIES: Copies, GAUSSIAN: PCAGaussian}
+TIMES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+"""Noise levels t of x_t = (1 - t) x + t n at which denoisers are compared."""
+LABELS = ("sex", "diagnosis")
+FEWEST_OF_A_CLASS = 3
+"""People that a label's value needs among training and among held-out people."""
+KEPT = 4
 """Volumes that are kept of each generator, for the pictures."""
-USUAL = 20
-"""Steps of all rows but the sweep."""
-FREE = ("sampling_seeds", "steps", "guidances", "baselines")
+FREE = ("contenders",)
 """Settings that no row depends on."""
-
-Draw = Callable[[Labels, Sequence[int]], np.ndarray]
 
 
 def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
@@ -93,244 +78,240 @@ def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
         show_plan(plan(config), console)
         return {}
     settings = {name: value for name, value in asdict(config).items() if name != "out"}
-    content = contents(config, ("md",))
+    content = contents(config, (config.image,))
     with Run.open(config.out, NAME, settings, console, content, FREE) as folder:
-        cohort = _cohort(config)
-        if cohort is None:
-            place = folder.folder / "phantom"
-            make_phantom(place, "md", subjects=config.people, seed=config.seed, progress=True)
-            cohort = Cohort.from_bids(place)
-        bench = Bench(divide(cohort, config), config.judge_steps, config.seed)
-        generators = _Generators(config, bench, folder)
-        rows = {
-            f"{SAMPLER}, sampling seed {k + 1}": generators.row(SAMPLER, config.synthetic, k)
-            for k in range(config.sampling_seeds)
-        }
-        for name in config.baselines:
-            count = config.unet_samples if name == UNET else config.synthetic
-            rows[name] = generators.row(name, count, 0)
-        sweeps = {
-            "steps": {str(n): generators.swept(n, config.guidance) for n in sorted(config.steps)},
-            "guidance": {f"{g:g}": generators.swept(USUAL, g) for g in sorted(config.guidances)},
-        }
-        results = fidelity_report.summarise(
-            rows,
-            sweeps,
-            sampler=SAMPLER,
-            about=_about(config, cohort, bench),
-            sizes={name: len(part) for name, part in bench.parts.items()},
-        )
-        results |= folder.about
+        cohort = _cohort(config, folder.folder)
+        bench = Bench.of(cohort, config)
+        rows = {}
+        for name in contenders(config):
+
+            def judged(name: str = name) -> dict[str, Any]:
+                folder.log(f"{name}: fitted to {len(bench.train)} and asked for {config.samples}")
+                row, first = bench.judge(*_fitted(name, bench, config, folder.folder))
+                folder.keep_array({"row": name}, first)
+                return row
+
+            rows[name] = folder.cell({"row": name}, judged)
+        about = f"{config.image} of {cohort.name}, {len(bench.train)} people to fit, "
+        about += f"{len(bench.heldout)} held out, {config.minutes:g} minutes each"
+        results = fidelity_report.summarise(rows, about) | folder.about
         pictures = {name: folder.array({"row": name}) for name in rows}
-        page = fidelity_report.page(results, pictures, bench.volumes("heldout"), generators.asked)
-        folder.finish(results, page)
-        console.print(rich_table(fidelity_report.overview(results)))
+        shown = {"real": bench.heldout[bench.asked[:KEPT]]} | pictures
+        folder.finish(results, fidelity_report.page(results, shown))
+        console.print(rich_table(fidelity_report.overview(rows, intervals=False)))
     return results
 
 
-def divide(cohort: Cohort, config: Fidelity) -> dict[str, Cohort]:
-    """Part a cohort of any size by subject, in the proportions of the configuration."""
-    sampler = config.train + config.validation
-    first = cohort.split(
-        (sampler / config.people, config.heldout / config.people, config.judges / config.people),
-        seed=config.seed,
-    )
-    second = first.train.split(
-        (config.train / sampler, config.validation / sampler, 0.0), seed=config.seed
-    )
-    parts = {
-        "train": second.train, "validation": second.val, "heldout": first_scans(first.val),
-        "judges": first.test,
-    }  # fmt: skip
-    small = {name: len(part) for name, part in parts.items() if len(part) < FEWEST}
-    small.pop("validation", None)
-    if small:
+def contenders(config: Fidelity) -> list[str]:
+    """Those that can make this map."""
+    able = config.image == TiledMDSampler.image
+    names = [name for name in config.contenders if able or name not in SAMPLERS]
+    if not names:
         raise InputError(
-            f"{len(cohort)} scans leave {small} for these parts, and each needs {FEWEST}; add "
-            "subjects, or ask for other proportions"
+            f"the sampler makes {TiledMDSampler.image} and not {config.image}; name other "
+            "contenders"
         )
-    return parts
+    return names
 
 
-class _Generators:
-    """Fits each generator once, when it is first needed; a row is a cell of the run."""
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What generators are fitted to and compared with, seen through one brain."""
 
-    def __init__(self, config: Fidelity, bench: Bench, folder: Run) -> None:
-        self.config, self.bench, self.folder = config, bench, folder
-        heldout = bench.rows("heldout")
+    parts: tuple[Cohort, Cohort]
+    """Training and held-out people."""
+    brain: realism.Brain
+    train: np.ndarray
+    """(T, X, Y, Z)."""
+    heldout: np.ndarray
+    """(H, X, Y, Z)."""
+    rows: Labels
+    """Labels of training people."""
+    others: Labels
+    """Labels of held-out people."""
+    asked: list[int]
+    """Places of the held-out people whose labels are asked for."""
+    seed: int
+
+    @classmethod
+    def of(cls, cohort: Cohort, config: Fidelity) -> Bench:
+        """Part a cohort by subject, stratified by sex and diagnosis."""
+        if config.image not in cohort.images:
+            raise InputError(
+                f"the cohort has {', '.join(cohort.images) or 'no images'} but no {config.image}; "
+                "name one of them with --image"
+            )
+        there = (cohort.table[f"{config.image}_path"] != "").to_numpy()
+        cohort = first_scans(cohort.where(there))
+        split = cohort.split((1 - config.heldout, 0.0, config.heldout), seed=config.seed)
+        train, heldout = split.train, split.test
+        if min(len(train), len(heldout)) < FEWEST:
+            raise InputError(
+                f"{len(train)} people to fit and {len(heldout)} held out are too few; each part "
+                f"needs {FEWEST}: add people, or change --heldout"
+            )
+        maps = volumes_of(cohort, config.image)
+        place = {key: k for k, key in enumerate(cohort.subject_keys)}
+        raw = [maps[[place[key] for key in part.subject_keys]] for part in (train, heldout)]
+        brain = realism.Brain.of(raw[0], is_levelled=config.image not in ABSOLUTE)
         order = np.random.default_rng(config.seed).permutation(len(heldout))
-        most = max(config.synthetic, config.unet_samples, SWEPT)
-        self.asked = [int(order[k % len(order)]) for k in range(most)]
-        """Places of the held-out subjects whose labels are asked for, in this order."""
-        self.labels = [heldout[k] for k in self.asked]
-        self._samplers: dict[str, tuple[TiledMDSampler, dict[str, Any]]] = {}
+        asked = [int(order[k % len(order)]) for k in range(config.samples)]
+        return cls(
+            (train, heldout), brain, brain(raw[0]), brain(raw[1]), label_rows(train),
+            label_rows(heldout), asked, config.seed,
+        )  # fmt: skip
 
-    def row(self, name: str, count: int, turn: int) -> dict[str, Any]:
-        """A generator's table of fidelity, and what it cost."""
-        title = f"{name}, sampling seed {turn + 1}" if name == SAMPLER else name
-        return self._kept(title, lambda: self._draw(name), count, turn)
+    def judge(self, fitted: Any, cost: Mapping[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+        """A generator's row, and its first volumes."""
+        labels = [self.others[k] for k in self.asked]
+        begun = time.perf_counter()
+        made = self.brain(fitted.draw(labels, [1_000_000 + k for k in range(len(labels))]))
+        pace = (time.perf_counter() - begun) / len(made)
+        mask, seed = self.brain.mask, self.seed
+        sets = [each[:, mask] for each in (made, self.train, self.heldout)]
+        metrics = realism.realism(self.train, self.heldout, made, self.brain, seed=seed) | {
+            "nearest": privacy.nearest(*sets, seed=seed),
+            "patch copies": privacy.patch_copies(
+                made, self.train, self.heldout, mask, seed=seed
+            ),
+            "membership": privacy.membership(*sets, seed=seed),
+            **self._labels(made, labels),
+        }  # fmt: skip
+        return {
+            "metrics": metrics,
+            "errors": self._errors(fitted) if hasattr(fitted, "denoise") else {},
+            "cost": {**cost, "seconds a volume": pace},
+        }, made[:KEPT]
 
-    def swept(self, steps: int, guidance: float) -> dict[str, Any]:
-        """The sampler at other numbers of steps and guidance scales, from equal noise."""
-        title = f"{SAMPLER}, {steps} steps, guidance {guidance:g}"
-        count = min(SWEPT, self.config.synthetic)
-        return self._kept(
-            title, lambda: self._sampler(SAMPLER, steps, guidance), count, 0, quick=True
+    def _labels(self, made: np.ndarray, asked: Labels) -> dict[str, Any]:
+        """Are labels told in samples as in held-out people, by who has read training people?"""
+        result = {}
+        points = [realism.structure(v, self.brain.mask) for v in (self.train, made, self.heldout)]
+        for name in LABELS:
+            sets = [_values(name, rows) for rows in (self.rows, asked, self.others)]
+            classes = [
+                value
+                for value in sorted({str(v) for v in sets[0] if v})
+                if min(each.count(value) for each in sets) >= FEWEST_OF_A_CLASS
+            ]
+            if len(classes) < 2:
+                continue
+            sets = [[v if v in classes else None for v in each] for each in sets]
+            reader = realism.label_reader(points[0], sets[0])
+            judge = Judge(reader.predict_proba, reader.classes_.tolist(), *sets[1:])
+            result[f"{name} told"] = labels_shown(judge, points[1], points[2], self.seed)
+        return result
+
+    def _errors(self, denoiser: Any) -> dict[str, list[float]]:
+        """By t the mean squared error of each held-out person, in half ranges."""
+        scale, result = self.brain.top / 2, {}
+        for t in TIMES:
+            rng = np.random.default_rng([self.seed, int(100 * t)])
+            sigma = scale * t / (1 - t)
+            noisy = self.heldout + sigma * rng.standard_normal(self.heldout.shape)
+            clean = denoiser.denoise(noisy.astype(np.float32), sigma, self.others)
+            off = (clean - self.heldout)[:, self.brain.mask] / scale
+            result[f"{t:g}"] = (off**2).mean(axis=1).tolist()
+        return result
+
+
+def volumes_of(cohort: Cohort, image: str) -> np.ndarray:
+    """The maps of a cohort on their common grid, (N, X, Y, Z)."""
+    maps, first = [], None
+    for path in cohort.table[f"{image}_path"]:
+        scan = nib.load(path)
+        grid = Grid(scan.shape[:3], scan.affine)
+        first = first or grid
+        if grid != first:
+            raise InputError(
+                f"{path} has {grid} and another map {first}, or they lie elsewhere; bring all to "
+                "one grid with `neuromix prepare`"
+            )
+        values = scan.get_fdata(dtype=np.float32).reshape(grid.shape)
+        if not np.isfinite(values).all() or values.max() <= values.min():
+            raise InputError(
+                f"{path} holds NaN or infinity, or one value alone; leave it out or mend it"
+            )
+        maps.append(values)
+    return np.stack(maps)
+
+
+def _values(name: str, rows: Labels) -> list[str | None]:
+    return [str(row[name]) if known(row.get(name)) else None for row in rows]
+
+
+def _fitted(name: str, bench: Bench, config: Fidelity, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A fitted generator, and what it took."""
+    place = folder / "generators" / "-".join(name.replace(",", "").split())
+    begun = clock()
+    if name in SAMPLERS:
+        fitted: Any = _Sampler(name, bench, config, place)
+    elif name in SIMPLE:
+        fitted = SIMPLE[name]().fit(bench.train, bench.rows)
+    else:
+        training = replace(
+            PRESETS[config.preset].training, batch_size=config.batch, seed=config.seed
         )
-
-    def _kept(
-        self,
-        title: str,
-        make: Callable[[], tuple[Draw, dict[str, Any]]],
-        count: int,
-        turn: int,
-        quick: bool = False,
-    ) -> dict[str, Any]:
-        def compared() -> dict[str, Any]:
-            self.folder.log(f"{title}: {count} volumes")
-            draw, cost = make()
-            begun = time.perf_counter()
-            # Numbers of another sampling seed lie beyond those of the one before.
-            seeds = [(1 + turn) * 1_000_000 + k for k in range(count)]
-            volumes = draw(self.labels[:count], seeds)
-            cost = cost | {"seconds a volume": (time.perf_counter() - begun) / count}
-            self.folder.keep_array({"row": title}, volumes[:KEPT])
-            return {"cost": cost, **self.bench.compare(volumes, self.labels[:count], quick=quick)}
-
-        return self.folder.cell({"row": title}, compared)
-
-    def _draw(self, name: str) -> tuple[Draw, dict[str, Any]]:
-        """A fitted generator, and what it took to fit it."""
-        if name == SAMPLER or name in VARIANTS:
-            return self._sampler(name, USUAL, self.config.guidance)
-        train = self.bench.volumes("train"), self.bench.rows("train")
-        if name in SIMPLE:
-            begun = time.perf_counter()
-            simple = SIMPLE[name]().fit(*train)
-            return simple.draw, {"training seconds": time.perf_counter() - begun}
-        cost = self._fitted(SAMPLER)[1]
-        preset = PRESETS[self.config.preset]
-        folder = self._place(name)
-        unet = VolumeUNet(
-            replace(preset.training, batch_size=self.config.unet_batch, seed=self.config.seed),
-            folder,
-            weights=cost["parameters"],
-            seconds=cost["training seconds"],
-            validation=(self.bench.volumes("validation"), self.bench.rows("validation")),
-            steps=USUAL,
-        ).fit(*train)
-        return unet.draw, unet.cost
-
-    def _sampler(self, name: str, steps: int, guidance: float) -> tuple[Draw, dict[str, Any]]:
-        sampler, cost = self._fitted(name)
-
-        def draw(labels: Labels, seeds: Sequence[int]) -> np.ndarray:
-            wanted = [inside_space(sampler.label_space, row) for row in labels]
-            made = sampler(wanted, list(seeds), steps, guidance)
-            return np.stack([subject["md"].numpy()[0] for subject in made])
-
-        return draw, cost
-
-    def _fitted(self, name: str) -> tuple[TiledMDSampler, dict[str, Any]]:
-        """A trained sampler, on the device, and what its training took."""
-        if name not in self._samplers:
-            folder = self._place(name)
-            work = folder / "work"
-            if is_sampler(folder) and (work / "cost.json").is_file():
-                cost = json.loads((work / "cost.json").read_text())
-            else:
-                done = steps_done(work)
-                parts = self.bench.parts
-                if name == START:  # its codec and latents are the sampler's
-                    self._fitted(SAMPLER)
-                    _take(self._place(SAMPLER) / "work", work)
-                begun = time.perf_counter()
-                fitted, trained = TiledMDSampler.fit(
-                    parts["train"],
-                    self._timed(name, folder),
-                    folder,
-                    validation=parts["validation"],
-                    progress=True,
-                )
-                preparing = time.perf_counter() - begun - trained.seconds
-                cost = training_cost(work, fitted.transformer, trained, done, preparing)
-            sampler = TiledMDSampler.from_pretrained(folder)
-            sampler.to("cuda" if torch.cuda.is_available() else "cpu")
-            for part in ("heldout", "judges"):
-                sampler.check_disjoint(self.bench.parts[part])
-            self._samplers[name] = sampler, cost
-        return self._samplers[name]
-
-    def _place(self, name: str) -> Path:
-        return self.folder.folder / "generators" / _slug(name)
-
-    def _timed(self, name: str, folder: Path) -> TiledMDConfig:
-        """The configuration of a network, a variant's with as many steps as the time allows."""
-        base = PRESETS[self.config.preset]
-        base = replace(base, training=replace(base.training, seed=self.config.seed))
-        if name == SAMPLER:
-            return base
-        if name == START:  # the output of a fresh network is zero, and stays so
-            return replace(base, training=replace(base.training, steps=1, learning_rate=0.0))
-        config = replace(base, **VARIANTS[name])
-        plan = folder / "plan.json"
-        if not plan.is_file():
-            train = self.bench.parts["train"]
-            pace = [TiledMDSampler.estimate(train, each) for each in (base, config)]
-            steps = max(1, round(base.training.steps * pace[0] / pace[1]))
-            files.write_json(plan, {"steps": steps, "seconds_of_equal_steps": pace})
-        steps = int(json.loads(plan.read_text())["steps"])
-        return replace(config, training=replace(config.training, steps=steps))
+        fitted = VolumeUNet(
+            training, place, seconds=60 * config.minutes, steps=config.steps
+        ).fit(bench.train, bench.rows)  # fmt: skip
+    return fitted, {"minutes": (clock() - begun) / 60}
 
 
-def _take(source: Path, work: Path) -> None:
-    """Copy what a fit makes before its training."""
-    if not (work / "settings.json").is_file():
-        shutil.copytree(source / "codec", work / "codec", dirs_exist_ok=True)
-        for name in ("train.npy", "validation.npy", "settings.json"):
-            shutil.copy(source / name, work / name)
+class _Sampler:
+    """The sampler with the settings of a row of :data:`SAMPLERS`, as a generator."""
+
+    def __init__(self, name: str, bench: Bench, config: Fidelity, folder: Path) -> None:
+        share, changes = SAMPLERS[name]
+        self.config, self.bench = config, bench
+        base = replace(PRESETS[config.preset], **changes)
+        base = replace(base, training=replace(base.training, seed=config.seed))
+        if share:
+            training = lasting(
+                base.training, self._steps(base, 60 * config.minutes * share, folder)
+            )
+        else:  # the output of a fresh network is zero, and stays so
+            training = replace(lasting(base.training, 1), learning_rate=0.0)
+        TiledMDSampler.fit(bench.parts[0], replace(base, training=training), folder, progress=True)
+        self.sampler = TiledMDSampler.from_pretrained(folder)
+        self.sampler.check_disjoint(bench.parts[1])
+        self.sampler.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def draw(self, labels: Labels, seeds: Sequence[int]) -> np.ndarray:
+        """See :class:`neuromix.experiments.quality.baselines.Generator`."""
+        wanted = [inside_space(self.sampler.label_space, row) for row in labels]
+        made = self.sampler(wanted, list(seeds), self.config.steps, self.config.guidance)
+        return np.stack([subject[self.config.image].numpy()[0] for subject in made])
+
+    def _steps(self, config: TiledMDConfig, seconds: float, folder: Path) -> int:
+        """As many as fit into the time with all that comes before them; decided once."""
+        path = folder / "plan.json"
+        if not path.is_file():
+            begun, own = time.perf_counter(), clock()
+            length = TiledMDSampler.estimate(self.bench.parts[0], config)
+            length *= (clock() - own) / (time.perf_counter() - begun)  # of the processors
+            folder.mkdir(parents=True, exist_ok=True)
+            files.write_json(
+                path, {"steps": max(2, round(config.training.steps * seconds / length))}
+            )
+        return int(json.loads(path.read_text())["steps"])
 
 
 def plan(config: Fidelity) -> list[tuple[str, float]]:
-    """What would be done, and seconds for each; steps are measured on this machine."""
-    with few_subjects("md", _cohort(config), 4.0) as few:
-        training, a_pass = map_sampler_pace(few, PRESETS[config.preset])
-        step, _ = classifier_pace(VolumeClassifier(), few.subjects(), ("F", "M"))
-    compared = SECONDS["volume compared"]
-    row = compared * (config.heldout + config.synthetic)
-    made = config.synthetic * USUAL * a_pass
-    passes = config.unet_samples * USUAL * SECONDS["U-Net pass"]
-    seconds = dict.fromkeys(SIMPLE, row) | dict.fromkeys(VARIANTS, training + made + row)
-    seconds[UNET] = training + passes + compared * (config.heldout + config.unet_samples)
-    swept = 3 * SWEPT * compared
-    return [
-        ("phantom", phantom_seconds("md", 4.0, config.people) * (config.data is None)),
-        ("judges", len(TARGETS) * config.judge_steps * step),
-        (f"{SAMPLER}: training", training),
-        (f"{SAMPLER}: {config.sampling_seeds} sampling seeds",
-         config.sampling_seeds * (made + row)),
-        ("steps sweep", sum(config.steps) * SWEPT * a_pass + len(config.steps) * swept),
-        ("guidance sweep", len(config.guidances) * (2 * USUAL * SWEPT * a_pass + swept)),
-        *((name, seconds[name]) for name in config.baselines),
-    ]  # fmt: skip
+    """What would be done, and about how many seconds of the clock for each."""
+    cores = 1 if torch.cuda.is_available() else torch.get_num_threads()
+    shares = {UNET: 1.0} | {name: share for name, (share, _) in SAMPLERS.items()}
+    each = {name: 60 * config.minutes * share / cores for name, share in shares.items()}
+    drawn = config.samples * config.steps * SECONDS["U-Net pass"]
+    rows = [(name, each[name] + drawn if name in each else 1.0) for name in contenders(config)]
+    phantom = phantom_seconds("md", 4.0, config.subjects)
+    return [("phantom", phantom), *rows] if config.data is None else rows
 
 
-def _cohort(config: Fidelity) -> Cohort | None:
-    """That which is named; else there will be a phantom."""
-    if config.data is None:
-        return None
-    return load_cohort(config.data, ("md",) if config.data.is_dir() else ())
-
-
-def _about(config: Fidelity, cohort: Cohort, bench: Bench) -> str:
-    """The cohort and the fit in words."""
-    spacing = bench.grid.spacing[0]
-    name = f"phantom md, site B, seed {config.seed}" if config.data is None else cohort.name
-    return (
-        f"{name}, {spacing:g} mm, {len(bench.parts['train'])} training scans, preset "
-        f"{config.preset}, one training seed, sampling seeds: {config.sampling_seeds}"
-    )
-
-
-def _slug(title: str) -> str:
-    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in title).lower().split())
+def _cohort(config: Fidelity, folder: Path) -> Cohort:
+    """That which is named, or a phantom."""
+    if config.data is not None:
+        return load_cohort(config.data, (config.image,) if config.data.is_dir() else ())
+    place = folder / "phantom"
+    make_phantom(place, "md", subjects=config.subjects, seed=config.seed, progress=True)
+    return Cohort.from_bids(place)

@@ -1,4 +1,4 @@
-"""What judges volumes in :mod:`fidelity`: parts of a cohort, classifiers, features."""
+"""What judges volumes in the audit of maps: parts of a cohort, classifiers, features."""
 
 from __future__ import annotations
 
@@ -19,9 +19,6 @@ from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.quality.baselines import Labels
 
 TARGETS = ("sex", "dementia")
-QUICK: dict[str, Any] = {"pairs": 50, "splits": 20, "permutations": 200}
-"""Fewer draws, for the many rows of a sweep."""
-SPLITS = 50
 
 
 class Bench:
@@ -64,86 +61,29 @@ class Bench:
                 fitted[target] = classifier.fit(subjects)
         return fitted
 
-    @functools.cached_property
-    def features(self) -> dict[str, clouds.Features]:
-        """Maps from volumes to points: components of volumes, and of what the classifiers see."""
-        other = self.volumes("judges")
-        maps: dict[str, clouds.Features] = {"": clouds.pca_features(other)}
-        if self.classifiers:
-            points = self._activations(other)
-            reduce = clouds.pca_features(points, np.ones(points.shape[1:], dtype=bool))
-            maps["network_"] = lambda made: reduce(self._activations(made))
-        return maps
-
-    def compare(self, made: np.ndarray, labels: Labels, *, quick: bool = False) -> dict[str, Any]:
-        """A table of fidelity of volumes (N, X, Y, Z) that were made for labels.
-
-        A quick one has fewer held-out subjects and draws.
-        """
+    def compare(self, made: np.ndarray, labels: Labels) -> dict[str, Any]:
+        """A table of fidelity of volumes (N, X, Y, Z) that were made for labels."""
         heldout, rows = self.volumes("heldout"), self.rows("heldout")
-        if quick:
-            heldout, rows = heldout[: 2 * len(made)], rows[: 2 * len(made)]
         judges = {}
         for target, classifier in self.classifiers.items():
             asked, true = (targets(target, each) for each in (labels, rows))
             classes = [str(c) for c in classifier.classes_]
             if set(classes) <= set(asked) & set(true):
                 judges[target] = Judge(self.predictor(target), classes, asked, true)
-        table = fidelity_table(
+        return fidelity_table(
             self.volumes("train"),
             heldout,
             made,
-            features=self.features[""],
+            features=clouds.pca_features(self.volumes("judges")),
             tissues=self.tissues,
             judges=judges,
             seed=self.seed,
-            **(QUICK if quick else {}),
         )
-        if "network_" in self.features and not quick:
-            table["metrics"] |= self._network(made, heldout)
-        return table
-
-    def _network(self, made: np.ndarray, heldout: np.ndarray) -> dict[str, Any]:
-        """MMD² and Fréchet distance on what the classifiers see."""
-        features = self.features["network_"]
-        points, real = features(made), features(heldout)
-        bandwidth = clouds.median_bandwidth(features(self.volumes("train")))
-        size = min(len(real) // 2, len(points))
-        test = clouds.mmd_test(real, points, bandwidth=bandwidth, seed=self.seed)
-        null = clouds.real_real_null(real, bandwidth=bandwidth, size=size, seed=self.seed)
-        p95 = float(np.quantile(null, 0.95))
-        far, near = clouds.beside_real(clouds.frechet, real, points, splits=SPLITS, seed=self.seed)
-        return {
-            "network_mmd2": {
-                **test, "real": float(null.mean()), "split_p95": p95, "ratio": test["value"] / p95,
-                "real_interval": np.quantile(null, (0.025, 0.975)).tolist(),
-            },
-            "network_frechet": {
-                "value": float(far.mean()), "real": float(near.mean()),
-                "interval": np.quantile(far, (0.025, 0.975)).tolist(),
-                "real_interval": np.quantile(near, (0.025, 0.975)).tolist(),
-            },
-        }  # fmt: skip
 
     def predictor(self, target: str) -> Any:
         """Volumes (N, X, Y, Z) to probabilities of the target's classes."""
         classifier = self.classifiers[target]
         return lambda made: classifier.predict_proba(_subjects(made, [{}] * len(made)))
-
-    def _activations(self, made: np.ndarray) -> np.ndarray:
-        """Inputs of the classifiers' last layers, (N, F, 1, 1): a point as a volume."""
-        points = []
-        for target, classifier in self.classifiers.items():
-            batches: list[np.ndarray] = []
-
-            def keep(_: Any, inputs: Any, batches: list[np.ndarray] = batches) -> None:
-                batches.append(inputs[0].detach().cpu().numpy())
-
-            hook = classifier.net_.module_.head[-1].register_forward_pre_hook(keep)
-            self.predictor(target)(made)
-            hook.remove()
-            points.append(np.concatenate(batches))
-        return np.concatenate(points, axis=1)[:, :, None, None]
 
 
 def _subjects(made: np.ndarray, rows: Labels) -> list[tio.Subject]:

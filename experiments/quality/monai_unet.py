@@ -18,7 +18,6 @@ from __future__ import annotations
 import bisect
 import math
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +38,8 @@ from neuromix.experiments.quality.training_time import train_for
 
 CHUNK = 4
 """Volumes that are made at once; the last chunk is padded, so that none depends on its fellows."""
-CHECKED = 16
-"""Volumes of a validation, which costs as much as several steps."""
+LEVELS = 3
+"""Halvings of a volume's sides, where they are long enough."""
 LABEL_SCALE = 0.5
 """Standard deviation of embedded labels at the start."""
 
@@ -184,8 +183,8 @@ class Arrays:
 class VolumeUNet:
     """Volumes for labels, a :class:`neuromix.experiments.quality.baselines.Generator`.
 
-    A finished training in the folder is not run again; its steps follow from seconds of the clock.
-    ``validation``, volumes and labels, chooses the best step; ``steps`` are those of the flow.
+    A training in the folder goes on where it stopped, for some seconds of processor time in all.
+    ``steps`` are those of the flow.
     """
 
     def __init__(
@@ -193,33 +192,29 @@ class VolumeUNet:
         training: TrainConfig,
         folder: Path,
         *,
-        weights: int,
         seconds: float,
-        validation: tuple[np.ndarray, Labels],
+        weights: int | None = None,
         steps: int = 20,
     ) -> None:
         self.training, self.folder, self.weights = training, folder, weights
-        self.seconds, self.validation, self.steps = seconds, validation, steps
+        self.seconds, self.steps = seconds, steps
 
     def fit(self, volumes: np.ndarray, labels: Labels) -> VolumeUNet:
         """Learn from training volumes (N, X, Y, Z)."""
-        self.mask_ = np.asarray((volumes > 0).any(axis=0))
+        self.mask_, self.top_ = np.asarray((volumes > 0).any(axis=0)), float(volumes.max())
         values = volumes[:, self.mask_]
         self.scale_ = float(values.mean()), float(values.std())
         names = [name for name in CONDITIONS if any(known(row.get(name)) for row in labels)]
         space = LabelSpace.from_labels(labels, names)
+        levels = 1 + min(LEVELS, int(math.log2(min(self.mask_.shape))))
         with torch.random.fork_rng():
             torch.manual_seed(self.training.seed)
             self.network_ = ConditionedUNet(
-                space, (1, *self.mask_.shape), weights=self.weights, levels=4
+                space, (1, *self.mask_.shape), weights=self.weights, levels=levels
             )
         objective = FlowMatching(self.network_, mask=torch.from_numpy(self.mask_)[None, None])
-        others, their = self.validation
-        data = self._set(volumes, labels)
-        judges = self._set(others[:CHECKED], their[:CHECKED])
-        self.cost = train_for(
-            self.seconds, objective, data, self.training, self.folder, judges, time.perf_counter
-        )
+        data = Arrays(self._scaled(volumes), self._codes(labels))
+        self.cost = train_for(self.seconds, objective, data, self.training, self.folder)
         return self
 
     def draw(self, labels: Labels, seeds: Sequence[int]) -> np.ndarray:
@@ -232,19 +227,35 @@ class VolumeUNet:
             wanted = {name: values[part] for name, values in codes.items()}
             made = solve(self.network_, noise, wanted, self.steps)[:, 0].numpy()
             mean, deviation = self.scale_
-            volumes = as_volumes((made * deviation + mean)[:, self.mask_], self.mask_)
+            volumes = as_volumes((made * deviation + mean)[:, self.mask_], self.mask_, self.top_)
             result[start : start + CHUNK] = volumes[: len(seeds) - start]
         return result
+
+    @torch.no_grad()
+    def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
+        """E[x | x + sigma n], of the flow at t = s / (1 + s), s the noise in units of training."""
+        (mean, deviation), device = self.scale_, self.network_.device
+        time = sigma / (sigma + deviation)
+        x = (1 - time) * torch.from_numpy((noisy - mean) / deviation)[:, None].float().to(device)
+        codes = {name: values.to(device) for name, values in self._codes(labels).items()}
+        clean = torch.cat([
+            x[k : k + CHUNK] - time * self.network_(
+                x[k : k + CHUNK], torch.full((len(x[k : k + CHUNK]),), 1000 * time, device=device),
+                {name: values[k : k + CHUNK] for name, values in codes.items()},
+            )
+            for k in range(0, len(x), CHUNK)
+        ])  # fmt: skip
+        return np.asarray(clean[:, 0].cpu().numpy() * deviation + mean)
 
     def _codes(self, labels: Labels) -> dict[str, Tensor]:
         space = self.network_.label_space
         rows = [space.encode(inside(space, row)) for row in labels]
         return {name: torch.tensor([row[name] for row in rows]) for name in space.names}
 
-    def _set(self, volumes: np.ndarray, labels: Labels) -> Arrays:
+    def _scaled(self, volumes: np.ndarray) -> Tensor:
         mean, deviation = self.scale_
         scaled = ((volumes - mean) / deviation * self.mask_).astype(np.float32)
-        return Arrays(torch.from_numpy(scaled)[:, None], self._codes(labels))
+        return torch.from_numpy(scaled)[:, None]
 
 
 def unet_beside(parts: Parts) -> ConditionedUNet:

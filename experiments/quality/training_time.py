@@ -7,17 +7,15 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from neuromix.augment import files
-from neuromix.augment.diffusion.loop import TrainConfig, Trained, TrainingSet, checkpoints, train
+from neuromix.augment.diffusion.loop import TrainConfig, TrainingSet, checkpoints, train
 from neuromix.augment.diffusion.objectives import Objective
 
 CHECKS = 4
@@ -30,26 +28,31 @@ def timed(
     training: TrainConfig,
     seconds: float,
     folder: Path,
-    clock: Callable[[], float] | None = None,
 ) -> TrainConfig:
     """As many steps as fit into the time; decided once, so that a training can be resumed.
 
-    By default it is processor time, of which others on the machine take none, and without an
-    accelerator only.
+    It is processor time, of which others on the machine take none; with an accelerator the clock's.
     """
     plan = folder / "plan.json"
     if not plan.is_file():
-        if clock is None:
-            clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-        pace = _pace(objective, data, training, clock)
+        pace = _pace(objective, data, training)
         folder.mkdir(parents=True, exist_ok=True)
         files.write_json(plan, {"steps": max(2, round(seconds / pace)), "seconds_per_step": pace})
-    steps = int(json.loads(plan.read_text())["steps"])
+    return lasting(training, int(json.loads(plan.read_text())["steps"]))
+
+
+def lasting(training: TrainConfig, steps: int) -> TrainConfig:
+    """A training of another length; warmup, validations and checkpoints go by it."""
     every = math.ceil(steps / CHECKS)
     warmup = min(training.warmup, steps // 10 + 1)
     return replace(
         training, steps=steps, warmup=warmup, validate_every=every, checkpoint_every=every
     )
+
+
+def clock() -> float:
+    """Seconds that equal compute is told by: of the processor, or of the day beside a GPU."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 def train_for(
@@ -59,19 +62,28 @@ def train_for(
     training: TrainConfig,
     folder: Path,
     validation: TrainingSet | None = None,
-    clock: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
-    """Train the network of an objective for some seconds, or go on with that; what it cost."""
-    config = timed(objective, data, training, seconds, folder, clock)
-    done = steps_done(folder)
+    """Train the network of an objective for some seconds, or go on with that; what it cost.
+
+    The cost is kept in the folder, as a call on a finished training takes no time.
+    """
+    config = timed(objective, data, training, seconds, folder)
+    whole = checkpoints(folder)
+    done = int(whole[-1].name.removeprefix("checkpoint-")) if whole else 0
     trained = train(objective, data, config, folder, validation=validation)
-    network = objective.networks["network"].eval()
-    return training_cost(folder, network, trained, done) | {"loss": trained.validation}
+    network, record = objective.networks["network"].eval(), folder / "cost.json"
+    if not record.is_file():
+        files.write_json(record, {
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "training steps": trained.step,
+            "best step": trained.best_step,
+            # A resumed training has timed its last part only.
+            "training seconds": trained.seconds * trained.step / max(trained.step - done, 1),
+        })  # fmt: skip
+    return json.loads(record.read_text()) | {"loss": trained.validation}
 
 
-def _pace(
-    objective: Objective, data: TrainingSet, training: TrainConfig, clock: Callable[[], float]
-) -> float:
+def _pace(objective: Objective, data: TrainingSet, training: TrainConfig) -> float:
     """Seconds of a step of the loop, on the device of the training; nothing is changed."""
     ends: list[float] = []
     brief = replace(training, steps=4, warmup=1, checkpoint_every=4)
@@ -79,30 +91,3 @@ def _pace(
         trial = copy.deepcopy(objective)
         train(trial, data, brief, folder, on_step=lambda _: ends.append(clock()))
     return float(np.diff(ends[:-1]).min())  # the last step ends with a checkpoint
-
-
-def steps_done(folder: Path) -> int:
-    """Steps of a training that its last checkpoint holds."""
-    whole = checkpoints(folder)
-    return int(whole[-1].name.removeprefix("checkpoint-")) if whole else 0
-
-
-def training_cost(
-    folder: Path, network: nn.Module, trained: Trained, done: int, preparing: float = 0.0
-) -> dict[str, Any]:
-    """What a training took; kept in its folder, as a call on a finished one takes no time.
-
-    ``done`` steps stood there before the call; ``preparing`` are seconds of a codec and latents.
-    """
-    record = folder / "cost.json"
-    if not record.is_file():
-        files.write_json(record, {
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "training steps": trained.step,
-            "best step": trained.best_step,
-            # A resumed training has timed its last part only.
-            "training seconds": preparing
-            + trained.seconds * trained.step / max(trained.step - done, 1),
-        })  # fmt: skip
-    cost: dict[str, Any] = json.loads(record.read_text())
-    return cost

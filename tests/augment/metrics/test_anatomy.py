@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.errors import InputError
@@ -48,28 +48,6 @@ def test_tissue_md_is_the_mean_of_each_volume_in_each_mask():
         anatomy.tissue_md(volumes, {"csf": half & ~half})
 
 
-def histogram_distance(x, y, mask):
-    return anatomy.wasserstein(*(anatomy.intensity_cdf(each, mask) for each in (x, y)))
-
-
-def test_histogram_distance_is_how_far_intensities_moved():
-    x = 0.9 + 0.2 * noise(5)
-    mask = EVERYWHERE.copy()
-    mask[:4] = False
-    assert histogram_distance(x, x + 0.1, mask) == pytest.approx(0.1, abs=1e-3)
-    y = np.where(mask, 1.0 + 0.4 * noise(7, seed=1), 4.0)
-    exact = stats.wasserstein_distance(x[:, mask].ravel(), y[:, mask].ravel())
-    assert histogram_distance(x, y, mask) == pytest.approx(exact, abs=2e-3)
-
-
-def test_histogram_distance_takes_sets_as_wholes():
-    """A set of two kinds of volumes is far from its average kind, and near itself."""
-    low, high = np.full((4, 12, 12, 12), 0.5), np.full((4, 12, 12, 12), 1.5)
-    both = np.concatenate([low, high])
-    assert histogram_distance(both, both[::-1], EVERYWHERE) == 0
-    assert histogram_distance(both, np.ones_like(both), EVERYWHERE) == pytest.approx(0.5)
-
-
 def test_continuity_of_a_ramp_is_the_ratio_of_its_slopes():
     x, _, z = np.indices((12, 12, 12)).astype(np.float32)
     ramp = (3 * z + 2 * x)[None]
@@ -105,33 +83,6 @@ def test_continuity_sees_jitter_along_its_axis():
 def test_a_constant_volume_has_numbers_too():
     constant = np.ones((2, 12, 12, 12), dtype=np.float32)
     assert (anatomy.continuity(constant, EVERYWHERE)["difference"] == 0).all()
-    assert np.isfinite(anatomy.sharpness(constant, EVERYWHERE)).all()
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_wave_shows_at_its_frequency(axis):
-    side = 24
-    wave = np.sin(2 * np.pi * np.indices((side,) * 3)[axis] / 4)[None]  # 1/4 cycle per voxel
-    frequency, power = anatomy.spectrum(wave, np.ones((side,) * 3, dtype=bool))
-    assert frequency[power[0].argmax()] == pytest.approx(0.25, abs=1 / side)
-    assert frequency[-1] == 0.5
-
-
-def test_the_spectrum_of_white_noise_is_flat():
-    mask = np.ones((16, 18, 17), dtype=bool)
-    volumes = np.random.default_rng(0).standard_normal((60, *mask.shape))
-    _, power = anatomy.spectrum(volumes, mask)
-    mean = power.mean(axis=0)[2:]  # the lowest lose power with the mean of the volume
-    assert mean.max() < 1.15 * mean.min()
-
-
-def test_sharpness_is_a_log_ratio_of_power():
-    volumes = noise(4, side=16)
-    mask = np.ones((16, 16, 16), dtype=bool)
-    sharp = anatomy.sharpness(volumes, mask)
-    assert np.allclose(anatomy.sharpness(3 * volumes + 1, mask) - sharp, np.log(9), atol=1e-3)
-    blurred = np.stack([ndimage.gaussian_filter(volume, 0.6) for volume in volumes])
-    assert (anatomy.sharpness(blurred, mask) < sharp - 0.5).all()
 
 
 def test_graininess_measures_noise_and_not_tissue():

@@ -56,13 +56,10 @@ ALARMS = {
     "graininess": lambda row: abs(row["change"]) > 0.05,
     "tissue_md_gm": lambda row: abs(row["change"]) > 0.05,
     "continuity_difference": lambda row: abs(row["change"]) > 0.1,
-    "mmd2": lambda row: row["ratio"] > 1 and row["p_value"] < 0.05,
-    "frechet": lambda row: row["value"] > 2 * row["real"],
+    "mmd2": lambda row: row["ratio"] > 1,
     "precision": lambda row: row["value"] < 0.8 * row["real"],
     "recall": lambda row: row["value"] < 0.8 * row["real"],
-    "histogram_distance": lambda row: row["value"] > 0.03,
     "near_copies": lambda row: row["interval"][0] > 0.02,
-    "nearest_ratio": lambda row: row["value"] < 0.8 * row["real"],
     "label_sex": lambda row: row["ratio"] < 0.9,
 }
 """Limits that honest samples of other seeds stay within by half or more."""
@@ -78,7 +75,7 @@ def real():
 def table(real, synthetic, sex, **changes):
     train, heldout, other, heldout_sex = real
     judge = Judge(BRAINS.predict_proba, CLASSES, sex, heldout_sex)
-    settings = {"pairs": 20, "splits": 10, "permutations": 100} | changes
+    settings = {"pairs": 20, "splits": 10} | changes
     return fidelity_table(
         train,
         heldout,
@@ -140,14 +137,14 @@ def in_other_units(train, synthetic, rng):
 @pytest.mark.parametrize(
     ("fault", "caught_by"),
     [
-        (collapsed, {"ms_ssim", "mmd2", "frechet", "recall", "histogram_distance"}),
-        (copied, {"near_copies", "nearest_ratio"}),
+        (collapsed, {"ms_ssim", "mmd2", "recall"}),
+        (copied, {"near_copies"}),
         (partly_copied, {"near_copies"}),
         (blurred, {"sharpness", "mmd2"}),
         (noisy, {"graininess"}),
         (jittering, {"continuity_difference"}),
-        (scaled, {"tissue_md_gm", "histogram_distance", "mmd2"}),
-        (in_other_units, {"tissue_md_gm", "histogram_distance", "precision"}),
+        (scaled, {"tissue_md_gm", "mmd2"}),
+        (in_other_units, {"tissue_md_gm", "precision"}),
     ],
 )
 def test_each_fault_is_caught(real, fault, caught_by):
@@ -174,13 +171,6 @@ def test_the_table_is_plain_and_repeats(real, honest):
         assert row["interval"][0] <= row["value"] <= row["interval"][1]
         assert row["real_interval"][0] <= row["real"] <= row["real_interval"][1]
     assert table(real, *BRAINS.draw(60, 4)) == honest
-
-
-def test_continuity_looks_along_the_axis_that_was_cut(real):
-    synthetic, sex = BRAINS.draw(60, 4)
-    shaky = jittering(None, synthetic, np.random.default_rng(9)).astype(np.float32)
-    metrics = table(real, shaky, sex, axis=0)["metrics"]
-    assert metrics["continuity_difference"]["change"] < -0.03
 
 
 def test_faithfulness_is_balanced_and_leaves_missing_labels_out():

@@ -75,7 +75,7 @@ def test_the_gaussian_has_the_covariance_of_new_subjects(training):
         inside = volumes[:, POPULATION.mask]
         residuals = inside - LabelMeans(inside, rows)(rows)
         spectra.append(np.linalg.svd(residuals, compute_uv=False) ** 2 / 400)
-    np.testing.assert_allclose(spectra[0][:3], spectra[1][:3], rtol=0.25)
+    np.testing.assert_allclose(spectra[0][:3], spectra[1][:3], rtol=0.35)
     np.testing.assert_allclose(spectra[0][3:].sum(), spectra[1][3:].sum(), rtol=0.05)
 
 
@@ -110,3 +110,20 @@ def test_labels_that_are_missing_or_new_do_no_harm():
     made = PCAGaussian().fit(volumes, rows).draw([{"sex": "X", "age": 20.0}, rows[0]], [0, 1])
     assert np.isfinite(made).all()
     assert np.abs(made.mean(axis=0) - volumes.mean(axis=0)).mean() < 0.15
+
+
+@pytest.mark.parametrize("make", [MeanNoise, PCAGaussian])
+def test_denoising_is_right_for_what_is_drawn(training, make):
+    """The posterior mean is uncorrelated with its error, in pairs drawn from the generator."""
+    generator = make().fit(*training)
+    generator.top_ = np.inf
+    rows = POPULATION.draw(60, 7)[1]
+    clean = generator.draw(rows, list(range(60)))
+    noise = np.random.default_rng(0).standard_normal(clean.shape)
+    noisy = (clean + 0.2 * noise).astype(np.float32)
+    guess = generator.denoise(noisy, 0.2, rows)
+    inside = np.asarray(generator.mask_)
+    off, around = (guess - clean)[:, inside], guess[:, inside] - generator.means_(rows)
+    assert (off**2).mean() < 0.5 * 0.2**2
+    assert abs((off * around).mean()) < 0.2 * (off**2).mean()
+    assert np.allclose(generator.denoise(clean, 1e-3, rows)[:, inside], clean[:, inside], atol=0.01)
