@@ -1,0 +1,153 @@
+"""A denoiser: what statistics know, and a network for the rest.
+
+    x̂(x_t, t, y) = E[x | x_t, y] + d(t) F( [(x_t - (1 - t) m) / k, (E - m) / s, m, x_t - (1 - t) E], t, y, a )
+
+E, m and the deviation d come from the :class:`Prior`; s is the deviation over people, with
+k² = (1 - t)² s² + t²; a are the parameters of the augmentation, zero when sampling. F is zero at
+the start, so that training begins with the prior and can only gain. Its loss is that of the flow in
+units of d, which is one at every place and time for a network that has learned nothing::
+
+    L = mean over people, places, t of ( (x - E) / d - F )²
+
+A person in training is served by the prior of the other folds (:func:`fit_priors`). *Guidance by
+the prior* takes the network's answer ``guide`` times, which is p + guide (x̂ - p) with the prior p as
+the bad model (Karras et al. 2024), while t lies in :data:`INTERVAL`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.label_embedding import label_features
+from neuromix.augment.diffusion.network import HybridNet
+from neuromix.augment.diffusion.objectives import Batch, Generators, Objective, noise_like
+from neuromix.augment.diffusion.prior import FIRST, Prior
+
+INTERVAL = (0.06, 0.8)
+"""Where guidance by the prior acts."""
+
+
+class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own order of bases
+    """Velocity of noised volumes (B, L, H, W), conditioned on a label space.
+
+    Args:
+        label_space: ``LabelSpace.to_dict()``.
+        prior: Settings of the :class:`Prior`.
+        network: Settings of the :class:`HybridNet`; empty for the prior alone.
+        parameters: Numbers of an augmentation.
+        guide: Above 1, guidance by the prior.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        label_space: dict[str, Any],
+        prior: dict[str, Any],
+        network: dict[str, Any],
+        parameters: int,
+        guide: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.label_space = LabelSpace.from_dict(label_space)
+        self.prior = Prior(**prior)
+        self.latent_shape = tuple(prior["shape"])
+        self.network = (
+            HybridNet(self.label_space, self.latent_shape, 4, parameters, **network)
+            if network
+            else None
+        )
+        self.register_buffer("variance", torch.ones(*self.latent_shape))
+
+    variance: Tensor
+
+    def features(self, labels: Mapping[str, Tensor]) -> Tensor | None:
+        """What the prior's mean is linear in, (B, F)."""
+        return label_features(self.label_space, labels) if self.label_space.names else None
+
+    def forward(self, latents: Tensor, timestep: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
+        """Velocity (B, L, H, W) of noised volumes; ``timestep`` (B,) is 1000 times t."""
+        t = (timestep / 1000).clamp_max(FIRST).to(latents)
+        estimate, mean = self.prior(latents, t, self.features(labels))
+        if self.network is not None:
+            none = latents.new_zeros(len(latents), self.config["parameters"])
+            answer = self.answer(latents, t, labels, estimate, mean, none).float()
+            within = (t > INTERVAL[0]) & (t < INTERVAL[1])
+            gain = torch.where(within, self.config["guide"], 1.0)[:, None, None, None]
+            estimate = estimate + gain * self.prior.spread(t) * answer * self.prior.inside
+        # The solver multiplies by its own t again.
+        return (latents - estimate) / (timestep / 1000).to(latents)[:, None, None, None]
+
+    def answer(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        labels: Mapping[str, Tensor],
+        estimate: Tensor,
+        mean: Tensor,
+        parameters: Tensor,
+    ) -> Tensor:
+        """F, (B, L, H, W)."""
+        own = (1 - t)[:, None, None, None]
+        total = (own**2 * self.variance + (1 - own) ** 2).sqrt()
+        inputs = [
+            (noisy - own * mean) / total,
+            (estimate - mean) / self.variance.sqrt(),
+            mean,
+            (noisy - own * estimate) / (1 - own).clamp_min(0.01),
+        ]
+        network: Any = self.network
+        answer: Tensor = network(torch.stack(inputs, 1), 1000 * t, labels, parameters)
+        return answer
+
+
+class PriorFlow(Objective):
+    """The flow of a :class:`Denoiser`, in units of the prior's deviation.
+
+    ``priors`` are those of the folds; a batch is ``{"latents", "labels", "parameters", "fold"}``,
+    with the number of a fold, or -1 for people in none, whom the prior of all serves.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, priors: Sequence[Prior], label_dropout: float = 0.1
+    ) -> None:
+        self.denoiser, self.priors = denoiser, list(priors)
+        self.label_dropout = label_dropout
+        self.networks = {"network": denoiser.network}
+
+    def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
+        """Mean squared error of F inside the brain."""
+        from neuromix.augment.diffusion.label_embedding import drop_labels
+
+        clean = batch["latents"]
+        drawn = torch.stack([torch.randn((), generator=g) for g in generators])
+        t = (0.5 + 1.5 * drawn).sigmoid().clamp(0.01, FIRST).to(clean)
+        noise = noise_like(clean, generators)
+        own = (1 - t)[:, None, None, None]
+        noisy = own * clean + (1 - own) * noise
+        draws = torch.stack([torch.rand((), generator=g) for g in generators]).to(clean)
+        labels = drop_labels(
+            self.denoiser.label_space, batch["labels"], draws < self.label_dropout
+        )
+        features = self.denoiser.features(labels)
+        rows = []
+        for k, fold in enumerate(batch["fold"].tolist()):
+            prior = self.priors[fold] if fold >= 0 else self.denoiser.prior
+            row = None if features is None else features[k : k + 1]
+            rows.append(prior(noisy[k : k + 1], t[k : k + 1], row))
+        estimate, mean = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        wanted = (clean - estimate) / self.denoiser.prior.spread(t)
+        network, self.denoiser.network = self.denoiser.network, self.networks[name]
+        try:
+            answer = self.denoiser.answer(noisy, t, labels, estimate, mean, batch["parameters"])
+        finally:
+            self.denoiser.network = network
+        inside = self.denoiser.prior.inside.expand_as(clean)
+        return ((answer.float() - wanted)[inside] ** 2).mean()

@@ -1,0 +1,333 @@
+"""What statistics say of an image, in closed form: E[x | x_t, labels] and how far off that is.
+
+On the path x_t = (1 - t) x + t n, with y = x_t / (1 - t) = x + s n and s = t / (1 - t), two linear
+estimators share the work; m(labels) is a mean that is linear in the labels (ridge).
+
+*Fine*: a filter of its own at every voxel v, over the neighbourhood N(v), from the covariance S of
+training people's residuals x - m there, which neighbouring places lend each other::
+
+    f_v = m_v + w_v . (y - m)_N(v),        w_v = S_vN (S_NN + s² I)^(-1)
+
+*Coarse*: a Gaussian over some two thousand cells (means of blocks of voxels). Its leading modes
+over people are kept whole, and the rest of the sample covariance is tapered by distance, as
+ensemble Kalman filters do (Houtekamer and Mitchell 2001): what is far apart and varies little has
+been measured on too few people. Where much noise hides the neighbourhood, its content replaces the
+filter's,
+
+    E[x | x_t] = f + g(t) up( E[down x | down y] - down f ),
+
+with g fitted on people of other folds. The neighbourhood may hold more than the noised image: a
+``context`` of images that are known without noise (a source of another modality, earlier frames)
+enters the same filter, with no s² of its own.
+
+The prior never explains training people better than others: :func:`fit_priors` makes one of all
+people, for sampling, and one for each fold, of the people outside it. ``deviation`` is the root
+mean square of x - E over people of other folds, by voxel and level. All of it is float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+LEVELS = 16
+"""Noise levels with filters of their own, even in log-odds; between them weights are blended."""
+FIRST, LAST = 0.998, 0.01
+"""The largest and the smallest level."""
+CELLS = 2048
+"""Cells of the coarse Gaussian at most."""
+MODES = 6
+"""Modes over people that are kept whole: tapered, the spread of atrophy over people halves."""
+TAPER = 27.0
+"""Length in mm over which the rest of the coarse covariance is trusted."""
+DOUBT = 1.0
+"""Subjects' worth of doubt that a label changes anything (ridge penalty)."""
+SITES = 40_000
+"""Places with a filter of their own; where a grid has more voxels, neighbours share one."""
+MEMORY = 1 << 27
+"""Numbers that are held at a time while filters are solved."""
+QUIET = 0.02
+"""Smallest deviation: where nobody varies, nothing is divided by nothing."""
+
+
+class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own order of bases
+    """Posterior mean of volumes (B, L, H, W), L slices of H by W, given their noised version.
+
+    Args:
+        shape: (L, H, W).
+        spacing: Of voxels in mm, in the same order.
+        features: Features of labels (B, F) that the mean is linear in.
+        context: Images that are known without noise, (B, context, L, H, W).
+        reach: Voxels on each side that a filter sees, (l, h, w).
+        cell: Voxels of a coarse cell, (l, h, w).
+        share: Voxels that share a filter, (l, h, w).
+    """
+
+    mean: Tensor
+    effects: Tensor
+    centre: Tensor
+    context_mean: Tensor
+    inside: Tensor
+    filters: Tensor
+    vectors: Tensor
+    powers: Tensor
+    blend: Tensor
+    deviation: Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        shape: Sequence[int],
+        spacing: Sequence[float],
+        features: int = 0,
+        context: int = 0,
+        reach: Sequence[int] = (1, 3, 3),
+        cell: Sequence[int] = (1, 4, 4),
+        share: Sequence[int] = (1, 1, 1),
+    ) -> None:
+        super().__init__()
+        self.shape, self.cell, self.share = tuple(shape), tuple(cell), tuple(share)
+        self.reach = tuple(reach)
+        cells = [-(-n // c) for n, c in zip(shape, cell, strict=True)]
+        sites = [-(-n // c) for n, c in zip(shape, share, strict=True)]
+        taps = (1 + context) * math.prod(2 * r + 1 for r in reach)
+        self.register_buffer("mean", torch.zeros(*shape))
+        self.register_buffer("effects", torch.zeros(features, *shape))
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("context_mean", torch.zeros(context, *shape))
+        self.register_buffer("inside", torch.ones(*shape, dtype=torch.bool))
+        self.register_buffer("filters", torch.zeros(LEVELS, taps, *sites, dtype=torch.float16))
+        self.register_buffer("vectors", torch.zeros(math.prod(cells), math.prod(cells)))
+        self.register_buffer("powers", torch.zeros(math.prod(cells)))
+        self.register_buffer("blend", torch.zeros(LEVELS))
+        self.register_buffer("deviation", torch.ones(LEVELS, *shape))
+
+    # Estimates.
+
+    def expected(self, features: Tensor | None, count: int = 1) -> Tensor:
+        """m(labels), (B, L, H, W), of features (B, F) that are NaN where a label is missing."""
+        if features is None or not len(self.effects):
+            return self.mean.expand(count, *self.shape)
+        known = (features.to(self.mean) - self.centre).nan_to_num()
+        return self.mean + torch.einsum("bf,flhw->blhw", known, self.effects)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        features: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """E[x | x_t] and the mean m, (B, L, H, W) each, of x_t (B, L, H, W) at t (B,)."""
+        with torch.autocast(noisy.device.type, enabled=False):
+            noisy, t = noisy.float(), t.float().clamp(1e-3, FIRST)
+            mean = self.expected(features, len(noisy))
+            scale = (1 - t)[:, None, None, None]
+            rest = noisy / scale - mean
+            known = None if context is None else context.float() - self.context_mean
+            fine = torch.stack([
+                self._filtered(rest[k], float(t[k]), None if known is None else known[k])
+                for k in range(len(noisy))
+            ])  # fmt: skip
+            blend = self._between(self.blend, t)[:, None, None, None]
+            lacking = self._coarse(rest, t) - self._down(fine)
+            estimate = fine + blend * self._up(lacking)
+            return mean + estimate * self.inside, mean
+
+    def spread(self, t: Tensor) -> Tensor:
+        """Root mean square of x - E[x | x_t] over people, (B, L, H, W), at t (B,)."""
+        return self._between(self.deviation, t)
+
+    def _between(self, table: Tensor, t: Tensor) -> Tensor:
+        """Entries (LEVELS, ...) of a table at t (B,)."""
+        low, share = place(t)
+        share = share.reshape(-1, *[1] * (table.ndim - 1)).to(table)
+        return torch.lerp(table[low], table[low + 1], share)
+
+    def _filtered(self, rest: Tensor, t: float, context: Tensor | None) -> Tensor:
+        """w . (y - m) over neighbourhoods, (L, H, W), of one volume and its context."""
+        low, share = place(torch.tensor([t]))
+        weights = torch.lerp(
+            self.filters[int(low)].float(), self.filters[int(low) + 1].float(), float(share)
+        )
+        for axis, times in enumerate(self.share, start=1):
+            if times > 1:
+                weights = weights.repeat_interleave(times, axis).narrow(
+                    axis, 0, self.shape[axis - 1]
+                )
+        channels = rest[None] if context is None else torch.cat([rest[None], context])
+        l, h, w = self.reach
+        padded = F.pad(channels, (w, w, h, h, l, l))
+        _, _, height, width = padded.shape
+        # In a padded volume laid out flat, a neighbour is a constant offset away.
+        room = F.pad(weights, (0, 2 * w, 0, 2 * h)).flatten(1)
+        span = room.shape[1]
+        flat = F.pad(padded.flatten(1), (0, 2 * h * width + 2 * w))
+        total = torch.zeros(span, device=rest.device)
+        tap = 0
+        for channel in flat:
+            for dl, dh, dw in np.ndindex(2 * l + 1, 2 * h + 1, 2 * w + 1):
+                start = (dl * height + dh) * width + dw
+                total.addcmul_(room[tap], channel[start : start + span])
+                tap += 1
+        return total.reshape(-1, height, width)[:, : self.shape[1], : self.shape[2]]
+
+    def _coarse(self, rest: Tensor, t: Tensor) -> Tensor:
+        """E[down x | down y] - down m, (B, cells)."""
+        noise = ((t / (1 - t)) ** 2 / math.prod(self.cell))[:, None]
+        along = self._down(rest) @ self.vectors
+        return (along * self.powers / (self.powers + noise)) @ self.vectors.T
+
+    def _down(self, volumes: Tensor) -> Tensor:
+        """Means of cells, (B, cells)."""
+        l, h, w = (-n % c for n, c in zip(self.shape, self.cell, strict=True))
+        padded = F.pad(volumes, (0, w, 0, h, 0, l))
+        return F.avg_pool3d(padded[:, None], self.cell).flatten(1)
+
+    def _up(self, cells: Tensor) -> Tensor:
+        """Volumes (B, L, H, W) of which :meth:`_down` makes these cells."""
+        grid = [-(-n // c) for n, c in zip(self.shape, self.cell, strict=True)]
+        volumes = cells.reshape(-1, *grid)
+        for axis, (n, c) in enumerate(zip(self.shape, self.cell, strict=True), start=1):
+            volumes = volumes.repeat_interleave(c, axis).narrow(axis, 0, n)
+        return volumes
+
+    # Fitting.
+
+    def fit(
+        self,
+        volumes: Tensor,
+        inside: Tensor,
+        features: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> None:
+        """Take mean, coarse covariance and filters from volumes (N, L, H, W) of people."""
+        self.inside.copy_(inside)
+        self.mean.copy_(volumes.mean(0))
+        rest = volumes - self.mean
+        if features is not None and features.shape[1]:
+            self.centre.copy_(features.nanmean(0).nan_to_num())
+            design = (features - self.centre).nan_to_num()
+            gram = design.T @ design + DOUBT * torch.eye(design.shape[1])
+            effects = torch.linalg.solve(gram, design.T @ rest.flatten(1))
+            self.effects.copy_(effects.reshape(self.effects.shape))
+            rest = rest - torch.einsum("bf,flhw->blhw", design, self.effects)
+        free = max(len(rest) - 1 - len(self.effects), 1)
+        self._fit_coarse(rest, free)
+        channels = rest[:, None]
+        if context is not None:
+            self.context_mean.copy_(context.mean(0))
+            channels = torch.cat([channels, context - self.context_mean], 1)
+        self._fit_filters(channels, free)
+
+    def _fit_coarse(self, rest: Tensor, free: int) -> None:
+        cells = self._down(rest)
+        spacing = self.config["spacing"]
+        grid = [-(-n // c) for n, c in zip(self.shape, self.cell, strict=True)]
+        sides = [c * s for c, s in zip(self.cell, spacing, strict=True)]
+        centres = torch.cartesian_prod(
+            *(torch.arange(n) * float(side) for n, side in zip(grid, sides, strict=True))
+        )
+        taper = torch.exp(-(torch.cdist(centres, centres) ** 2) / (2 * TAPER**2))
+        # People are fewer than cells: the small Gram matrix has the same spectrum.
+        power, vectors = torch.linalg.eigh((cells @ cells.T).double())
+        modes = min(MODES, max(len(rest) // 8, 1))
+        leading = vectors[:, len(vectors) - modes :].float()
+        whole = (leading.T @ cells) / free**0.5
+        remainder = (cells - leading @ (leading.T @ cells)) / free**0.5
+        covariance = whole.T @ whole + taper * (remainder.T @ remainder)
+        powers, basis = torch.linalg.eigh(covariance)
+        self.powers.copy_(powers.clamp_min(0))
+        self.vectors.copy_(basis)
+
+    def _fit_filters(self, channels: Tensor, free: int) -> None:
+        """Solve for the filters, some sites at a time; ``channels`` are (N, 1 + K, L, H, W)."""
+        l, h, w = self.reach
+        margin = 1  # places on each side, in plane, that lend a site their people
+        pads = (w + margin, w + margin, h + margin, h + margin, l, l)
+        padded = F.pad(channels, pads)
+        flat = padded.flatten(1)  # (N, all)
+        _, count, deep, high, wide = padded.shape
+        offsets = torch.tensor([
+            ((c * deep + dl) * high + dh) * wide + dw
+            for c in range(count)
+            for dl, dh, dw in np.ndindex(2 * l + 1, 2 * h + 1, 2 * w + 1)
+        ])  # fmt: skip
+        middle = (l * (2 * h + 1) + h) * (2 * w + 1) + w
+        taps = len(offsets)
+        target = math.prod(2 * r + 1 for r in self.reach)
+        noisy = (torch.arange(taps) < target).float()
+        grid = self.filters.shape[2:]
+        pooled = F.max_pool3d(self.inside[None].float(), self.share, ceil_mode=True)[0] > 0
+        sites = pooled.nonzero()
+        # A site's filter is that of every voxel of its block, and their neighbours lend theirs.
+        lent = [
+            (dl * high + dh) * wide + dw
+            for dl, dh, dw in np.ndindex(
+                self.share[0], self.share[1] + 2 * margin, self.share[2] + 2 * margin
+            )
+        ]
+        starts = (
+            (sites[:, 0] * self.share[0]) * high + sites[:, 1] * self.share[1]
+        ) * wide + sites[:, 2] * self.share[2]
+        levels = [level / (1 - level) for level in times().tolist()]
+        found = torch.zeros(LEVELS, taps, math.prod(grid), dtype=torch.float16)
+        numbers = (sites[:, 0] * grid[1] + sites[:, 1]) * grid[2] + sites[:, 2]
+        size = max(1, MEMORY // (taps * (taps + len(flat)) * 8))
+
+        def solve(begin: int) -> None:
+            first = starts[begin : begin + size]
+            covariance = torch.zeros(len(first), taps, taps)
+            for shift in lent:
+                index = (first[:, None] + shift + offsets).clamp_max(flat.shape[1] - 1)
+                patches = flat[:, index].transpose(0, 1).contiguous()  # (S, N, taps)
+                covariance.baddbmm_(patches.transpose(1, 2), patches)
+            covariance /= free * len(lent)
+            side = covariance[:, :, middle, None].contiguous()
+            for number, level in enumerate(levels):
+                system = covariance + torch.diag(noisy * level**2 + 1e-5)
+                solved = torch.cholesky_solve(side, torch.linalg.cholesky(system))[..., 0]
+                found[number][:, numbers[begin : begin + size]] = solved.T.half()
+
+        # Small systems are solved one a thread: threads that share one wait for each other.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(pool.map(solve, range(0, len(sites), size)))
+        finally:
+            torch.set_num_threads(threads)
+        self.filters.copy_(found.reshape(self.filters.shape))
+
+
+def times() -> Tensor:
+    """The levels, from the smallest to the largest."""
+    ends = [math.log(t / (1 - t)) for t in (LAST, FIRST)]
+    return torch.linspace(*ends, LEVELS, dtype=torch.float64).sigmoid()
+
+
+def place(t: Tensor) -> tuple[Tensor, Tensor]:
+    """For t (B,) the level below and how far it lies to the next, both (B,)."""
+    low, high = (math.log(level / (1 - level)) for level in (LAST, FIRST))
+    where = (torch.logit(t.double().cpu(), 1e-6) - low) / (high - low) * (LEVELS - 1)
+    where = where.clamp(0, LEVELS - 1)
+    index = where.floor().clamp_max(LEVELS - 2).long()
+    return index.to(t.device), (where - index).float().to(t.device)
+
+
+def block(shape: Sequence[int], spacing: Sequence[float], voxels: int, most: int) -> list[int]:
+    """Voxels of a block along each axis, even in mm, so that at most ``most`` blocks are needed."""
+    sides = [1, 1, 1]
+    while voxels / math.prod(sides) > most:
+        axis = min(range(3), key=lambda k: sides[k] * spacing[k] * (1 if sides[k] < shape[k] else 1e9))
+        sides[axis] *= 2
+    return sides
