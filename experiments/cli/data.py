@@ -66,18 +66,18 @@ def cohort(
     separate_sites: tyro.conf.FlagCreatePairsOff[bool] = False,
     anyway: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Show and check a cohort; with --out, split it by subject into train, val and test.
+    """Show and check a cohort, and what it can be used for; with --out, split it by subject.
 
     Every problem is listed; the exit code is then 2, and no split is written.
 
     Args:
         data: BIDS folder, or a CSV or TSV with a column NAME_path for each image.
-        images: Names of the images, for example md bold. Default: all that are there.
+        images: Names of the images, for example md bold t1. Default: all that are there.
         columns: Columns of the table with other names, as: --columns subject_id RID diagnosis DXGRP
         codings: What other codes mean, as: --codings sex:0=F sex:1=M
         dataset: Name of the study that a table is of, where it has no column dataset: the same for
             all of its tables, so that one person in two of them is known to be one.
-        out: Folder for train.tsv, val.tsv and test.tsv.
+        out: Folder for train.tsv, val.tsv and test.tsv, of which train and experiments take each.
         fractions: Shares of train, val and test.
         stratify: Labels that the parts have in equal shares.
         seed: Decides who goes where.
@@ -86,7 +86,7 @@ def cohort(
     """
     from rich.console import Console
 
-    from neuromix.experiments.frame.cohorts import gaps, load_cohort, parse_codings
+    from neuromix.experiments.frame.cohorts import gaps, load_cohort, parse_codings, uses
     from neuromix.experiments.frame.pages import rich_table
 
     console = Console()
@@ -97,6 +97,8 @@ def cohort(
     problems = subjects.validate(progress=True)
     for problem in problems:
         print(problem, file=sys.stderr)
+    for line in uses(subjects, problems):
+        console.print(line)
     if out is not None and (anyway or not problems):
         parts = subjects.split(
             fractions, stratify=stratify, seed=seed, separate_sites=separate_sites

@@ -197,7 +197,7 @@ class TestFromBids:
             ({"a.dcm": None}, {}, "the folder has a.dcm"),
             ({"sub-1/anat/sub-1_T1w.nii": None}, {}, r"it has 1 t1w; .*images=\['t1w'\]"),
             ({MD.format(1): None}, {"images": ("md", "bold")}, "no bold image; it has 1 md"),
-            ({MD.format(1): None}, {"images": ("MD",)}, "'MD' is not known; allowed are md"),
+            ({MD.format(1): None}, {"images": ("MD",)}, "has no MD image; it has 1 md"),
             ({MD.format(1): None}, {"space": "X"}, "no md .*'space': 'X'.*space is ''"),
             ({MD.format(1): None}, {"image": "md"}, "'image' is not a BIDS entity"),
         ],
