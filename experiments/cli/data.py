@@ -142,33 +142,56 @@ def prepare(
     data: Path,
     out: Path,
     /,
-    what: Literal["md", "bold", "segments"],
-    spacing: float = 4.0,
+    what: Literal["md", "bold", "segments", "map"],
+    image: str = "",
+    to: Literal["template", "mean", "none"] = "template",
+    spacing: float | None = None,
+    pool: tuple[int, int, int] | None = None,
     window: float | None = None,
     overlap: float = 0.0,
     segments: int = 8,
     b_max: float = 1500.0,
     raw: Path | None = None,
+    columns: dict[str, str] | None = None,
+    codings: tuple[str, ...] = (),
+    dataset: str = "",
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Bring raw data to what the samplers eat: one grid in MNI space, known units.
+    """Bring raw data, or maps of one's own, to what the samplers eat: one grid, known units.
 
     A scan that fails is named at the end and the others are kept; the exit code is then 2. Run it
     again to go on where it stopped.
 
     Args:
-        data: BIDS folder, raw or derivative, or HCP's tree of task runs.
+        data: BIDS folder, raw or derivative, or HCP's tree of task runs; for maps a table, too.
         out: Folder for the BIDS derivative.
-        what: md fits DWI to mean diffusivity, bold resamples runs, segments makes PDS segments.
-        spacing: Voxel side of the grid in mm.
+        what: md fits DWI to mean diffusivity, bold resamples runs, segments makes PDS segments, map
+            takes skull-stripped maps of any contrast, whose unit and range stay.
+        image: Which map: t1, fa, ... as the table's column t1_path says, or t1w of a BIDS folder.
+        to: What maps are registered to, by mutual information: the MNI152 template, their own mean
+            or none.
+        spacing: Voxel side of the grid in mm. Default: 4; of maps registered to none, their own.
+        pool: Voxels along each axis to average, of maps registered to none, as: --pool 2 2 3
         window: Seconds of a window that BOLD runs are cut into. Default: whole runs.
         overlap: Share of a window that the next one repeats, 0 to below 1.
         segments: Segments along the gradient or time axis.
         b_max: Largest b-value in s/mm² that enters the tensor fit.
         raw: Raw dataset behind a derivative, for its events and labels.
+        columns: Of maps, as those of `neuromix cohort`.
+        codings: Of maps, as those of `neuromix cohort`.
+        dataset: Of a table of maps, as that of `neuromix cohort`.
+        dry_run: Try one scan, say how long all would take, and stop.
     """
     options = locals()
     from neuromix.augment.prepare import prepare as run
+    from neuromix.experiments.frame.cohorts import load_cohort, parse_codings
 
+    told = [options.pop(name) for name in ("columns", "codings", "dataset")]
+    if what == "map":
+        told[1] = parse_codings(codings)
+        options["data"] = load_cohort(data, (image,) if image else (), *told)
+    elif any(told):
+        raise InputError("--columns, --codings and --dataset came; they are for --what map alone")
     result = run(**options)
     print(result)
     if result.failures:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from neuromix.augment.data.bids import CUSTOM, space_of
-from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.checks import Problem
+from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import DEMENTIA
 from neuromix.augment.data.digests import Content
 from neuromix.augment.data.split import UNNAMED
