@@ -284,12 +284,16 @@ class Cohort:
 
     def volumes(self, image: str) -> np.ndarray:
         """The maps of all rows on their one grid, (N, X, Y, Z) in float32."""
-        from neuromix.augment.data.scans import WholeImage
+        import nibabel as nib
+
+        from neuromix.augment.data.scans import require_whole
 
         shape = self.grid(image).shape
         volumes = np.empty((len(self), *shape), np.float32)
         for volume, path in zip(volumes, self.table[f"{image}_path"], strict=True):
-            volume[:] = WholeImage(path).data[0].float().numpy()
+            require_whole(Path(path))
+            # TorchIO's reader would turn NaN into 0.
+            volume[:] = nib.load(path).get_fdata(dtype=np.float32).reshape(shape)
             if not np.isfinite(volume).all():
                 raise InputError(f"{path} holds NaN or Inf; mend it or drop the subject")
         return volumes

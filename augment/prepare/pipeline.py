@@ -120,7 +120,8 @@ def prepare(
     import joblib
     from rich.progress import track
 
-    out, failures = Path(out).resolve(), {}
+    out = Path(out).resolve()
+    failures: dict[str, str] = {}
     if isinstance(data, Cohort) != (what == "map"):
         raise InputError("what='map' takes a Cohort, and all else takes the folder of a dataset")
     if isinstance(data, Cohort) and not image and len(data.images) == 1:
@@ -220,7 +221,7 @@ def _attempt(
 ) -> tuple[str, list[str]]:
     """Prepare one scan: ``written``, ``kept`` or the reason of the failure, and notes."""
     try:
-        made_of = {
+        made_of: dict[str, Any] = {
             "settings": settings.used,
             "inputs": _fingerprint(scan, root),
             "sidecar": {"RepetitionTime": scan.sidecar.get("RepetitionTime")},

@@ -89,7 +89,7 @@ def run(config: Settings, out: Path, *, dry_run: bool = False) -> dict[str, Any]
 class SettingsComparison(Comparison):
     """All settings, cell by cell."""
 
-    name, images = "settings", ("md",)
+    name = "settings"
     plan = staticmethod(plan_settings)
     config: Settings
 
@@ -217,7 +217,7 @@ class SettingsComparison(Comparison):
         )
         train = question.train.subjects()
         material = Material(train, validation.subjects(), self.held_out["test"], samples)
-        keep_pictures(self.frame, name, material)
+        keep_pictures(self.frame, name, material, self.config.image)
         return material
 
     def _fit_arm(self, cell: Cell, material: Material) -> Cell:
@@ -233,6 +233,7 @@ class SettingsComparison(Comparison):
     def _classifier(self, target: str, cell: Cell, augmentation: Cell) -> Any:
         return sex_or_dementia(
             target,
+            image=self.config.image,
             steps=self.config.steps,
             seed=cell["seed"],
             class_weight="balanced",

@@ -15,7 +15,7 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.audit import audit, base
 from neuromix.experiments.audit.audit import Audit, run
-from neuromix.experiments.audit.maps import MDAudit
+from neuromix.experiments.audit.maps import MapAudit
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.frame.findings import CARE, FAULT, FINE, Finding
 
@@ -183,7 +183,7 @@ class Counting:
 def test_what_is_mended_is_audited_anew_and_another_name_is_not(
     md_phantom, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setitem(audit.KINDS, ("md",), Counting)
+    monkeypatch.setattr(audit, "MapAudit", Counting)
     train, _, test = Cohort.from_bids(md_phantom).split((0.5, 0.0, 0.5), seed=0)
     sampler = Given(train, train)
     bank = SampleBank.fill(tmp_path / "bank", sampler, sampler.rows, 0)
@@ -237,7 +237,7 @@ def test_people_are_compared_and_not_their_scans(parts, audited, tmp_path, monke
         paths[name] = tmp_path / f"{name}.tsv"
         Cohort(table.reset_index(drop=True), once.name).save(paths[name])
     config = Audit(folder / "fresh", paths["train"], paths["test"])
-    audit = MDAudit(config, SampleBank(config.bank), None)
+    audit = MapAudit(config, SampleBank(config.bank), None)
     heldout, train = (audit.bench.parts[part] for part in ("heldout", "train"))
     assert len(heldout) == len(heldout.subject_keys)
     assert len(train) == 2 * len(train.subject_keys)
