@@ -84,10 +84,7 @@ def ms_ssim(
     result = np.empty(pairs)
     for start in range(0, pairs, 10):
         part = slice(start, start + 10)
-        x, y = (
-            torch.from_numpy(volumes[chosen[part, side]].astype(np.float32))
-            for side in (0, 1)
-        )
+        x, y = (torch.from_numpy(volumes[chosen[part, side]].astype(np.float32)) for side in (0, 1))
         value = compute_ms_ssim(
             x, y, dimensions, data_range=data_range, kernel_size=window, weights=SCALE_WEIGHTS
         )

@@ -39,6 +39,8 @@ SOURCE_ONLY = ("space", "res", "den", "model", "param", "desc")
 
 TRIED = 3
 """Scans that a dry run tries at most."""
+NAMED = 3
+"""Scans that an error names."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -166,8 +168,9 @@ def prepare(
         for note in notes:
             warnings.warn(f"{scan.image.name}: {note}", stacklevel=2)
     if not sum(counts.values()):
-        listed = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-        raise InputError(f"all {len(failures)} scans failed: {listed}")
+        listed = [f"{name}: {reason}" for name, reason in failures.items()]
+        more = f"; and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+        raise InputError(f"all {len(listed)} scans failed: {'; '.join(listed[:NAMED])}{more}")
     return Prepared(out, **counts, failures=failures)
 
 
@@ -187,9 +190,10 @@ def _describe_cohort(out: Path, cohort: Cohort) -> None:
     """Write a cohort's labels as those of the dataset that is made of it."""
     names = cohort.table["dataset"].unique()
     if len(names) != 1 or names[0].startswith(split.UNNAMED):
+        has = "names no dataset" if len(names) == 1 else f"is of {len(names)} datasets"
         raise InputError(
-            f"{cohort.name} is of {len(names)} datasets or names none, and what is prepared is of "
-            "one: give the study's name (dataset=, --dataset), or prepare each dataset alone"
+            f"{cohort.name} {has}, and what is prepared is of one: give the study's name "
+            "(dataset=, --dataset), or prepare each dataset alone"
         )
     bids.describe(out, name=names[0], derivative=True)
     table = cohort.table.drop(columns=["dataset", *bids.RUN])

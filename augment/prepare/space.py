@@ -117,7 +117,7 @@ def register(
             f"registration failed (overlap with the brain of {reference.name} {overlap:.2f}, "
             f"scales {scales.min():.2f} to {scales.max():.2f}); allowed are {MIN_OVERLAP:g} and "
             f"more, {SCALES[0]:g} to {SCALES[1]:g}: give a brain mask, or register it with "
-            "fMRIPrep or QSIPrep"
+            "fMRIPrep or QSIPrep (of maps: --to mean, or none where they lie alike)"
         )
     return transform, mask, overlap
 

@@ -441,7 +441,7 @@ def test_maps_that_cannot_be_prepared_are_told_in_a_line(slabs, tmp_path):
     with pytest.raises(InputError, match="takes a Cohort"):
         prepare(tmp_path, tmp_path / "out", what="map")
     nameless = Cohort.from_table(tmp_path / "table.csv")
-    with pytest.raises(InputError, match="names none"):
+    with pytest.raises(InputError, match="names no dataset, and"):
         prepare(nameless, tmp_path / "out", what="map", to="none")
     save(tmp_path / "raw" / "scan 0.nii.gz", np.full(values.shape, 7), code=2)
     save(tmp_path / "raw" / "scan 1.nii.gz", values + 50, code=2)
