@@ -421,6 +421,17 @@ def test_maps_go_to_the_template_or_to_their_own_mean(tmp_path, monkeypatch):
         prepare(Cohort(table[:2]), tmp_path / "few", what="map", to="mean", **QUIET)
 
 
+def test_maps_in_mni_space_are_taken_as_they_are(tmp_path):
+    fa = make_images()[0] / 4
+    save(tmp_path / "raw/sub-1/dwi" / f"sub-1_{MNI}_model-tensor_param-FA_dwimap.nii.gz", fa)
+    cohort = Cohort.from_bids(tmp_path / "raw", "FA")
+    assert prepare(cohort, tmp_path / "out", what="map", **QUIET).failures == {}
+    made = Cohort.from_bids(tmp_path / "out")
+    assert made.images == ("FA",)
+    assert f"_{MNI}_param-FA_map" in made.table["FA_path"][0]
+    np.testing.assert_allclose(made.volumes("FA")[0], fa, atol=1e-5)
+
+
 def test_a_dry_run_tells_minutes_and_keeps_nothing(slabs, tmp_path):
     planned = prepare(slabs[0], tmp_path / "out", what="map", to="none", dry_run=True, jobs=1)
     assert planned.minutes > 0
