@@ -153,7 +153,7 @@ def complete_dataset(
         number = seed_of(seed, row, want)
         posterior = completer.posterior(subject, want, number, samples, labels)
         for place, image in ((deviation, posterior.deviation), (path, posterior.mean)):
-            files.write_nifti(place, np.moveaxis(image.numpy(), 0, -1), image.affine)
+            files.write_nifti(place, np.moveaxis(image.numpy(), 0, -1), image.affine, space=space)
         content: dict[str, Any] = {
             "Description": f"mean of {samples} samples made from {have}; no scan",
             "Synthetic": True,

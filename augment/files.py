@@ -119,18 +119,24 @@ def write_array(path: Path, count: int, parts: Iterable[np.ndarray], dtype: Any)
 
 
 def write_nifti(
-    path: Path, data: np.ndarray, affine: np.ndarray, *, tr: float | None = None
+    path: Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    *,
+    tr: float | None = None,
+    space: str = "MNI152",
 ) -> None:
-    """Write (X, Y, Z) or (X, Y, Z, T) as NIfTI-1 in template space, compressed if named ``.gz``.
+    """Write (X, Y, Z) or (X, Y, Z, T) as NIfTI-1, compressed if named ``.gz``.
 
     Equal input gives equal bytes. ``affine`` is voxel to world in mm; ``tr``, seconds between
-    frames.
+    frames. The header claims MNI152 where the name of the ``space`` does.
     """
     import nibabel as nib
 
     image = nib.Nifti1Image(data, affine)
-    image.set_sform(affine, code="mni")
-    image.set_qform(affine, code="mni")
+    code = "mni" if space.startswith("MNI152") else "aligned"
+    image.set_sform(affine, code=code)
+    image.set_qform(affine, code=code)
     image.header.set_xyzt_units("mm", "sec")
     if tr is not None:
         image.header.set_zooms((*image.header.get_zooms()[:3], tr))

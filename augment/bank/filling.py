@@ -47,7 +47,8 @@ PLACES: dict[str, tuple[str, str, dict[str, str]]] = {
     "t1w": ("anat", "T1w", {"desc": "synthetic"}),
     "dwi": ("dwi", "dwi", {"desc": "synthetic"}),
 }
-"""Datatype, suffix and entities of an image's name, by which :mod:`bids` knows it."""
+"""Datatype, suffix and entities of an image's name, by which :mod:`bids` knows it; see
+:func:`place_of`."""
 
 UNITS = {
     "md": "1e-3 mm^2/s",
@@ -213,7 +214,7 @@ class Filling:
             left_over.unlink()  # of a process that was killed, on any machine; the slot is ours
         images = subject.get_images_dict(intensity_only=False)
         keys = {c: _scalar(subject[c]) for c in COLUMNS[3:] if known(subject.get(c))}
-        if any(PLACES[image][0] == "func" for image in images):
+        if any(place_of(image)[0] == "func" for image in images):
             keys.setdefault("task", "rest")  # BIDS asks for a task
         record: dict[str, Any] = {
             "SpatialReference": self.space,
@@ -235,7 +236,7 @@ class Filling:
             tr = scan.get("RepetitionTime") if data.ndim == 4 else None
             if image == "bold" and data.ndim == 4 and tr is None:
                 raise InputError("the sampler's bold tells no RepetitionTime; BIDS asks for it")
-            files.write_nifti(path, data, scan.affine, tr=tr)
+            files.write_nifti(path, data, scan.affine, tr=tr, space=self.space)
             if "events" in scan:
                 columns = ["onset", "duration", "trial_type"]
                 events = pd.DataFrame(json.loads(scan["events"]), columns=columns)
@@ -246,7 +247,7 @@ class Filling:
             }  # fmt: skip
         for image, scan in images.items():
             own: dict[str, Any] = {"Units": UNITS.get(image, "arbitrary")}
-            if PLACES[image][0] == "func":
+            if place_of(image)[0] == "func":
                 own["TaskName"] = keys["task"]
             if "RepetitionTime" in scan:
                 own["RepetitionTime"] = scan["RepetitionTime"]
@@ -279,7 +280,8 @@ class Filling:
             # Of a cohort's own columns, only age is a number; a run called 1 is a name.
             is_number = name == "age" or (is_number and name not in COLUMNS)
             kinds[name] = "number" if is_number else "category"
-        images = [image for image in PLACES if any(image in r["Images"] for r in records)]
+        there = {image for r in records for image in r["Images"]}
+        images = [*(name for name in PLACES if name in there), *sorted(there - set(PLACES))]
         rows: list[dict[str, Any]] = []
         rejected: list[dict[str, Any]] = []
         for k, (record, labels) in enumerate(zip(records, labels_of_all, strict=True)):
@@ -331,14 +333,17 @@ def sample_name(k: int) -> str:
     return f"syn{k + 1:06d}"
 
 
+def place_of(image: str) -> tuple[str, str, dict[str, str]]:
+    """Datatype, suffix and entities of an image; one that has no place of its own is a map."""
+    return PLACES.get(image, ("anat", bids.MAP, {"desc": "synthetic", "param": image}))
+
+
 def location(name: str, image: str, space: str, run: Mapping[str, Any]) -> str:
-    """The path of a sample's image, a key of ``PLACES``, inside its bank.
+    """The path of a sample's image inside its bank.
 
     ``run`` has ``task, dir, run`` and ``chunk``, as far as there are any.
     """
-    if image not in PLACES:
-        raise InputError(f"image {image!r} has no place in a bank; allowed are {', '.join(PLACES)}")
-    datatype, suffix, own = PLACES[image]
+    datatype, suffix, own = place_of(image)
     entities = {"sub": name, "space": space, **own}
     if datatype == "func":
         entities |= {key: str(run[key]) for key in bids.RUN if run.get(key)}

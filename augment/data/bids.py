@@ -8,6 +8,7 @@ is decided here and nowhere else:
 image    file name
 ======== ============================================================================
 md       ``param-md`` with suffix ``dwimap``; suffix ``MD`` or ``desc-md`` (any case)
+NAME     ``param-NAME`` with suffix ``map``, or ``dwimap``: any other scalar map
 fmri     ``desc-segments`` with suffix ``bold``, or ``desc-imputed``
 dmri     ``desc-segments`` with suffix ``dwi``, or ``desc-imputed``
 bold     any other with suffix ``bold``
@@ -36,9 +37,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSION = "1.10.0"
-IMAGES = ("md", "fmri", "dmri", "bold", "t1w", "dwi")
+SERIES = ("bold", "fmri", "dmri", "dwi")
+"""Images of four dimensions; any other name is that of a scalar map."""
 DEFAULTS = ("md", "bold", "fmri", "dmri")
-"""What a cohort holds unless it is told: raw anatomy and raw diffusion only on request."""
+"""What a cohort holds unless it is told, beside prepared maps: all else only on request."""
+MAP = "map"
+"""Suffix of prepared maps, and of samples of them."""
+MNI = "MNI152"
+"""Begins the names of the spaces that the template's regions and tissues fit."""
 RUN = ("task", "dir", "run", "chunk")
 EXTENSIONS = (".nii", ".nii.gz")
 NOT_AVAILABLE = ("", "n/a")
@@ -152,9 +158,9 @@ def _images(datatype: os.DirEntry[str]) -> list[ImageFile]:
 @functools.lru_cache(maxsize=4096)
 def _which(suffix: str, param: str, desc: str) -> str:
     """The image that a suffix and two entities stand for, or ``""``."""
-    if suffix.lower() == "md" or (suffix == "dwimap" and param.lower() == "md"):
-        return "md"
-    if desc.lower() == "md" and suffix != "mask":
+    if suffix in (MAP, "dwimap") and param:
+        return "md" if param.lower() == "md" else param
+    if suffix.lower() == "md" or (desc.lower() == "md" and suffix != "mask"):
         return "md"
     if suffix in ("bold", "dwi") and desc in ("segments", "imputed"):
         return {"bold": "fmri", "dwi": "dmri"}[suffix]
@@ -166,17 +172,17 @@ def find(
 ) -> tuple[list[ImageFile], list[str]]:
     """The files of some images that have some entities, and the names of these images.
 
-    Images are by default those of ``DEFAULTS`` that occur. Entities have allowed labels; ``""``
-    means that the name lacks the entity.
+    Images are by default those of ``DEFAULTS`` and the prepared maps that occur. Entities have
+    allowed labels; ``""`` means that the name lacks the entity.
     """
-    for name in images or ():
-        if name not in IMAGES:
-            raise InputError(f"image {name!r} is not known; allowed are {', '.join(IMAGES)}")
     for key in entities:
         if key not in ENTITIES:
             raise InputError(f"{key!r} is not a BIDS entity; they are {', '.join(ENTITIES)}")
     everything = index(root)
-    wanted = [file for file in everything if file.image in (images or DEFAULTS)]
+    known = images or DEFAULTS
+    if not images:
+        known = (*DEFAULTS, *sorted({f.image for f in everything if f"_{MAP}." in f.path}))
+    wanted = [file for file in everything if file.image in known]
     chosen = wanted
     for key, label in entities.items():
         allowed = {str(label)} if isinstance(label, str | int) else set(map(str, label))
@@ -184,7 +190,7 @@ def find(
     present = {file.image for file in chosen}
     absent = [name for name in images or () if name not in present]
     if chosen and not absent:
-        return chosen, [name for name in images or DEFAULTS if name in present]
+        return chosen, [name for name in dict.fromkeys(known) if name in present]
     named = f"{' or '.join(absent or DEFAULTS)} image"
     if len(wanted) > len(chosen):
         labels = {key: {file.entities.get(key, "") for file in wanted} for key in entities}

@@ -65,10 +65,15 @@ def validate(
         look_of = dict(zip(places, bar, strict=True))
     finally:
         logger.setLevel(level)
-    for image in images:
-        _report_mixed(image, [look_of[p] for p, (name, _) in places.items() if name == image])
-
+    mixed = [
+        problem
+        for image in images
+        for problem in _mixed(
+            image, [look_of[p] for p, (name, _) in places.items() if name == image]
+        )
+    ]
     problems = [
+        *mixed,
         *_empty_rows(table),
         *_repeated_rows(table),
         *_contradictions(table),
@@ -125,8 +130,8 @@ def _shared_files(table: pd.DataFrame, images: tuple[str, ...]) -> Iterator[Prob
                 yield Problem(several[0][1], "", image, path, what, "give each its own file")
 
 
-def _report_mixed(image: str, looks: list[Look]) -> None:
-    """Report each file whose grid differs from that of most others."""
+def _mixed(image: str, looks: list[Look]) -> Iterator[Problem]:
+    """Report each file whose grid differs from that of most others, or that there is no such."""
     differences: dict[int, list[str]] = {}
     for name in ("spacing", "shape", "orientation", "position"):
         values = {i: look.geometry[name] for i, look in enumerate(looks) if name in look.geometry}
@@ -138,6 +143,10 @@ def _report_mixed(image: str, looks: list[Look]) -> None:
                 by = ", " if name == "position" else " x "
                 text = f"{name} {write(value, by)} instead of {write(usual, by)}"
                 differences.setdefault(i, []).append(text)
+    if 2 * len(differences) > len(looks):
+        what = f"{image} files lie on different grids, most on one of their own"
+        yield Problem("", "", image, "", what, f"bring all to one grid: {PREPARE}")
+        return
     for i, texts in differences.items():
         what = f"not on the grid of most {image} files: {', '.join(texts)}"
         looks[i].report(what, f"bring all to one grid: {PREPARE}")

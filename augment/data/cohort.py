@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torchio as tio
 
     from neuromix.augment.data.checks import Problem
+    from neuromix.augment.data.grid import Grid
 
 KEY = ("dataset", "subject_id", "session_id", *bids.RUN)
 COLUMNS = (*KEY[:3], *labels.LABELS, *bids.RUN)
@@ -101,8 +102,9 @@ class Cohort:
 
         Args:
             root: The dataset's folder.
-            images: Of ``md, fmri, dmri, bold, t1w, dwi``; by default those of the first four that
-                occur. :mod:`neuromix.augment.data.bids` says which file is which.
+            images: Such as ``md, bold, t1w`` or any scalar map; by default ``md, bold, fmri, dmri``
+                and prepared maps, as far as they occur. :mod:`neuromix.augment.data.bids` says
+                which file is which.
             codings: Spellings of labels by label, such as ``{"sex": {"0": "F"}}``.
             columns: Where a label is, if not under a name in ``labels.ALIASES``, such as
                 ``{"diagnosis": "group"}``.
@@ -126,7 +128,7 @@ class Cohort:
     def from_table(
         cls,
         path: str | Path,
-        images: Mapping[str, str],
+        images: Mapping[str, str] | None = None,
         codings: labels.Codings | None = None,
         columns: labels.Columns | None = None,
         dataset: str = "",
@@ -140,7 +142,8 @@ class Cohort:
 
         Args:
             path: The table. Paths in it are relative to its folder.
-            images: Image name to the column of its paths, such as ``{"md": "md_path"}``.
+            images: Image name to the column of its paths, such as ``{"t1": "t1_path"}``; by default
+                every column ``NAME_path``.
             codings: As in :meth:`from_bids`.
             columns: As in :meth:`from_bids`; ``subject_id`` and ``session_id`` may be named, too.
             dataset: Name of the study, for rows that tell none.
@@ -148,6 +151,15 @@ class Cohort:
         path = Path(path).resolve()
         raw = bids.read_table(path)
         columns = columns or {}
+        if images is None:
+            paths = [column for column in raw.columns if column.endswith("_path")]
+            images = {column.removesuffix("_path"): column for column in paths}
+        if not images:
+            raise InputError(
+                f"{path} has no column of image paths; it has {', '.join(raw.columns)}; add one "
+                "such as t1_path, or name it with Cohort.from_table(path, images={'t1': 'its "
+                "column'})"
+            )
         absent = [c for c in (*images.values(), *columns.values()) if c not in raw.columns]
         if absent:
             raise InputError(f"{path} has no column {absent[0]!r}; it has {', '.join(raw.columns)}")
@@ -172,18 +184,10 @@ class Cohort:
     @classmethod
     def load(cls, path: str | Path, dataset: str = "") -> Cohort:
         """Read what :meth:`save` wrote, or a table like it, as :meth:`from_table` does."""
-        header = bids.read_table(path).columns
-        paths = [column for column in header if column.endswith("_path")]
-        if not paths:
-            raise InputError(
-                f"{path} has no column of image paths; it has {', '.join(header)}; add one such as "
-                "md_path, or name it with Cohort.from_table(path, images={'md': 'its column'})"
-            )
         # What was saved has settled which column tells a label, others may stand beside it.
-        is_saved = set(COLUMNS) <= set(header)
+        is_saved = set(COLUMNS) <= set(bids.read_table(path).columns)
         columns = {name: name for name in labels.ALIASES} if is_saved else {}
-        images = {column.removesuffix("_path"): column for column in paths}
-        return cls.from_table(path, images, columns=columns, dataset=dataset)
+        return cls.from_table(path, columns=columns, dataset=dataset)
 
     def save(self, path: str | Path) -> None:
         """Write a TSV in which image paths are relative to its folder."""
@@ -238,6 +242,61 @@ class Cohort:
             age_min=("age", "min"),
             age_max=("age", "max"),
         ).reset_index()
+
+    def grid(self, image: str) -> Grid:
+        """The one grid of an image, which every row must have; headers alone are read."""
+        import nibabel as nib
+
+        from neuromix.augment.data.grid import Grid
+
+        if image not in self.images:
+            raise InputError(
+                f"{self.name} has no image {image!r}; it has {', '.join(self.images)}: name one of "
+                f"these, or a table with a column {image}_path"
+            )
+        first: tuple[str, Grid] | None = None
+        for path in self.table[f"{image}_path"]:
+            if not path:
+                raise InputError(f"some subjects have no {image}; drop them with cohort.where(...)")
+            scan = nib.load(path)
+            x, y, z = scan.shape[:3]
+            grid = Grid((x, y, z), scan.affine)
+            first = first or (path, grid)
+            if grid != first[1]:
+                raise InputError(
+                    f"{path} has {grid} and {first[0]} has {first[1]}, or they lie elsewhere; "
+                    "bring them to one grid with `neuromix prepare`"
+                )
+        if first is None:
+            raise InputError(f"{self.name or 'the cohort'} is empty; name one with subjects")
+        return first[1]
+
+    def is_in_mni(self, image: str) -> bool:
+        """Whether names, or else the first header, claim MNI152, whose regions and tissues fit."""
+        import nibabel as nib
+
+        from neuromix.augment.data.examine import is_in_mni
+
+        paths = [path for path in self.table[f"{image}_path"] if path]
+        if bids.space_of(paths) != bids.CUSTOM or not paths:
+            return bids.space_of(paths).startswith(bids.MNI)
+        return is_in_mni(Path(paths[0]), nib.load(paths[0]).header)
+
+    def volumes(self, image: str) -> np.ndarray:
+        """The maps of all rows on their one grid, (N, X, Y, Z) in float32."""
+        import nibabel as nib
+
+        from neuromix.augment.data.scans import require_whole
+
+        shape = self.grid(image).shape
+        volumes = np.empty((len(self), *shape), np.float32)
+        for volume, path in zip(volumes, self.table[f"{image}_path"], strict=True):
+            require_whole(Path(path))
+            # TorchIO's reader would turn NaN into 0.
+            volume[:] = nib.load(path).get_fdata(dtype=np.float32).reshape(shape)
+            if not np.isfinite(volume).all():
+                raise InputError(f"{path} holds NaN or Inf; mend it or drop the subject")
+        return volumes
 
     def validate(self, *, progress: bool = False) -> list[Problem]:
         """Look into every image and report every problem at once; see :mod:`checks`."""

@@ -19,18 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neuromix.augment.data import bids
-from neuromix.augment.data.grid import Grid, resample, template_on
+from neuromix.augment.data.grid import Grid, bright, resample, template_on
 from neuromix.augment.errors import InputError
 
-DIMENSIONS = {"md": 3, "t1w": 3, "bold": 4, "fmri": 4, "dmri": 4, "dwi": 4}
 SAME_FRAMES = ("fmri", "dmri")  # a run may last longer than another, segments are as many
 
 BLOCK = 2**22  # bytes read at once
 LARGEST_VOLUME = 2**28  # voxels: 640 a side, a brain at 0.3 mm
 DEFLATE_LIMIT = 1032  # no gzip stream grows by more than this factor
 
-SIGNAL = 0.02
-"""Voxels below this share of the bright ones (95th percentile) are background."""
+MNI_CODE = 4
+"""Of NIfTI: the affine leads to MNI152 space."""
 COARSE = Grid.mni(4.0)
 OVERLAP = 0.85
 """Least Dice overlap of an image with the template's brain.
@@ -131,42 +130,52 @@ def _examine(path: Path, image: str, look: Look) -> None:
     volume = _check_values(path, stored, look)
     if volume is None or not shape:
         return
-    if affine is None:
-        tissue = volume[_bright(volume)]
-    else:
-        # From here on at the points of a coarse grid, which is quick, and where the brain is known.
+    if affine is not None:
         grid = Grid(volume.shape, affine)
-        volume = resample(volume, grid, COARSE, order=0)
-        bright = _bright(volume)
-        _check_grid(grid, shape if image in SAME_FRAMES else shape[:3], bright, look)
-        tissue = volume[_brain() & bright]
+        _keep_geometry(grid, shape if image in SAME_FRAMES else shape[:3], look)
+        if is_in_mni(path, scan.header):
+            # At the points of a coarse grid, which is quick, and where the brain is known.
+            volume = resample(volume, grid, COARSE, order=0)
+            _check_place(grid, bright(volume), look)
+            volume = np.where(_brain(), volume, 0)
+    tissue = volume[bright(volume)]
     if image == "md" and tissue.size:
         _check_md(tissue, look)
 
 
-def _check_grid(grid: Grid, shape: tuple[int, ...], bright: np.ndarray, look: Look) -> None:
-    """Check where the brain lies, and keep the geometry for comparison with the other files."""
-    from nibabel.affines import obliquity
+def is_in_mni(path: Path, header: Any) -> bool:
+    """Whether an image claims MNI152 space, in its name or in its header."""
+    codes = header["sform_code"], header["qform_code"]
+    return bids.space_of([path]).startswith(bids.MNI) or MNI_CODE in codes
+
+
+def _keep_geometry(grid: Grid, shape: tuple[int, ...], look: Look) -> None:
+    """Keep where the voxels lie, for comparison with the other files."""
     from nibabel.orientations import aff2axcodes
 
     affine = grid.affine
-    tilt = obliquity(affine).max()
-    if tilt > TILT:
-        look.report(f"oblique: axes are tilted by {math.degrees(tilt):.1f} degrees", PREPARE)
-    brain = _brain()
-    overlap = 2 * (bright & brain).sum() / (bright.sum() + brain.sum())
-    if overlap < OVERLAP:
-        look.report(
-            f"not skull-stripped or not in MNI space (overlap with the template's brain "
-            f"{overlap:.2f}, needed {OVERLAP:g})",
-            PREPARE,
-        )
+    far = affine[:3, 3] + affine[:3, :3] @ (np.array(shape[:3]) - 1)
     look.geometry["spacing"] = _rounded(grid.spacing)
     look.geometry["shape"] = shape
     look.geometry["orientation"] = ("".join(code or "?" for code in aff2axcodes(affine)),)
-    if overlap >= OVERLAP and tilt <= TILT:  # where nothing is aligned, all positions differ
-        far = affine[:3, 3] + affine[:3, :3] @ (np.array(shape[:3]) - 1)
-        look.geometry["position"] = _rounded(np.minimum(affine[:3, 3], far))
+    look.geometry["position"] = _rounded(np.minimum(affine[:3, 3], far))
+
+
+def _check_place(grid: Grid, signal: np.ndarray, look: Look) -> None:
+    """Check that the brain of an image in MNI152 space lies where the template's does."""
+    from nibabel.affines import obliquity
+
+    tilt = obliquity(grid.affine).max()
+    if tilt > TILT:
+        look.report(f"oblique: axes are tilted by {math.degrees(tilt):.1f} degrees", PREPARE)
+    brain = _brain()
+    overlap = 2 * (signal & brain).sum() / (signal.sum() + brain.sum())
+    if overlap < OVERLAP:
+        look.report(
+            f"not skull-stripped or not in MNI space, which it claims (overlap with the template's "
+            f"brain {overlap:.2f}, needed {OVERLAP:g})",
+            PREPARE,
+        )
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
@@ -175,7 +184,7 @@ def _rounded(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
 
 def _check_shape(shape: tuple[int, ...], image: str, look: Look) -> tuple[int, ...]:
     """The shape without needless axes, or nothing if the image has the wrong dimensions."""
-    wanted = DIMENSIONS.get(image, len(shape))
+    wanted = 4 if image in bids.SERIES else 3
     while len(shape) > wanted and shape[-1] == 1:
         shape = shape[:-1]
     thick = sum(side > 1 for side in shape[:3])
@@ -305,11 +314,6 @@ def _blocks(stream: io.BufferedIOBase, count: int) -> Iterator[bytes]:
             raise EOFError(f"{count - len(block):,} bytes are lacking")
         count -= len(block)
         yield block
-
-
-def _bright(volume: np.ndarray) -> np.ndarray:
-    strength = np.abs(volume)
-    return strength > (SIGNAL * np.percentile(strength[strength > 0], 95) if volume.any() else 0)
 
 
 def _check_md(values: np.ndarray, look: Look) -> None:

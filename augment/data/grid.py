@@ -8,7 +8,7 @@ multiples of eight voxels, so that patches, strides and tiles divide them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ SPACE = "MNI152NLin2009aSym"
 """What is registered to the template lies in this space."""
 FIELD_OF_VIEW = (160.0, 192.0, 160.0)
 CENTRE = (0.0, -17.0, 5.0)
+SIGNAL = 0.02
+"""Voxels below this share of the bright ones (95th percentile) are background."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,25 @@ class Grid:
         sides = " x ".join(map(str, self.shape))
         return f"{sides} voxels of {' x '.join(f'{s:g}' for s in self.spacing)} mm"
 
+    def pooled(self, factors: Sequence[int]) -> Grid:
+        """The grid of means over blocks of so many voxels; what makes no whole block is left."""
+        steps = np.array(factors)
+        affine = self.affine @ np.diag([*steps.astype(float), 1.0])
+        affine[:3, 3] += self.affine[:3, :3] @ ((steps - 1) / 2)
+        x, y, z = (int(side) for side in np.array(self.shape) // steps)
+        return Grid((x, y, z), affine)
+
+    def respaced(self, spacing: float) -> Grid:
+        """The same field of view and axes in cubes of so many mm."""
+        counts = np.maximum(np.round(np.array(self.shape) * self.spacing / spacing), 1).astype(int)
+        x, y, z = (int(count) for count in counts)
+        axes = self.affine[:3, :3] / self.spacing * spacing
+        affine = np.eye(4)
+        affine[:3, :3] = axes
+        middle = self.affine[:3, :3] @ ((np.array(self.shape) - 1) / 2) + self.affine[:3, 3]
+        affine[:3, 3] = middle - axes @ ((counts - 1) / 2)
+        return Grid((x, y, z), affine)
+
     def points(self) -> np.ndarray:
         """World coordinates of all voxels, (3, X, Y, Z) in mm."""
         index = np.indices(self.shape, dtype=np.float32)
@@ -91,6 +112,16 @@ def left_right_axis(affine: np.ndarray) -> int:
     if not (world == 0).any():
         raise InputError(f"the affine {np.asarray(affine).tolist()} has no axis along left-right")
     return int((world == 0).argmax())
+
+
+def bright(volume: np.ndarray) -> np.ndarray:
+    """Where there is signal: compression leaves faint noise in backgrounds of zeros."""
+    strength = np.abs(volume)
+    signal = strength > 0
+    shown: np.ndarray = signal & (
+        strength > SIGNAL * np.percentile(strength[signal], 95) if signal.any() else signal
+    )
+    return shown
 
 
 def resample(

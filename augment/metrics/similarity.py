@@ -13,6 +13,8 @@ from neuromix.augment.errors import InputError
 DATA_RANGE = 3.0
 """Range of mean diffusivity: 0 to free water at 3.0 in 1e-3 mm²/s."""
 
+LEAST_SIDE = 12
+"""Voxels that three scales need."""
 SCALE_WEIGHTS = (0.071, 0.4529, 0.4761)
 """The first three of the five weights of MS-SSIM (Wang et al., 2003), made to sum to one."""
 
@@ -58,17 +60,21 @@ def ms_ssim(
     noise). Three scales (each half the resolution of the one before) instead of five, which 4 mm
     volumes are too small for. Computed by MONAI.
 
-    Volumes are (N, X, Y, Z) with sides of 12 voxels or more; the result is (pairs,), of which up to
-    N / 2 share no volume.
+    Volumes are (N, X, Y, Z) with sides of 12 voxels or more; a thinner slab is compared slice by
+    slice. The result is (pairs,), of which up to N / 2 share no volume.
     """
     import torch
     from monai.metrics.regression import compute_ms_ssim
 
+    thin = int(np.argmin(volumes.shape[1:])) + 1
+    dimensions = 2 if volumes.shape[thin] < LEAST_SIDE else 3
+    # Slices of a slab are channels, which are averaged over.
+    volumes = np.moveaxis(volumes, thin, 1) if dimensions == 2 else volumes[:, None]
     # MONAI wants a quarter of each side to be as large as the window; 7 is enough of the Gaussian.
-    window = min(7, (min(volumes.shape[1:]) // 4 - 1) // 2 * 2 + 1)
+    window = min(7, (min(volumes.shape[2:]) // 4 - 1) // 2 * 2 + 1)
     if len(volumes) < 2 or window < 3:
         raise InputError(
-            f"MS-SSIM needs two volumes or more with sides of at least 12 voxels; "
+            f"MS-SSIM needs two volumes or more with two sides of at least {LEAST_SIDE} voxels; "
             f"these are {len(volumes)} of {volumes.shape[1:]}"
         )
     rng = np.random.default_rng(seed)
@@ -78,12 +84,9 @@ def ms_ssim(
     result = np.empty(pairs)
     for start in range(0, pairs, 10):
         part = slice(start, start + 10)
-        x, y = (
-            torch.from_numpy(volumes[chosen[part, side]].astype(np.float32))[:, None]
-            for side in (0, 1)
-        )
+        x, y = (torch.from_numpy(volumes[chosen[part, side]].astype(np.float32)) for side in (0, 1))
         value = compute_ms_ssim(
-            x, y, 3, data_range=data_range, kernel_size=window, weights=SCALE_WEIGHTS
+            x, y, dimensions, data_range=data_range, kernel_size=window, weights=SCALE_WEIGHTS
         )
         result[part] = value[:, 0].numpy()
     return result

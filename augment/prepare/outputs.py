@@ -1,4 +1,4 @@
-"""From one scan to the images that are made of it: an MD map, BOLD windows or segments."""
+"""From one scan to the images that are made of it: a map, BOLD windows or segments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from neuromix.augment.data.examine import MD_MEDIAN, MD_UNITS
-from neuromix.augment.data.grid import Grid
+from neuromix.augment.data.grid import Grid, bright, resample
 from neuromix.augment.errors import InputError
 from neuromix.augment.prepare import bold, diffusion, segments, space
 from neuromix.augment.prepare.scans import KINDS, Scan
@@ -20,6 +20,10 @@ from neuromix.augment.prepare.scans import KINDS, Scan
 if TYPE_CHECKING:
     import pandas as pd
 
+WAYS = ("template", "mean", "none")
+"""What a map is registered to."""
+SPACING = 4.0
+"""Of the standard grid in mm, where none is asked for."""
 FULL = 0.8
 """A brain fills half of its bounding box; a map without zeros around the brain is not stripped."""
 
@@ -29,16 +33,28 @@ class Settings:
     """What to make; see :func:`neuromix.augment.prepare.prepare`."""
 
     what: str
-    spacing: float = 4.0
+    spacing: float | None = None
     window: float | None = None
     overlap: float = 0.0
     segments: int = 8
     b_max: float = 1500.0
+    image: str = ""
+    to: str = "template"
+    pool: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.what not in KINDS:
             raise InputError(f"cannot prepare {self.what!r}; allowed are {', '.join(KINDS)}")
-        if not self.spacing > 0:
+        if self.to not in WAYS:
+            raise InputError(f"to {self.to!r} came; allowed are {', '.join(WAYS)}")
+        if self.pool is not None and (min(self.pool) < 1 or self.spacing is not None):
+            raise InputError(
+                f"pool {' '.join(map(str, self.pool))} and spacing {self.spacing} came; give whole "
+                "numbers from 1 on, or a spacing in place of them"
+            )
+        if self.spacing is None and self.to != "none":
+            object.__setattr__(self, "spacing", SPACING)
+        if self.spacing is not None and not self.spacing > 0:
             raise InputError(f"a spacing of {self.spacing:g} mm cannot be; it must be above 0")
         if self.window is not None and not self.window > 0:
             raise InputError(f"a window of {self.window:g} s cannot be; it must be above 0")
@@ -47,17 +63,28 @@ class Settings:
         if self.segments < 1:
             raise InputError(f"{self.segments} segments cannot be; at least 1 is needed")
         for option in fields(self):
-            if option.name not in self.used and getattr(self, option.name) != option.default:
+            default = SPACING if option.name == "spacing" else option.default
+            if option.name not in self.used and getattr(self, option.name) != default:
                 warnings.warn(f"{option.name} changes nothing for {self.what}", stacklevel=4)
 
     @property
     def used(self) -> dict[str, Any]:
         """The settings that the result depends on."""
-        names = {"md": ["b_max"], "bold": ["window"], "segments": ["segments"]}[self.what]
+        names = {
+            "md": ["b_max"], "bold": ["window"], "segments": ["segments"],
+            "map": ["image", "to", *(["pool"] if self.to == "none" else [])],
+        }[self.what]  # fmt: skip
         if self.has_windows:
             names.append("overlap")
         everything = asdict(self)
+        if self.pool:
+            everything["pool"] = list(self.pool)  # as JSON gives it back
         return {name: everything[name] for name in ("what", "spacing", *names)}
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of what is registered."""
+        return Grid.mni(self.spacing or SPACING)
 
     @property
     def has_windows(self) -> bool:
@@ -74,8 +101,10 @@ class Output(NamedTuple):
     events: pd.DataFrame | None = None
 
 
-def make(scan: Scan, settings: Settings) -> list[Output]:
-    """Make of a scan what the settings ask for."""
+def make(scan: Scan, settings: Settings, reference: space.Reference | None = None) -> list[Output]:
+    """Make of a scan what the settings ask for; a map is registered to the reference."""
+    if settings.what == "map":
+        return [_map(scan, settings, reference)]
     if settings.what == "md":
         return [_md(scan, settings)]
     if settings.what == "bold":
@@ -101,17 +130,64 @@ def _md(scan: Scan, settings: Settings) -> Output:
         md = diffusion.fit_md(data, bvals, bvecs, mask, settings.b_max)
         mask &= md > 0
     if mask is None:
-        mask = ndimage.binary_fill_holes(md > 0)
-        if mask.mean() > FULL:
-            raise InputError(
-                "the MD map is not skull-stripped (no zeros around the brain); put its mask beside "
-                "it, named as the map with desc-brain_mask in place of param-md_dwimap"
-            )
+        mask = outline(md)
     # As attenuation, exp(-MD), tissue spreads over more bins of the mutual information than in MD,
     # where fluid takes most: on a synthetic map the error fell from 0.6 to 0.2 mm.
     transform, mask, quality = _find(scan, np.exp(-md), affine, mask)
-    image, record = space.place(md, affine, Grid.mni(settings.spacing), transform, mask)
+    image, record = space.place(md, affine, settings.grid, transform, mask)
     return Output(image, {**sidecar, "SkullStripped": True, **quality, "Record": {"space": record}})
+
+
+def read_map(scan: Scan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A skull-stripped map of any contrast, its affine and its brain's mask."""
+    data, affine = _varied(scan)
+    mask = _mask(scan, data.shape, affine)
+    return data, affine, outline(data) if mask is None else mask
+
+
+def _varied(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+    data, affine, _ = _read(scan.image, 3)
+    if data.min() == data.max():
+        raise InputError(f"every voxel is {data.min():g}; leave it out or make it anew")
+    return data, affine
+
+
+def outline(volume: np.ndarray) -> np.ndarray:
+    """The brain of a skull-stripped map (X, Y, Z): where there is signal, without holes."""
+    mask: np.ndarray = ndimage.binary_fill_holes(bright(volume))
+    if mask.mean() > FULL:
+        raise InputError(
+            "the map is not skull-stripped (no zeros around the brain); put its mask beside it, "
+            "named as the map with desc-brain_mask in place of its param and suffix"
+        )
+    return mask
+
+
+def _map(scan: Scan, settings: Settings, reference: space.Reference | None) -> Output:
+    if settings.to != "none":
+        data, affine, mask = read_map(scan)
+        transform, _, quality = _find(scan, data, affine, mask, reference)
+        image, record = space.place(data, affine, settings.grid, transform, mask)
+        return Output(image, {"SkullStripped": True, **quality, "Record": {"space": record}})
+    data, affine = _varied(scan)
+    source = Grid(data.shape, affine)
+    target = source.respaced(settings.spacing) if settings.spacing else source
+    image = resample(data, source, target)
+    if settings.pool:
+        target, image = source.pooled(settings.pool), pooled(data, settings.pool)
+    record = space.record_of(source, target, np.eye(4))
+    return Output(image, {"Registration": "none, as it came", "Record": {"space": record}})
+
+
+def pooled(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
+    """Means over blocks of voxels (X, Y, Z); what makes no whole block at the end is left out."""
+    counts = [side // factor for side, factor in zip(volume.shape, factors, strict=True)]
+    if min(counts) < 1:
+        raise InputError(f"blocks of {factors} do not fit into {volume.shape} voxels; pool less")
+    whole = tuple(slice(n * factor) for n, factor in zip(counts, factors, strict=True))
+    sides = [side for pair in zip(counts, factors, strict=True) for side in pair]
+    means: np.ndarray = volume[whole].reshape(sides).mean(axis=(1, 3, 5), dtype=np.float32)
+    return means
 
 
 def _bold(scan: Scan, settings: Settings) -> list[Output]:
@@ -126,7 +202,7 @@ def _bold(scan: Scan, settings: Settings) -> list[Output]:
     starts = bold.windows(frames, length, settings.overlap)
     mean = data.mean(axis=3)
     transform, mask, quality = _find(scan, mean, affine, _mask(scan, mean.shape, affine))
-    image, record = space.place(data, affine, Grid.mni(settings.spacing), transform, mask)
+    image, record = space.place(data, affine, settings.grid, transform, mask)
     sidecar = {
         "RepetitionTime": tr,
         "TaskName": scan.entities.get("task", ""),
@@ -152,7 +228,7 @@ def _bold_segments(scan: Scan, settings: Settings) -> Output:
     transform, mask, quality = _find(scan, mean, affine, _mask(scan, mean.shape, affine))
     inside = space.brain_mask(mean, min(Grid(mean.shape, affine).spacing)) if mask is None else mask
     parts, division = segments.segment_bold(data, settings.segments, inside)
-    image, record = space.place(parts, affine, Grid.mni(settings.spacing), transform, mask)
+    image, record = space.place(parts, affine, settings.grid, transform, mask)
     # BIDS wants the time between the frames of this file, which are segments.
     tr *= data.shape[3] / settings.segments
     sidecar = {
@@ -176,7 +252,7 @@ def _dwi_segments(scan: Scan, settings: Settings) -> Output:
     transform, mask, quality = _find(scan, rough[..., 0], affine, mask)
     superior = transform[:3, 2]
     parts, division = segments.segment_dwi(data, bvals, bvecs, affine, settings.segments, superior)
-    image, record = space.place(parts, affine, Grid.mni(settings.spacing), transform, mask)
+    image, record = space.place(parts, affine, settings.grid, transform, mask)
     sidecar = {
         "Units": "attenuation S/S0",
         "SkullStripped": mask is not None,
@@ -187,13 +263,18 @@ def _dwi_segments(scan: Scan, settings: Settings) -> Output:
 
 
 def _find(
-    scan: Scan, volume: np.ndarray, affine: np.ndarray, mask: np.ndarray | None
+    scan: Scan,
+    volume: np.ndarray,
+    affine: np.ndarray,
+    mask: np.ndarray | None,
+    reference: space.Reference | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Where the template lies in a scan, its brain mask, and how well they overlap."""
-    if scan.is_in_mni:
+    """Where the reference lies in a scan, its brain mask, and how well they overlap."""
+    if scan.is_in_mni and reference is None:
         return np.eye(4), mask, {"Registration": f"as it came, in {scan.entities['space']}"}
-    transform, mask, overlap = space.register(volume, affine, mask)
-    return transform, mask, {"Registration": "affine to the template", "Overlap": overlap}
+    reference = reference or space.template_reference()
+    transform, mask, overlap = space.register(volume, affine, mask, reference)
+    return transform, mask, {"Registration": f"affine to {reference.name}", "Overlap": overlap}
 
 
 def _read(path: Path, dimensions: int) -> tuple[np.ndarray, np.ndarray, Any]:

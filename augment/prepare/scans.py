@@ -1,21 +1,26 @@
-"""What there is to prepare: the scans of a BIDS or HCP folder, with the files that go with them."""
+"""What there is to prepare: the scans of a BIDS or HCP folder or of a cohort, and their files."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuromix.augment.data import bids
 from neuromix.augment.data.grid import SPACE
 from neuromix.augment.errors import InputError
 
-KINDS = {"md": ("md", "dwi"), "bold": ("bold",), "segments": ("bold", "dwi")}
-"""What can be prepared, and from which images (:mod:`neuromix.augment.data.bids`)."""
+if TYPE_CHECKING:
+    from neuromix.augment.data.cohort import Cohort
+
+KINDS = {"md": ("md", "dwi"), "bold": ("bold",), "segments": ("bold", "dwi"), "map": ()}
+"""What can be prepared, and from which images (:mod:`neuromix.augment.data.bids`); a map is any
+one of a cohort."""
 
 HCP_SPACE = "MNI152NLin6Asym"
 HCP_RUN = re.compile(r"tfMRI_([A-Za-z0-9]+)_(LR|RL|AP|PA)")
@@ -25,7 +30,7 @@ Entities = Mapping[str, str | Collection[str]]
 
 @dataclass(frozen=True)
 class Scan:
-    """One image (``md``, ``dwi`` or ``bold``) to prepare, and what the JSON files say of it.
+    """One image (``md``, ``dwi``, ``bold``, ``map``) to prepare, and what JSON files say of it.
 
     Its companions are files beside it: ``mask``, ``bval``, ``bvec``, ``events`` (a TSV, or HCP's
     folder).
@@ -40,12 +45,12 @@ class Scan:
     @property
     def is_in_mni(self) -> bool:
         """Whether the image has been brought to MNI152 space already."""
-        return self.entities.get("space", "").startswith("MNI152")
+        return self.entities.get("space", "").startswith(bids.MNI)
 
-    @property
-    def prepared_space(self) -> str:
-        """The space of what is made of the image: its own, or the template's."""
-        return self.entities["space"] if self.is_in_mni else SPACE
+    def prepared_space(self, to: str) -> str:
+        """The space of what is made of the image: its own if it tells one, or what it goes to."""
+        own = self.entities.get("space", "")
+        return own if self.is_in_mni or to == "none" else SPACE if to == "template" else to
 
 
 def find_scans(
@@ -83,6 +88,39 @@ def find_scans(
         except InputError as error:
             failures[f"sub-{subject}"] = str(error)
     return scans, failures
+
+
+def map_scans(cohort: Cohort, image: str) -> list[Scan]:
+    """The scans of one map of a cohort; its subjects are renamed where BIDS forbids their names."""
+    if image not in cohort.images:
+        raise InputError(f"{cohort.name} has no image {image!r}; it has {', '.join(cohort.images)}")
+    scans: dict[tuple[str, str], Scan] = {}
+    for row in cohort.table.to_dict("records"):
+        path = Path(row[f"{image}_path"])
+        if not row[f"{image}_path"]:
+            continue
+        person = bids_label(row["subject_id"]), bids_label(row["session_id"])
+        if person in scans:
+            raise InputError(
+                f"{path} and {scans[person].image} are both of sub-{person[0]} in one session; "
+                "keep one, or give a session_id"
+            )
+        space = bids.space_of([path]).replace(bids.CUSTOM, "")
+        named = {"sub": person[0], "ses": person[1], "space": space}
+        entities = {key: label for key, label in named.items() if label}
+        mask = None
+        if path.name.startswith("sub-"):
+            with contextlib.suppress(InputError):
+                mask = _mask(path, bids.parse_name(path.name)[0])
+        scans[person] = Scan("map", path, entities, companions={"mask": mask} if mask else {})
+    if not scans:
+        raise InputError(f"{cohort.name} has no file of {image}; name an image that subjects have")
+    return list(scans.values())
+
+
+def bids_label(text: str) -> str:
+    """A name as BIDS allows it in a file's, of letters and digits."""
+    return re.sub("[^0-9A-Za-z]", "", text)
 
 
 def _scan(file: bids.ImageFile, root: Path, raw: Path) -> Scan:

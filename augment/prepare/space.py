@@ -1,8 +1,8 @@
 """The way into the common space: skull stripping, affine registration, and the way back.
 
-The fixed image is the T1 template. What is registered (a mean BOLD frame, an MD map, a mean
-diffusion attenuation, a T1) has another contrast, so mutual information is maximised, from coarse
-to fine:
+The fixed image is the T1 template, or the mean of the people themselves. What is registered (a mean
+BOLD frame, a map of any contrast, a mean diffusion attenuation) has another contrast, so mutual
+information is maximised, from coarse to fine:
 
     centre of mass → translation → rigid → affine.
 
@@ -14,7 +14,7 @@ it is, and only resampled to the grid.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -38,6 +38,20 @@ ITERATIONS = (200, 50)
 """At most, per kind of transform, at 8 mm and at 4 mm."""
 
 
+class Reference(NamedTuple):
+    """What is registered to: an image and its brain on the grid :data:`COARSE`."""
+
+    image: np.ndarray
+    brain: np.ndarray
+    name: str = "the template"
+
+
+def template_reference() -> Reference:
+    """The T1 template."""
+    maps = template_on(COARSE)
+    return Reference(maps["t1"], maps["brain"] > 0.5)
+
+
 def brain_mask(volume: np.ndarray, spacing: float = 2.0) -> np.ndarray:
     """Where the brain roughly is: median filter, Otsu's threshold, the largest piece without holes.
 
@@ -59,14 +73,19 @@ def brain_mask(volume: np.ndarray, spacing: float = 2.0) -> np.ndarray:
 
 
 def register(
-    volume: np.ndarray, affine: np.ndarray, mask: np.ndarray | None = None
+    volume: np.ndarray,
+    affine: np.ndarray,
+    mask: np.ndarray | None = None,
+    reference: Reference | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Find where the template lies in an image (X, Y, Z) of any orientation.
+    """Find where the reference, by default the template, lies in an image of any orientation.
 
-    Without a mask of the brain the image is skull-stripped: roughly first, then by the template's
-    own outline once that is in place. Returns world of the template to world of the image (4, 4),
-    the brain mask (X, Y, Z), and the Dice overlap of that mask with the template's brain.
+    Without a mask of the brain the image (X, Y, Z) is skull-stripped: roughly first, then by the
+    reference's own outline once that is in place. Returns world of the reference to world of the
+    image (4, 4), the brain mask (X, Y, Z), and the Dice overlap of that mask with the reference's
+    brain.
     """
+    reference = reference or template_reference()
     volume = np.nan_to_num(volume, posinf=0, neginf=0)
     if mask is not None and not volume[mask.astype(bool)].any():
         raise InputError("there is no signal in the brain mask; give the mask of this very image")
@@ -76,29 +95,29 @@ def register(
             f"a slab of {source} cannot be registered; at least {MIN_SIDE} voxels along each axis "
             "are needed: register it with its T1 elsewhere and name it space-MNI152..."
         )
-    brain = template_on(COARSE)["brain"] > 0.5
+    brain = reference.brain
     if mask is None:
         rough = brain_mask(volume, min(source.spacing))
         height = source.points()[2]
         rough &= height > height[rough].max() - HEAD
         start = _centres(volume * rough, source)
-        transform = _align(volume, rough, source, start)
+        transform = _align(volume, rough, source, start, reference)
         soft = ndimage.gaussian_filter(brain.astype(np.float32), 1)  # 4 mm of tolerance
         outline = resample(soft, COARSE, source, transform=np.linalg.inv(transform)) > 0.25
         mask = rough & outline
-        transform = _align(volume, mask, source, transform)
+        transform = _align(volume, mask, source, transform, reference)
     else:
         mask = mask.astype(bool)
-        transform = _align(volume, mask, source, _centres(volume * mask, source))
+        transform = _align(volume, mask, source, _centres(volume * mask, source), reference)
     moved = resample(mask.astype(np.float32), source, COARSE, transform=transform) > 0.5
     overlap = float(2 * (moved & brain).sum() / (moved.sum() + brain.sum()))
     scales = np.linalg.svd(transform[:3, :3])[1]
     if overlap < MIN_OVERLAP or scales.min() < SCALES[0] or scales.max() > SCALES[1]:
         raise InputError(
-            f"registration failed (overlap with the template's brain {overlap:.2f}, scales "
-            f"{scales.min():.2f} to {scales.max():.2f}); allowed are {MIN_OVERLAP:g} and "
+            f"registration failed (overlap with the brain of {reference.name} {overlap:.2f}, "
+            f"scales {scales.min():.2f} to {scales.max():.2f}); allowed are {MIN_OVERLAP:g} and "
             f"more, {SCALES[0]:g} to {SCALES[1]:g}: give a brain mask, or register it with "
-            "fMRIPrep or QSIPrep"
+            "fMRIPrep or QSIPrep (of maps: --to mean, or none where they lie alike)"
         )
     return transform, mask, overlap
 
@@ -111,13 +130,27 @@ def _centres(stripped: np.ndarray, source: Grid) -> np.ndarray:
     return transform_centers_of_mass(static, COARSE.affine, stripped, source.affine).affine
 
 
-def _align(volume: np.ndarray, mask: np.ndarray, source: Grid, start: np.ndarray) -> np.ndarray:
+def pose(volume: np.ndarray, affine: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Turn and shift a brain to lie as the template does, in its own size: a transform (4, 4)."""
+    source = Grid(volume.shape, affine)
+    start = _centres(volume * mask, source)
+    return _align(volume, mask, source, start, template_reference(), is_rigid=True)
+
+
+def _align(
+    volume: np.ndarray,
+    mask: np.ndarray,
+    source: Grid,
+    start: np.ndarray,
+    reference: Reference,
+    *,
+    is_rigid: bool = False,
+) -> np.ndarray:
     """Improve a transform, comparing at 8 mm and then at 4 mm."""
     from dipy.align.imaffine import AffineRegistration, MutualInformationMetric
     from dipy.align.transforms import AffineTransform3D, RigidTransform3D, TranslationTransform3D
 
-    template = template_on(COARSE)
-    brain = template["brain"] > 0.5
+    brain = reference.brain
     # The outline counts as much as the inside, what lies further away does not count.
     near = ndimage.binary_dilation(brain, iterations=2).astype(np.int32)
     moving = np.clip(volume, 0, np.percentile(volume[mask], 99)) * mask
@@ -128,9 +161,10 @@ def _align(volume: np.ndarray, mask: np.ndarray, source: Grid, start: np.ndarray
         factors=[2, 1],
         verbosity=0,
     )
-    for kind in (TranslationTransform3D, RigidTransform3D, AffineTransform3D):
+    kinds = (TranslationTransform3D, RigidTransform3D, AffineTransform3D)
+    for kind in kinds[: 2 if is_rigid else 3]:
         start = registration.optimize(
-            template["t1"] * brain,
+            reference.image * brain,
             moving,
             kind(),
             None,
@@ -169,12 +203,16 @@ def place(
             frame = frame * mask
         image[..., t] = resample(frame, source, grid, transform=transform) / share
     image = image[..., 0] if data.ndim == 3 else image
-    record = {
+    return image, record_of(source, grid, transform)
+
+
+def record_of(source: Grid, target: Grid, transform: np.ndarray) -> dict[str, Any]:
+    """The record of :func:`place`."""
+    return {
         "source": source.to_dict(),
-        "target": grid.to_dict(),
+        "target": target.to_dict(),
         "transform": np.asarray(transform, dtype=float).tolist(),
     }
-    return image, record
 
 
 def restore(image: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:

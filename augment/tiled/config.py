@@ -20,6 +20,8 @@ class TiledMDConfig:
 
     labels: tuple[str, ...] = ("sex", "diagnosis", "age")
     """Labels to condition on; one that no subject has is left out."""
+    image: str = "md"
+    """The map that it makes, by its name in the cohort: md, t1, fa or any other."""
     plane: str = "axial"
     autoencoder: str = "template"
     """``template`` (closed form, for registered subjects: a template that bends, and what it leaves

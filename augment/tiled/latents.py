@@ -18,7 +18,6 @@ from torch import Tensor
 
 from neuromix.augment import files
 from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import image_hashes
 from neuromix.augment.diffusion.fitting import ImageSet, Job
 from neuromix.augment.diffusion.label_embedding import encode_rows
@@ -58,34 +57,6 @@ class LatentSet:
         chosen = list(indices)
         labels = {name: codes[chosen] for name, codes in self.codes.items()}
         return {"latents": latents, "labels": labels}
-
-
-def common_grid(cohort: Cohort) -> Grid:
-    """The one grid of a cohort's MD maps; anything else is refused."""
-    import nibabel as nib
-
-    if "md" not in cohort.images:
-        raise InputError(
-            f"the cohort has {', '.join(cohort.images) or 'no images'} but no md; make MD maps "
-            "with `neuromix prepare --what md`"
-        )
-    first: tuple[str, Grid] | None = None
-    for path in cohort.table["md_path"]:
-        if not path:
-            raise InputError("some subjects have no md; drop them with cohort.where(...)")
-        image = nib.load(path)
-        x, y, z = image.shape[:3]
-        grid = Grid((x, y, z), image.affine)
-        if first is None:
-            first = (path, grid)
-        elif grid != first[1]:
-            raise InputError(
-                f"{path} has {grid} and {first[0]} has {first[1]}, or they lie elsewhere; bring "
-                "them to one grid with `neuromix prepare`"
-            )
-    if first is None:
-        raise InputError("the cohort is empty; name one with subjects")
-    return first[1]
 
 
 def volumes(cohort: Cohort, size: int = BATCH) -> Iterator[Tensor]:

@@ -43,7 +43,6 @@ from neuromix.augment.tiled.config import FAINTEST, LARGEST, TiledMDConfig
 from neuromix.augment.tiled.gaussian_start import GaussianStart
 from neuromix.augment.tiled.latents import (
     LatentSet,
-    common_grid,
     fit_autoencoder,
     volumes,
     voxel_digests,
@@ -107,8 +106,8 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
     @classmethod
     def _fit(cls, job: Job) -> tuple[TiledMDSampler, Trained, dict[str, Any]]:
         cohort, config, work = job.cohorts[0], job.config, job.work
-        grid = common_grid(cohort)
-        if any(common_grid(each) != grid for each in job.cohorts[1:]):
+        grid = cohort.grid(config.image)
+        if any(each.grid(config.image) != grid for each in job.cohorts[1:]):
             raise InputError("the validation subjects lie on another grid than the training's")
         check_size(len(cohort), config.training)  # before minutes go into the codec
         digests = [digest for each in job.cohorts for digest in voxel_digests(each)]
@@ -143,7 +142,7 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
         few = cohort.where(np.arange(len(cohort)) < ESTIMATED)
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
-            parts = _Parts.begin(few, config, common_grid(cohort))
+            parts = _Parts.begin(few, config, cohort.grid(config.image))
             seconds = 0.0
             if config.autoencoder == "kl":
                 slices = write_slices(parts.codec.tiling, few, work / "slices.npy")

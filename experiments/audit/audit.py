@@ -10,7 +10,7 @@ Held-out subjects had no part in the bank: that is the first thing that is check
 train the classifier that judges labels and the features, the other half are compared with and
 tested on, so that no subject judges what it has shaped. Utility is measured there, too: a
 classifier trained on real subjects, on samples, and on both. What is looked at depends on the
-images: :mod:`neuromix.experiments.audit.maps` for mean diffusivity,
+images: :mod:`neuromix.experiments.audit.maps` for a scalar map,
 :mod:`neuromix.experiments.audit.runs` for task fMRI. A completer is audited itself, by what it
 makes of held-out subjects (:mod:`neuromix.experiments.audit.completer`).
 """
@@ -26,6 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from neuromix.augment.bank.bank import SampleBank
+from neuromix.augment.data.bids import SERIES
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.digests import Content, digest_of
 from neuromix.augment.diffusion.pipeline import is_sampler
@@ -36,7 +37,7 @@ from neuromix.augment.pds.config import MODALITIES
 from neuromix.experiments.audit.base import weigh
 from neuromix.experiments.audit.completer import CompleterAudit
 from neuromix.experiments.audit.config import Audit
-from neuromix.experiments.audit.maps import MDAudit
+from neuromix.experiments.audit.maps import MapAudit
 from neuromix.experiments.audit.runs import RunsAudit
 from neuromix.experiments.frame.cohorts import contents
 from neuromix.experiments.frame.findings import findings_table
@@ -46,8 +47,6 @@ from neuromix.experiments.frame.run import Run
 __all__ = ["Audit", "run"]
 
 NAME = "audit"
-KINDS: dict[tuple[str, ...], Callable[..., Any]] = {("md",): MDAudit, ("bold",): RunsAudit}
-"""By the images of a bank."""
 
 
 def run(config: Audit, out: Path) -> dict[str, Any]:
@@ -86,10 +85,11 @@ def _open(folder: Path) -> tuple[Any, Callable[..., Any]]:
             )
         return sampler, CompleterAudit
     bank = SampleBank(folder)
-    if bank.images not in KINDS:
-        known = " and ".join(" ".join(images) for images in KINDS)
+    if bank.images == ("bold",):
+        return bank, RunsAudit
+    if len(bank.images) != 1 or bank.images[0] in SERIES:
         raise InputError(
-            f"{bank.path} holds {', '.join(bank.images)}; an audit knows banks of {known}, and "
-            "completers"
+            f"{bank.path} holds {', '.join(bank.images)}; an audit knows banks of a map and of "
+            "bold, and completers"
         )
-    return bank, KINDS[bank.images]
+    return bank, MapAudit

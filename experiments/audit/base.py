@@ -81,7 +81,7 @@ class BaseAudit:
     """
 
     title: ClassVar[str]
-    images: ClassVar[Sequence[str]]
+    images: Sequence[str]
     limits: ClassVar[Sequence[Limit]] = ()
 
     def __init__(self, config: Audit, made: SampleBank | ModalityCompleter, frame: Run) -> None:

@@ -18,7 +18,7 @@ class Audit:
     """What to audit, and how thoroughly."""
 
     bank: tyro.conf.Positional[Path]
-    """Folder that `neuromix generate` has filled, with md or with task fMRI runs, or that
+    """Folder that `neuromix generate` has filled, with maps or with task fMRI runs, or that
     `neuromix train pds` has."""
     train: Path
     """BIDS folder or table of the subjects that the sampler was trained on."""

@@ -1,4 +1,8 @@
-"""The audit of a bank of mean diffusivity maps, see :mod:`neuromix.experiments.audit.audit`."""
+"""The audit of a bank of scalar maps, see :mod:`neuromix.experiments.audit.audit`.
+
+Volumes of a map that is no MD are divided by a unit learnt from training subjects, and tissues are
+looked at where the subjects lie in MNI152 space.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ from neuromix.augment.metrics import anatomy
 from neuromix.augment.metrics import features as clouds
 from neuromix.augment.metrics.fidelity import label_faithfulness
 from neuromix.augment.tiled.config import FAINTEST, LARGEST
-from neuromix.augment.tiled.latents import common_grid
 from neuromix.experiments.audit import base
 from neuromix.experiments.audit.base import NEAREST, Limit
 from neuromix.experiments.audit.config import FEWEST, Audit
@@ -25,6 +28,7 @@ from neuromix.experiments.frame.figures import WHITE, label_text, slices
 from neuromix.experiments.frame.findings import (
     CARE,
     FAULT,
+    FINE,
     Finding,
     interval_text,
     metrics_table,
@@ -53,14 +57,15 @@ SHUFFLES = 20
 TITLE = ("sex", "diagnosis")
 
 
-class MDAudit(base.BankAudit):
-    """Of a bank of mean diffusivity; each part reads what it needs."""
+class MapAudit(base.BankAudit):
+    """Of a bank of a scalar map; each part reads what it needs."""
 
     title = "Audit of a bank of samples"
-    images = ("md",)
     limits = tuple(LIMITS.values())
 
     def __init__(self, config: Audit, bank: SampleBank, frame: Run) -> None:
+        self.images = bank.images
+        (self.image,) = bank.images
         super().__init__(config, bank, frame)
         train, heldout = self.whole.values()
         halves = heldout.split((0.5, 0.0, 0.5), seed=config.seed)
@@ -78,8 +83,8 @@ class MDAudit(base.BankAudit):
             "heldout": self.some(tests),
             "judges": self.some(halves.train),
         }
-        self.bench = Bench(parts, config.judge_steps, config.seed)
-        grid, other = self.bench.grid, common_grid(train)
+        self.bench = Bench(parts, config.judge_steps, config.seed, self.image)
+        grid, other = self.bench.grid, train.grid(self.image)
         if grid != other:
             raise InputError(f"--train lies on {other} and --heldout on {grid}; use one grid")
         self.chosen, self.is_matched = _matched(
@@ -99,8 +104,8 @@ class MDAudit(base.BankAudit):
         odd = anatomy["outside the range"]
         yield LIMITS["range"].finding(
             "range", odd,
-            f"{100 * odd:.2g} % of voxels in the brain have values that no tissue has; all lie "
-            f"from {interval_text(anatomy['range'])}",
+            f"{100 * odd:.2g} % of voxels in the brain have values that no tissue has (no training "
+            f"subject, but for MD); all lie from {interval_text(anatomy['range'])}",
         )  # fmt: skip
         yield base.laterality_finding(anatomy["left-right"])
         yield base.membership_finding(parts["privacy"]["membership"])
@@ -174,12 +179,16 @@ class MDAudit(base.BankAudit):
         mask = anatomy.common_mask(self.bench.volumes("train"))
         inside = self.made[:, mask]
         # What the samplers leave, with room for rounding.
-        odd = ((inside < FAINTEST / 2) & (inside != 0)) | (inside > LARGEST * 1.01)
+        low, high = FAINTEST / 2, LARGEST * 1.01
+        if self.image != "md":
+            real = self.bench.volumes("train")[:, mask]
+            low, high = real.min(), real.max() + 0.01 * np.ptp(real)
+        odd = ((inside < low) & (inside != 0)) | (inside > high)
         sides = base.laterality(self.made, self.bench.volumes("heldout"), mask, self.config.seed)
         return {
             "left-right": sides,
             "outside the range": float(odd.mean()),
-            "range": [float(self.made.min()), float(self.made.max())],
+            "range": [float(each * self.bench.unit) for each in (self.made.min(), self.made.max())],
         }
 
     def privacy(self) -> dict[str, Any]:
@@ -195,7 +204,8 @@ class MDAudit(base.BankAudit):
         """Balanced accuracy on test subjects, trained on real subjects, on samples and on both."""
         sets = [self.bench.rows("train"), self.bench.rows("heldout"), self.asked]
         shared = [t for t in TARGETS if min(_fewest_of_a_class(t, rows) for rows in sets) > 1]
-        return self.worth(shared, sex_or_dementia, self.subjects)
+        make = functools.partial(sex_or_dementia, image=self.image)
+        return self.worth(shared, make, self.subjects)
 
     def subjects(self, part: str) -> list[tio.Subject]:
         """Of ``samples`` or of a part of the real ones."""
@@ -212,7 +222,7 @@ class MDAudit(base.BankAudit):
         """The chosen samples, on the grid of the real subjects."""
         every = self.bank.subjects()
         chosen = [every[k] for k in self.chosen]
-        grid, image = self.bench.grid, chosen[0]["md"]
+        grid, image = self.bench.grid, chosen[0][self.image]
         is_there = np.allclose(image.affine, grid.affine, atol=1e-3)
         if tuple(image.spatial_shape) != grid.shape or not is_there:
             raise InputError(
@@ -225,7 +235,8 @@ class MDAudit(base.BankAudit):
     @functools.cached_property
     def made(self) -> np.ndarray:
         """Their volumes, (N, X, Y, Z)."""
-        return np.stack([subject["md"].data[0].float().numpy() for subject in self.samples])
+        made = [subject[self.image].data[0].float().numpy() for subject in self.samples]
+        return np.stack(made) / np.float32(self.bench.unit)
 
     @property
     def asked(self) -> list[dict[str, Any]]:
@@ -280,12 +291,15 @@ def _fidelity_findings(table: Mapping[str, Any]) -> Iterator[Finding]:
     yield LIMITS["detail"].finding("detail", abs(off), f"log power {off:+.2f} against real", blur)
     off = metrics["graininess"]["change"]
     yield LIMITS["grain"].finding("grain", abs(off), f"{100 * off:+.0f} % against real")
-    tissue, row = worst("tissue_md_")
-    yield LIMITS["units"].finding(
-        "units", abs(row["change"]),
-        f"{tissue} has {row['value']:.4g}, real {row['real']:.4g}, in 1e-3 mm²/s",
-        base.unit_error(row["value"] / max(row["real"], 1e-12)),
-    )  # fmt: skip
+    if any(name.startswith("tissue_md_") for name in metrics):
+        tissue, row = worst("tissue_md_")
+        yield LIMITS["units"].finding(
+            "units", abs(row["change"]),
+            f"{tissue} has {row['value']:.4g}, real {row['real']:.4g}, in 1e-3 mm²/s",
+            base.unit_error(row["value"] / max(row["real"], 1e-12)),
+        )  # fmt: skip
+    else:
+        yield Finding("units", FINE, "tissues are left out: the maps are not in MNI152 space")
     off = worst("continuity_")[1]["change"]
     yield LIMITS["slices"].finding("slices", abs(off), f"{100 * off:+.0f} % against real")
 

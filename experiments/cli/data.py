@@ -66,18 +66,18 @@ def cohort(
     separate_sites: tyro.conf.FlagCreatePairsOff[bool] = False,
     anyway: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Show and check a cohort; with --out, split it by subject into train, val and test.
+    """Show and check a cohort, and what it can be used for; with --out, split it by subject.
 
     Every problem is listed; the exit code is then 2, and no split is written.
 
     Args:
         data: BIDS folder, or a CSV or TSV with a column NAME_path for each image.
-        images: Names of the images, for example md bold. Default: all that are there.
+        images: Names of the images, for example md bold t1. Default: all that are there.
         columns: Columns of the table with other names, as: --columns subject_id RID diagnosis DXGRP
         codings: What other codes mean, as: --codings sex:0=F sex:1=M
         dataset: Name of the study that a table is of, where it has no column dataset: the same for
             all of its tables, so that one person in two of them is known to be one.
-        out: Folder for train.tsv, val.tsv and test.tsv.
+        out: Folder for train.tsv, val.tsv and test.tsv, of which train and experiments take each.
         fractions: Shares of train, val and test.
         stratify: Labels that the parts have in equal shares.
         seed: Decides who goes where.
@@ -86,7 +86,7 @@ def cohort(
     """
     from rich.console import Console
 
-    from neuromix.experiments.frame.cohorts import gaps, load_cohort, parse_codings
+    from neuromix.experiments.frame.cohorts import gaps, load_cohort, parse_codings, uses
     from neuromix.experiments.frame.pages import rich_table
 
     console = Console()
@@ -97,6 +97,8 @@ def cohort(
     problems = subjects.validate(progress=True)
     for problem in problems:
         print(problem, file=sys.stderr)
+    for line in uses(subjects, problems):
+        console.print(line)
     if out is not None and (anyway or not problems):
         parts = subjects.split(
             fractions, stratify=stratify, seed=seed, separate_sites=separate_sites
@@ -140,33 +142,56 @@ def prepare(
     data: Path,
     out: Path,
     /,
-    what: Literal["md", "bold", "segments"],
-    spacing: float = 4.0,
+    what: Literal["md", "bold", "segments", "map"],
+    image: str = "",
+    to: Literal["template", "mean", "none"] = "template",
+    spacing: float | None = None,
+    pool: tuple[int, int, int] | None = None,
     window: float | None = None,
     overlap: float = 0.0,
     segments: int = 8,
     b_max: float = 1500.0,
     raw: Path | None = None,
+    columns: dict[str, str] | None = None,
+    codings: tuple[str, ...] = (),
+    dataset: str = "",
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Bring raw data to what the samplers eat: one grid in MNI space, known units.
+    """Bring raw data, or maps of one's own, to what the samplers eat: one grid, known units.
 
     A scan that fails is named at the end and the others are kept; the exit code is then 2. Run it
     again to go on where it stopped.
 
     Args:
-        data: BIDS folder, raw or derivative, or HCP's tree of task runs.
+        data: BIDS folder, raw or derivative, or HCP's tree of task runs; for maps a table, too.
         out: Folder for the BIDS derivative.
-        what: md fits DWI to mean diffusivity, bold resamples runs, segments makes PDS segments.
-        spacing: Voxel side of the grid in mm.
+        what: md fits DWI to mean diffusivity, bold resamples runs, segments makes PDS segments, map
+            takes skull-stripped maps of any contrast, whose unit and range stay.
+        image: Which map: t1, fa, ... as the table's column t1_path says, or t1w of a BIDS folder.
+        to: What maps are registered to, by mutual information: the MNI152 template, their own mean
+            or none.
+        spacing: Voxel side of the grid in mm. Default: 4; of maps registered to none, their own.
+        pool: Voxels along each axis to average, of maps registered to none, as: --pool 2 2 3
         window: Seconds of a window that BOLD runs are cut into. Default: whole runs.
         overlap: Share of a window that the next one repeats, 0 to below 1.
         segments: Segments along the gradient or time axis.
         b_max: Largest b-value in s/mm² that enters the tensor fit.
         raw: Raw dataset behind a derivative, for its events and labels.
+        columns: Of maps, as those of `neuromix cohort`.
+        codings: Of maps, as those of `neuromix cohort`.
+        dataset: Of a table of maps, as that of `neuromix cohort`.
+        dry_run: Try one scan, say how long all would take, and stop.
     """
     options = locals()
     from neuromix.augment.prepare import prepare as run
+    from neuromix.experiments.frame.cohorts import load_cohort, parse_codings
 
+    told = [options.pop(name) for name in ("columns", "codings", "dataset")]
+    if what == "map":
+        told[1] = parse_codings(codings)
+        options["data"] = load_cohort(data, (image,) if image else (), *told)
+    elif any(told):
+        raise InputError("--columns, --codings and --dataset came; they are for --what map alone")
     result = run(**options)
     print(result)
     if result.failures:

@@ -42,8 +42,8 @@ class Comparison(ABC):
     """
 
     name: ClassVar[str]
-    images: ClassVar[tuple[str, ...]]
-    """That it looks at."""
+    images: ClassVar[tuple[str, ...]] = ()
+    """That it looks at, if not the one of its settings."""
     trained: list[Cohort]
     tests: list[Cohort]
     ceiling: Cohort | None = None
@@ -124,7 +124,8 @@ def carry_out(
     if dry_run:
         show_plan(kind.plan(config), console)
         return {}
-    with Run.open(out, kind.name, settings, console, contents(config, kind.images)) as frame:
+    looked_at = kind.images or (config.image,)
+    with Run.open(out, kind.name, settings, console, contents(config, looked_at)) as frame:
         comparison = kind(config, frame)
         origin = _origin(config.endpoint, frame, begun) if endpoint else ""
         comparison.check()

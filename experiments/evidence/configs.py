@@ -95,10 +95,13 @@ class Mixing(Comparing):
 
     arms: tuple[str, ...] = tuple(ARMS)
     """Ways to make a training set; real, which all are compared with, is needed."""
+    image: str = "md"
+    """The map that is looked at, such as t1 or fa; a phantom has md."""
     data_a: Path | None = None
-    """BIDS folder or table of site A, with md and sex. Default: a phantom of a community."""
+    """BIDS folder or table of site A, with the map and sex. Default: a phantom of a community."""
     data_b: Path | None = None
-    """BIDS folder or table of site B, with md and diagnosis. Default: a phantom of a clinic."""
+    """BIDS folder or table of site B, with the map and diagnosis. Default: a phantom of a
+    clinic."""
     ceiling: int = 2000
     """Fresh phantom subjects that the ceiling is trained on; 0 leaves it out."""
     sampler: Preset = "tiny"

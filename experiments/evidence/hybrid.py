@@ -97,9 +97,8 @@ class HybridComparison(Comparison):
         count = config.train + config.validation + config.test
         cohort = find_cohort(config.data, "paired", (), frame.folder / "phantom", count, config)
         whole = labelled(paired(cohort), TARGET)
-        self.parts = part(
-            whole, TARGET, config.train, config.validation, 0, config.seed, common_frame
-        )
+        common_frame(whole)  # refuses images that do not lie on one grid
+        self.parts = part(whole, TARGET, config.train, config.validation, 0, config.seed)
         self.trained = [self.parts.pool, self.parts.validation]
         self.tests = [self.parts.test]
         self.fillers: dict[int, Filler] = {}

@@ -152,10 +152,12 @@ def _plan_mixing(
     fits: Sequence[tuple[int, str, int]],
 ) -> Plan:
     """So many phantom subjects, a sampler each size, and fits of so many steps."""
-    own = load_cohort(data, ("md",) if data.is_dir() else ()) if data else None
+    own = load_cohort(data, (config.image,) if data.is_dir() else ()) if data else None
     with few_subjects("md", own, config.spacing) as few:
         training, sample = sampler_pace(few, config)
-        step, judging = classifier_pace(SexClassifier(), few.subjects(), ("F", "M"))
+        step, judging = classifier_pace(
+            SexClassifier(image=config.image), few.subjects(), ("F", "M")
+        )
     samples = sum(needs(config.arms, size).get(SYNTHETIC, 0) for size in sizes)
     samplers = len(sizes) if samples else 0
     judged = config.validation + config.test

@@ -257,13 +257,20 @@ def _slices(path: Path) -> Picture:
             if kind in content and k < len(content[kind]) and len(volumes) < 8:
                 volumes.append(content[kind][k])
                 titles.append(f"{short}: {content[label][k]}")
+    upper, what = _white(content)
     return (
-        figures.slices(volumes, titles, upper=WHITE),
+        figures.slices(volumes, titles, upper=upper),
         f"{path.stem}: real training subjects beside samples of the same sex and diagnosis; axial, "
-        f"coronal and sagittal slices, mean diffusivity from 0 to {WHITE} in 1e-3 mm²/s, equally "
-        "scaled.",
+        f"coronal and sagittal slices, {what} from 0 to {upper:.3g}, equally scaled.",
         f"Slices of {', '.join(titles)}, in columns.",
     )
+
+
+def _white(content: Any) -> tuple[float, str]:
+    """What is shown as white, and of what: of a map that is no MD, by the real subjects."""
+    if content["image"] == "md":
+        return WHITE, "mean diffusivity in 1e-3 mm²/s"
+    return float(np.percentile(content["real"], 99.8)), str(content["image"])
 
 
 def _viewers(path: Path) -> list[Viewer]:
@@ -271,7 +278,12 @@ def _viewers(path: Path) -> list[Viewer]:
     kinds = {"real": ("A real training subject", "titles"),
              SYNTHETIC: ("A synthetic subject", f"{SYNTHETIC} titles")}  # fmt: skip
     return [
-        viewer(content[kind][0], content["affine"], f"{name}, {content[label][0]}", upper=WHITE)
+        viewer(
+            content[kind][0],
+            content["affine"],
+            f"{name}, {content[label][0]}",
+            upper=_white(content)[0],
+        )
         for kind, (name, label) in kinds.items()
         if kind in content
     ]

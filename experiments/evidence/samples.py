@@ -76,7 +76,7 @@ def sampler_config(config: Mixing) -> TiledMDConfig:
         training = replace(
             training, steps=config.sampler_steps, validate_every=every, checkpoint_every=every
         )
-    return replace(preset, training=training, labels=config.labels)
+    return replace(preset, training=training, labels=config.labels, image=config.image)
 
 
 def make_material(
@@ -99,7 +99,7 @@ def make_material(
     learnt = train if sampler_train is None else sampler_train
     samples = draw_samples(run, name, learnt, validation, config, requests, tests, counts)
     material = Material(train.subjects(), validation.subjects(), test, samples)
-    keep_pictures(run, name, material)
+    keep_pictures(run, name, material, config.image)
     return material
 
 
@@ -134,17 +134,16 @@ def draw_samples(
         samples[SYNTHETIC] = SampleBank(bank).subjects()
     if GAUSSIAN in counts:
         samples[GAUSSIAN] = gaussian_samples(
-            cohort, wanted[: counts[GAUSSIAN]], sampler.grid.affine, config.seed
+            cohort, wanted[: counts[GAUSSIAN]], sampler.grid.affine, config.seed, config.image
         )
     return samples
 
 
 def gaussian_samples(
-    cohort: Cohort, wanted: Sequence[Labels], affine: np.ndarray, seed: int
+    cohort: Cohort, wanted: Sequence[Labels], affine: np.ndarray, seed: int, image: str = "md"
 ) -> list[tio.Subject]:
     """Samples of the cheap generator, :class:`PCAGaussian`."""
-    volumes = np.stack([subject["md"].data[0].float().numpy() for subject in cohort.subjects()])
-    fitted = PCAGaussian().fit(volumes, label_rows(cohort))
+    fitted = PCAGaussian().fit(cohort.volumes(image), label_rows(cohort))
     made_by = origin.remember(leakage.provenance([cohort]))
     samples = []
     for k, labels in enumerate(wanted):
@@ -152,9 +151,9 @@ def gaussian_samples(
         name = f"gauss{k + 1:06d}"
         keys: Labels = dict.fromkeys(COLUMNS, "") | {"age": float("nan")}
         keys |= {"dataset": "PCA-Gaussian", "subject_id": name, **labels}
-        image = tio.ScalarImage(tensor=torch.from_numpy(volume[None]), affine=affine)
+        scan = tio.ScalarImage(tensor=torch.from_numpy(volume[None]), affine=affine)
         marks = {"synthetic": True, "synthetic_id": name, "origin": made_by}
-        samples.append(tio.Subject(md=image, **keys, **marks))
+        samples.append(tio.Subject({image: scan, **keys, **marks}))
     return samples
 
 
@@ -180,10 +179,11 @@ def sex_or_dementia(target: str, **options: Any) -> VolumeClassifier:
     return {"sex": SexClassifier, "dementia": DementiaClassifier}[target](**options)
 
 
-def keep_pictures(run: Run, name: str, material: Material) -> None:
+def keep_pictures(run: Run, name: str, material: Material, image: str = "md") -> None:
     """Keep some real subjects, and samples of the same sex and diagnosis, for the report."""
     real = list(material.train[:PICTURED])
-    content: dict[str, Any] = {"real": _volumes(real), "affine": real[0]["md"].affine}
+    content: dict[str, Any] = {"real": _volumes(real, image), "affine": real[0][image].affine}
+    content["image"] = image
     content["titles"] = np.array([label_text(subject) for subject in real])
     for source, samples in material.samples.items():
         free = list(samples)
@@ -193,7 +193,7 @@ def keep_pictures(run: Run, name: str, material: Material) -> None:
             best = max(free, key=lambda s: sum(s[n] == subject[n] for n in names))
             free = [s for s in free if s is not best]
             chosen.append(best)
-        content[source] = _volumes(chosen)
+        content[source] = _volumes(chosen, image)
         content[f"{source} titles"] = np.array([label_text(subject) for subject in chosen])
     path = run.folder / "pictures" / f"{name}.npz"
     with files.replacing(path) as temporary, temporary.open("wb") as stream:
@@ -205,5 +205,5 @@ def pictures_of(run: Run) -> list[Path]:
     return sorted((run.folder / "pictures").glob("*.npz"), key=lambda path: natural(path.stem))
 
 
-def _volumes(subjects: Sequence[tio.Subject]) -> np.ndarray:
-    return np.stack([subject["md"].data[0].float().numpy() for subject in subjects])
+def _volumes(subjects: Sequence[tio.Subject], image: str) -> np.ndarray:
+    return np.stack([subject[image].data[0].float().numpy() for subject in subjects])

@@ -81,7 +81,7 @@ class Question:
 class SettingsComparison(Comparison):
     """All settings, cell by cell."""
 
-    name, images = "settings", ("md",)
+    name = "settings"
     plan = staticmethod(plan_settings)
     config: Settings
 
@@ -214,6 +214,7 @@ class SettingsComparison(Comparison):
     def _classifier(self, target: str, cell: Cell, augmentation: Cell) -> Any:
         return sex_or_dementia(
             target,
+            image=self.config.image,
             steps=self.config.steps,
             seed=cell["seed"],
             class_weight="balanced",

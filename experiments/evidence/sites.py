@@ -8,10 +8,9 @@ that choose checkpoints, test subjects that judge, and of a phantom many fresh o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import DEMENTIA
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
-from neuromix.augment.tiled.latents import common_grid
 from neuromix.classifiers.evaluate import nested_subsets
 from neuromix.experiments.evidence.configs import Comparing, Decoding, Mixing
 from neuromix.experiments.frame.cohorts import load_cohort, names_of
@@ -64,12 +62,19 @@ def find_cohort(
 def load_site(config: Mixing, site: str, target: str, pool: int, fresh: int, folder: Path) -> Parts:
     """Site A or B, of subjects that have the target; as many fresh ones for the ceiling."""
     data = config.data_a if site == "A" else config.data_b
+    if data is None and config.image != "md":
+        raise InputError(
+            f"--image {config.image} came without --data-{site.lower()}, and a phantom has md "
+            "alone; name the cohort"
+        )
     count = pool + config.validation + config.test + fresh
     if target == "dementia":
         # Seven in ten subjects of clinic B have no dementia or have it; the others are in between.
         count = math.ceil(count / 0.7 * 1.1) + 10
-    cohort = find_cohort(data, "md", ("md",), folder / f"phantom-{site}", count, config, site)
-    return part(labelled(cohort, target), target, pool, config.validation, fresh, config.seed)
+    place, images = folder / f"phantom-{site}", (config.image,)
+    cohort = labelled(find_cohort(data, "md", images, place, count, config, site), target)
+    cohort.grid(config.image)
+    return part(cohort, target, pool, config.validation, fresh, config.seed)
 
 
 def find_runs(config: Decoding, folder: Path) -> Cohort:
@@ -115,13 +120,8 @@ def part(
     validation: int,
     fresh: int,
     seed: int,
-    check: Callable[[Cohort], Any] = common_grid,
 ) -> Parts:
-    """Part labelled subjects, evenly in sex and diagnosis; all that are left judge.
-
-    ``check`` refuses images that do not lie on one grid.
-    """
-    check(cohort)
+    """Part labelled subjects, evenly in sex and diagnosis; all that are left judge."""
     people, fixed = len(cohort.subject_keys), pool + validation
     if people < fixed + fresh + 2 * FEWEST_OF_CLASS:
         raise InputError(

@@ -49,7 +49,7 @@ from neuromix.experiments.frame.verdict import CEILING, SCRATCH, Group
 class TransferComparison(Comparison):
     """The two stages, cell by cell."""
 
-    name, images = "transfer", ("md",)
+    name = "transfer"
     plan = staticmethod(plan_transfer)
     config: Transfer
 
@@ -150,14 +150,17 @@ class TransferComparison(Comparison):
         return self._pretrain(cell, fresh, ARMS["real"].augmentation)
 
     def _pretrain(self, cell: Cell, train: list[tio.Subject], augmentation: Cell) -> Cell:
-        classifier = SexClassifier(steps=self.config.steps, seed=cell["seed"], **augmentation)
+        classifier = SexClassifier(
+            image=self.config.image, steps=self.config.steps, seed=cell["seed"], **augmentation
+        )
         held = self.held_out
         fitted, record = judge(classifier, train, held["validation A"], held["test A"])
         fitted.save(self._saved(cell))
         return record
 
     def _fit_dementia(self, cell: Cell, _: None) -> Cell:
-        settings: Cell = {"steps": self.config.steps_b, "seed": cell["seed"]}
+        settings: Cell = {"image": self.config.image}
+        settings |= {"steps": self.config.steps_b, "seed": cell["seed"]}
         settings |= ARMS["real"].augmentation
         if cell["arm"] == SCRATCH:
             classifier = DementiaClassifier(**settings)

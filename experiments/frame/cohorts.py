@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from neuromix.augment.data.bids import CUSTOM, space_of
+from neuromix.augment.data.checks import Problem
 from neuromix.augment.data.cohort import Cohort
+from neuromix.augment.data.conditions import DEMENTIA
 from neuromix.augment.data.digests import Content
 from neuromix.augment.data.split import UNNAMED
 from neuromix.augment.errors import InputError
@@ -17,6 +20,15 @@ PLACES = ("data", "data_a", "data_b", "train", "heldout")
 """Settings that name cohorts."""
 NAMED = 5
 """Subjects that a line names."""
+FEWEST = 3
+"""People that anything can be fitted to."""
+SERIES = {
+    "bold": "train fmri, experiment decoding",
+    "fmri": "train pds and experiment hybrid, beside dmri",
+    "dmri": "train pds and experiment hybrid, beside fmri",
+    "dwi": "prepare --what md or segments",
+}
+"""What images of four dimensions are for."""
 
 
 def load_cohort(
@@ -45,7 +57,7 @@ def load_cohort(
     if not data.exists():
         raise InputError(f"{data} does not exist; name a BIDS folder or a CSV or TSV table")
     if images or columns or codings:
-        places = {name: f"{name}_path" for name in images or ("md",)}
+        places = {name: f"{name}_path" for name in images} or None
         return Cohort.from_table(data, places, codings=codings, columns=columns, dataset=dataset)
     return Cohort.load(data, dataset)
 
@@ -85,6 +97,50 @@ def parse_codings(texts: Sequence[str]) -> dict[str, dict[str, str]]:
             raise InputError(f"coding {text!r} is not understood; write it as sex:0=F")
         codings.setdefault(label, {})[code] = meaning
     return codings
+
+
+def uses(cohort: Cohort, problems: Sequence[Problem]) -> list[str]:
+    """What the images without a problem can be used for and what not, in a line each."""
+    lines, bad = [], {"", *(problem.path for problem in problems)}
+    for image in cohort.images:
+        part = cohort.where(~cohort.table[f"{image}_path"].isin(bad).to_numpy())
+        people, paths = len(part.subject_keys), part.table[f"{image}_path"]
+        if people < FEWEST:
+            lines.append(f"{image}: {people} people without a problem; {FEWEST} or more are needed")
+            continue
+        try:
+            where = f"on one grid of {part.grid(image)}"
+        except InputError:
+            where = ""
+        is_in_mni = part.is_in_mni(image)
+        space = space_of(paths).replace(CUSTOM, "MNI152" if is_in_mni else "unknown")
+        kinds = [name for name in ("sex", "dementia") if _has_classes(part, name)]
+        fits, unfit = [SERIES.get(image, "")], []
+        if image in SERIES:
+            pass
+        elif not where:
+            what = "md" if image == "md" else f"map --image {image}"
+            fits, unfit = (
+                [f"prepare --what {what}"],
+                ["samplers and classifiers, which need one grid"],
+            )
+        else:
+            option = "" if image == "md" else f" --image {image}"
+            fits = [f"train tiled{option}", "audit"]
+            fits += [f"classifiers and experiments of {' and '.join(kinds)}"] if kinds else []
+            unfit = [] if kinds else ["classifiers: neither sex nor dementia is told of two kinds"]
+            unfit += [] if is_in_mni else ["checks of tissues and regions, which need MNI152"]
+        line = f"{image}: {people} people {where or 'on several grids'}, space {space}"
+        lines.append(f"{line}; fits {', '.join(fits)}" + "".join(f"; not {u}" for u in unfit))
+    return lines
+
+
+def _has_classes(cohort: Cohort, target: str) -> bool:
+    """Whether two classes of sex, or of dementia, have two people each."""
+    people = first_scans(cohort).table
+    values = people["sex"] if target == "sex" else people["diagnosis"].map(DEMENTIA).fillna("")
+    counts = values[values != ""].value_counts()
+    return len(counts) > 1 and bool(counts.min() > 1)
 
 
 def gaps(cohort: Cohort) -> list[str]:

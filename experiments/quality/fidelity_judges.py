@@ -14,8 +14,8 @@ from neuromix.augment.data.cohort import Cohort, label_rows
 from neuromix.augment.metrics import features as clouds
 from neuromix.augment.metrics.anatomy import tissue_masks
 from neuromix.augment.metrics.fidelity import Judge, fidelity_table
-from neuromix.augment.tiled.latents import common_grid, volumes
 from neuromix.classifiers.base import VolumeClassifier
+from neuromix.experiments.frame.figures import WHITE
 from neuromix.experiments.quality.baselines import Labels
 
 TARGETS = ("sex", "dementia")
@@ -26,19 +26,27 @@ class Bench:
 
     Classifiers, of so many optimiser steps, and features are made when they are first needed: a run
     whose rows are all there needs none. Parts are ``train``, ``heldout`` and ``judges``, and others
-    that are only kept.
+    that are only kept. A map that is no MD is looked at in a ``unit`` in which the brightest tissue
+    of training subjects is as bright as MD is in pictures.
     """
 
-    def __init__(self, parts: dict[str, Cohort], steps: int, seed: int) -> None:
-        self.parts, self.steps, self.seed = parts, steps, seed
-        self.grid = common_grid(parts["heldout"])
+    def __init__(self, parts: dict[str, Cohort], steps: int, seed: int, image: str = "md") -> None:
+        self.parts, self.steps, self.seed, self.image = parts, steps, seed, image
+        self.grid = parts["heldout"].grid(image)
         self._volumes: dict[str, np.ndarray] = {}
+
+    @functools.cached_property
+    def unit(self) -> float:
+        """What volumes are divided by."""
+        if self.image == "md":
+            return 1.0
+        train = self.parts["train"].volumes(self.image)
+        return float(np.percentile(train[train > 0], 99)) / WHITE
 
     def volumes(self, part: str) -> np.ndarray:
         """All volumes of a part, (N, X, Y, Z)."""
         if part not in self._volumes:
-            batches = [batch[:, 0].numpy() for batch in volumes(self.parts[part])]
-            self._volumes[part] = np.concatenate(batches)
+            self._volumes[part] = self.parts[part].volumes(self.image) / np.float32(self.unit)
         return self._volumes[part]
 
     def rows(self, part: str) -> list[dict[str, Any]]:
@@ -47,7 +55,9 @@ class Bench:
 
     @functools.cached_property
     def tissues(self) -> dict[str, np.ndarray]:
-        """Masks of the tissues that fill a voxel somewhere on this grid."""
+        """Masks of the tissues that fill a voxel on this grid; none outside MNI152 space."""
+        if not self.parts["heldout"].is_in_mni(self.image):
+            return {}
         return {name: mask for name, mask in tissue_masks(self.grid).items() if mask.any()}
 
     @functools.cached_property

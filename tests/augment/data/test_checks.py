@@ -273,6 +273,37 @@ class TestSpace:
         assert "not skull-stripped or not in MNI space" in the_one(check(place))
 
 
+class TestMaps:
+    """Of maps that claim no MNI152 space, any unit, place and coverage will do."""
+
+    def slab(self, path, affine=GRID.affine, factor=150):
+        return save(path, md()[:, :, 10:14] * np.float32(factor), affine, code=2)
+
+    def test_a_slab_in_any_place_and_unit_has_no_problem(self, tmp_path):
+        turn = np.diag([1.0, 1, 1, 1])
+        turn[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+        turn[0, 3] = 90
+        paths = [self.slab(tmp_path / f"{k}.nii", turn @ GRID.affine) for k in range(3)]
+        assert check(*paths, image="t1") == []
+        assert "fits no unit" in the_one(check(paths[0], image="md"))
+
+    def test_who_claims_mni_by_name_is_looked_at(self, tmp_path):
+        path = self.slab(tmp_path / "sub-1_space-MNI152NLin6Asym_fa.nii")
+        assert "not in MNI space, which it claims" in the_one(check(path, image="fa"))
+
+    def test_images_of_their_own_grids_are_one_problem(self, tmp_path):
+        moved = [np.array(GRID.affine) for _ in range(4)]
+        for k, affine in enumerate(moved):
+            affine[:3, 3] += k
+        paths = [self.slab(tmp_path / f"{k}.nii", affine) for k, affine in enumerate(moved)]
+        (problem,) = check(*paths, image="t1")
+        assert str(problem).startswith("t1 files lie on different grids, most on one of their own")
+
+    def test_a_map_has_three_dimensions(self, place):
+        save(place, bold())
+        assert "fa has 3" in the_one(check(place, image="fa"))
+
+
 class TestMixed:
     def test_the_few_are_reported(self, tmp_path):
         paths = [save(tmp_path / f"{i}.nii", md()) for i in range(3)]

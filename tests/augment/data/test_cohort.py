@@ -197,7 +197,7 @@ class TestFromBids:
             ({"a.dcm": None}, {}, "the folder has a.dcm"),
             ({"sub-1/anat/sub-1_T1w.nii": None}, {}, r"it has 1 t1w; .*images=\['t1w'\]"),
             ({MD.format(1): None}, {"images": ("md", "bold")}, "no bold image; it has 1 md"),
-            ({MD.format(1): None}, {"images": ("MD",)}, "'MD' is not known; allowed are md"),
+            ({MD.format(1): None}, {"images": ("MD",)}, "has no MD image; it has 1 md"),
             ({MD.format(1): None}, {"space": "X"}, "no md .*'space': 'X'.*space is ''"),
             ({MD.format(1): None}, {"image": "md"}, "'image' is not a BIDS entity"),
         ],
@@ -277,12 +277,18 @@ class TestTable:
         assert "../data/a b.nii" in text
         assert "n/a" in text
 
+    def test_a_table_tells_its_images_by_the_names_of_its_columns(self, tmp_path):
+        write(tmp_path, {"cohort.csv": ["participant_id,t1_path,fa_path", "1,a.nii,b.nii"]})
+        cohort = Cohort.from_table(tmp_path / "cohort.csv", dataset="D")
+        assert cohort.images == ("t1", "fa")
+        assert cohort.table["t1_path"][0] == str(tmp_path / "a.nii")
+
     def test_what_is_no_saved_cohort_is_refused(self, tmp_path):
         with pytest.raises(InputError, match="No such file"):
             Cohort.load(tmp_path / "cohort.tsv")
         write(tmp_path, {"cohort.tsv": ["participant_id age", "1 2"]})
         with pytest.raises(
-            InputError, match=r"it has participant_id, age; add .* md_path.*from_table"
+            InputError, match=r"it has participant_id, age; add .* t1_path.*from_table"
         ):
             Cohort.load(tmp_path / "cohort.tsv")
 
@@ -477,3 +483,46 @@ class TestSplit:
             write(tmp_path, {f"{name}.tsv": ["subject_id md_path", f"{subject} a.nii"]})
         with pytest.raises(InputError, match=r"in train.tsv and in test.tsv, such as .* sub-1"):
             Split.load(tmp_path)
+
+
+class TestMaps:
+    def cohort(self, folder, volumes, code=2, name="sub-{}_fa.nii"):
+        paths = []
+        for k, volume in enumerate(volumes):
+            image = nib.Nifti1Image(np.asarray(volume, np.float32), np.eye(4))
+            image.set_sform(np.eye(4), code=code)
+            image.to_filename(folder / name.format(k))
+            paths.append(str(folder / name.format(k)))
+        ids = [str(k) for k in range(len(paths))]
+        return Cohort(pd.DataFrame({"subject_id": ids, "fa_path": paths}), "maps")
+
+    def test_volumes_lie_on_one_grid(self, tmp_path):
+        volumes = np.random.default_rng(0).random((2, 3, 4, 5), np.float32)
+        cohort = self.cohort(tmp_path, volumes)
+        assert cohort.grid("fa").shape == (3, 4, 5)
+        assert np.array_equal(cohort.volumes("fa"), volumes)
+        broken = volumes[1].copy()
+        broken[0, 0, 0] = np.nan
+        for values, reason in (
+            ([volumes[0], volumes[1][:2]], "bring them to one grid"),
+            ([volumes[0], broken], "sub-1_fa.nii holds NaN"),
+        ):
+            with pytest.raises(InputError, match=reason):
+                self.cohort(tmp_path, values).volumes("fa")
+        with pytest.raises(InputError, match="maps has no image 't1'; it has fa: name one"):
+            cohort.grid("t1")
+        with pytest.raises(InputError, match="some subjects have no fa"):
+            Cohort(cohort.table.assign(fa_path=["", "x"])).grid("fa")
+
+    @pytest.mark.parametrize(
+        ("code", "name", "claims"),
+        [
+            (2, "sub-{}_fa.nii", False),
+            (4, "sub-{}_fa.nii", True),
+            (2, "sub-{}_space-MNI152Lin_fa.nii", True),
+            (4, "sub-{}_space-mean_fa.nii", False),
+        ],
+    )
+    def test_mni_space_is_claimed_by_names_or_else_by_headers(self, tmp_path, code, name, claims):
+        cohort = self.cohort(tmp_path, np.ones((1, 2, 2, 2)), code=code, name=name)
+        assert cohort.is_in_mni("fa") == claims

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from neuromix.augment.data.grid import Grid, left_right_axis, resample, template, template_on
+from neuromix.augment.data.grid import (
+    Grid,
+    bright,
+    left_right_axis,
+    resample,
+    template,
+    template_on,
+)
 from neuromix.augment.errors import InputError
 
 
@@ -64,3 +71,30 @@ def test_grids_survive_json():
 def test_a_spacing_that_makes_no_grid_is_refused(spacing):
     with pytest.raises(InputError, match="give more than 0"):
         Grid.mni(spacing)
+
+
+@pytest.mark.parametrize("factors", [(2, 2, 3), (4, 1, 1)])
+def test_a_pooled_grid_lies_where_its_blocks_do(factors):
+    grid = Grid((9, 8, 6), np.array([[2.0, 0, 0.5, 4], [0, -3, 0, 1], [0, 0, 1, 7], [0, 0, 0, 1]]))
+    pooled = grid.pooled(factors)
+    assert pooled.shape == tuple(np.array(grid.shape) // factors)
+    x, y, z = factors
+    first_block = grid.points()[:, :x, :y, :z].mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(pooled.points()[:, 0, 0, 0], first_block, atol=1e-5)
+
+
+def test_another_spacing_keeps_the_field_of_view_and_its_middle():
+    grid = Grid((20, 30, 10), np.array([[0, 2.0, 0, 4], [-1, 0, 0, 1], [0, 0, 4, 7], [0, 0, 0, 1]]))
+    other = grid.respaced(2.0)
+    assert other.shape == (10, 30, 20)
+    assert other.spacing == (2.0, 2.0, 2.0)
+    middles = [each.points().mean(axis=(1, 2, 3)) for each in (grid, other)]
+    np.testing.assert_allclose(*middles, atol=1e-4)
+
+
+def test_signal_is_told_from_the_noise_of_compression():
+    volume = np.zeros((6, 6, 6), np.float32)
+    volume[2:4] = 100
+    volume[0] = 1
+    assert np.array_equal(bright(volume), volume > 50)
+    assert not bright(np.zeros((2, 2, 2))).any()

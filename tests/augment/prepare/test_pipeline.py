@@ -4,11 +4,13 @@ import warnings
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import ndimage
 
 from neuromix.augment import Cohort, InputError
 from neuromix.augment.data.grid import Grid, template_on
-from neuromix.augment.prepare import expand, prepare, restore, space
+from neuromix.augment.prepare import expand, mean, prepare, restore, space
 
 GRID = Grid.mni(8.0)
 MNI = "space-MNI152NLin6Asym"
@@ -328,7 +330,7 @@ def test_a_bad_scan_is_a_line_and_no_more(dataset, tmp_path, how, message):
 
 
 def test_bad_calls_are_refused_at_once(dataset, tmp_path):
-    with pytest.raises(InputError, match="allowed are md, bold, segments"):
+    with pytest.raises(InputError, match="allowed are md, bold, segments, map"):
         prepare(dataset, tmp_path / "out", what="fa")
     with pytest.raises(InputError, match="is the data itself"):
         prepare(dataset, dataset, what="md")
@@ -354,3 +356,107 @@ def test_a_setting_that_changes_nothing_warns(dataset, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prepare(dataset, tmp_path / "out", what="md", **QUIET)
+
+
+@pytest.fixture
+def slabs(tmp_path):
+    """Maps of the template's grey matter in a unit of their own, in a table of two sessions."""
+    maps = template_on(GRID)
+    rows, values = ["participant_id,session_id,sex,t1_path"], 200 * maps["t1"] * maps["brain"]
+    for k in range(4):
+        save(
+            tmp_path / "raw" / f"scan {k}.nii.gz", values[..., 6:15] * (1 + k), GRID.affine, code=2
+        )
+        rows.append(f"OAS_{k // 2},{k % 2},{'FM'[k // 2]},raw/scan {k}.nii.gz")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    return Cohort.from_table(tmp_path / "table.csv", dataset="Study"), values[..., 6:15]
+
+
+def test_maps_are_pooled_where_they_lie(slabs, tmp_path):
+    cohort, values = slabs
+    out = tmp_path / "out"
+    call = {**QUIET, "spacing": None}
+    assert prepare(cohort, out, what="map", to="none", pool=(2, 2, 3), **call).written == 4
+    made = Cohort.from_bids(out)
+    labels = ["dataset", "session_id", "sex"]
+    assert made.images == ("t1",)
+    assert made.table["subject_id"].tolist() == ["OAS0", "OAS0", "OAS1", "OAS1"]
+    assert made.table[labels].equals(cohort.table[labels])
+    assert made.grid("t1") == Grid(values.shape, GRID.affine).pooled((2, 2, 3))
+    blocks = values.reshape(12, 2, 12, 2, 3, 3).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(made.volumes("t1")[3], 4 * blocks, rtol=1e-4, atol=1e-3)
+    assert not made.is_in_mni("t1")
+    assert prepare(cohort, out, what="map", to="none", pool=(2, 2, 3), **call).kept == 4
+    assert prepare(cohort, out, what="map", to="none", **call).written == 4  # as they are
+    assert Cohort.from_bids(out).grid("t1").shape == values.shape
+
+
+def test_maps_go_to_the_template_or_to_their_own_mean(tmp_path, monkeypatch):
+    monkeypatch.setattr(space, "ITERATIONS", (10, 3))
+    monkeypatch.setattr(mean, "ROUNDS", 1)
+    maps, rows = template_on(GRID), {}
+    for k in range(3):
+        affine = 0.9 * GRID.affine  # of a smaller head, which its own mean keeps
+        affine[3, 3], affine[0, 3] = 1, affine[0, 3] + 3 * k
+        save(tmp_path / f"{k}.nii.gz", 100 * (k + 1) * maps["t1"] * maps["brain"], affine, code=2)
+        rows[str(k)] = str(tmp_path / f"{k}.nii.gz")
+    table = pd.DataFrame({"subject_id": list(rows), "dataset": "D", "pet_path": rows.values()})
+    sizes = {}
+    for to, where in (("template", "MNI152NLin2009aSym"), ("mean", "mean")):
+        out = tmp_path / to
+        assert prepare(Cohort(table), out, what="map", to=to, **QUIET).failures == {}
+        made = Cohort.from_bids(out)
+        assert f"_space-{where}_param-pet_map" in made.table["pet_path"][0]
+        assert made.is_in_mni("pet") == (to == "template")
+        volumes = made.volumes("pet")
+        centres = [ndimage.center_of_mass(volume) for volume in volumes]
+        assert np.ptp(centres, axis=0).max() < 0.3  # voxels of 8 mm
+        np.testing.assert_allclose(volumes[2].max() / volumes[0].max(), 3, rtol=0.1)
+        sizes[to] = (volumes[1] > 20).sum()
+    assert sizes["mean"] < 0.85 * sizes["template"]
+    standing = (tmp_path / "mean" / "mean" / "mean-1.nii.gz").stat().st_mtime_ns
+    assert prepare(Cohort(table), tmp_path / "mean", what="map", to="mean", **QUIET).kept == 3
+    assert (tmp_path / "mean" / "mean" / "mean-1.nii.gz").stat().st_mtime_ns == standing
+    with pytest.raises(InputError, match=r"2 of 2 scans .* a mean needs 3"):
+        prepare(Cohort(table[:2]), tmp_path / "few", what="map", to="mean", **QUIET)
+
+
+def test_maps_in_mni_space_are_taken_as_they_are(tmp_path):
+    fa = make_images()[0] / 4
+    save(tmp_path / "raw/sub-1/dwi" / f"sub-1_{MNI}_model-tensor_param-FA_dwimap.nii.gz", fa)
+    cohort = Cohort.from_bids(tmp_path / "raw", "FA")
+    assert prepare(cohort, tmp_path / "out", what="map", **QUIET).failures == {}
+    made = Cohort.from_bids(tmp_path / "out")
+    assert made.images == ("FA",)
+    assert f"_{MNI}_param-FA_map" in made.table["FA_path"][0]
+    np.testing.assert_allclose(made.volumes("FA")[0], fa, atol=1e-5)
+
+
+def test_a_dry_run_tells_minutes_and_keeps_nothing(slabs, tmp_path):
+    planned = prepare(slabs[0], tmp_path / "out", what="map", to="none", dry_run=True, jobs=1)
+    assert planned.minutes > 0
+    assert str(planned).startswith("4 scans, about 0.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_maps_that_cannot_be_prepared_are_told_in_a_line(slabs, tmp_path):
+    cohort, values = slabs
+    for given, reason in (
+        ({"image": "fa"}, "has no image 'fa'; it has t1"),
+        ({"to": "moon"}, "allowed are template, mean, none"),
+        ({"to": "none", "pool": (0, 1, 1)}, "give whole numbers from 1 on"),
+        ({"to": "none", "pool": (50, 1, 1)}, "do not fit into"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            prepare(cohort, tmp_path / "out", what="map", **{**QUIET, "spacing": None, **given})
+    with pytest.raises(InputError, match="takes a Cohort"):
+        prepare(tmp_path, tmp_path / "out", what="map")
+    nameless = Cohort.from_table(tmp_path / "table.csv")
+    with pytest.raises(InputError, match="names no dataset, and"):
+        prepare(nameless, tmp_path / "out", what="map", to="none")
+    save(tmp_path / "raw" / "scan 0.nii.gz", np.full(values.shape, 7), code=2)
+    save(tmp_path / "raw" / "scan 1.nii.gz", values + 50, code=2)
+    reasons = prepare(cohort, tmp_path / "out", what="map", to="none", **QUIET).failures
+    assert reasons == {"scan 0.nii.gz": "every voxel is 7; leave it out or make it anew"}
+    with pytest.raises(InputError, match="the map is not skull-stripped"):
+        prepare(cohort.where(session_id="1", sex="F"), tmp_path / "out", what="map", **QUIET)

@@ -123,7 +123,7 @@ def test_requests_need_a_seed_each(fitted):
 
 
 def test_cohorts_that_do_not_fit_are_refused(parts, tmp_path, paired_phantom):
-    with pytest.raises(InputError, match=r"no md; make MD maps"):
+    with pytest.raises(InputError, match=r"has no image 'md'; it has"):
         TiledMDSampler.fit(Cohort.from_bids(paired_phantom), CONFIG, tmp_path)
     with pytest.raises(InputError, match="fewer than a batch"):
         few = parts.train.where(np.arange(len(parts.train)) < 3)

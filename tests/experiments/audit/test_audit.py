@@ -8,6 +8,7 @@ import torch
 import torchio as tio
 from scipy import ndimage
 
+from neuromix.augment import files
 from neuromix.augment.bank.bank import SampleBank
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.leakage import provenance
@@ -15,7 +16,7 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.audit import audit, base
 from neuromix.experiments.audit.audit import Audit, run
-from neuromix.experiments.audit.maps import MDAudit
+from neuromix.experiments.audit.maps import MapAudit
 from neuromix.experiments.cli.main import main
 from neuromix.experiments.frame.findings import CARE, FAULT, FINE, Finding
 
@@ -24,11 +25,12 @@ class Given:
     """A sampler that hands out subjects that there are already, changed or not."""
 
     version = 1
+    image = "md"
 
     def __init__(self, cohort, seen, change=lambda volumes: volumes):
         subjects = cohort.subjects()
-        volumes = np.stack([subject["md"].numpy()[0] for subject in subjects])
-        self.affine = subjects[0]["md"].affine
+        volumes = cohort.volumes(self.image)
+        self.affine = cohort.grid(self.image).affine
         self.rows = [{n: s[n] for n in ("sex", "diagnosis", "age")} for s in subjects]
         self.volumes = change(volumes).astype(np.float32)
         self.record = provenance([seen], [])
@@ -45,7 +47,8 @@ class Given:
             tensor=torch.from_numpy(self.volumes[place][None].copy()), affine=self.affine
         )
         keys = {"dataset": "neuromix", "subject_id": "x", "session_id": ""}
-        return tio.Subject(md=image, **keys, **labels, synthetic=True, synthetic_id="x")
+        marks = {"synthetic": True, "synthetic_id": "x"}
+        return tio.Subject({self.image: image, **keys, **labels, **marks})
 
 
 def swapped(rows):
@@ -122,6 +125,37 @@ def test_a_planted_fault_is_named(audited, name):
     assert all(f"{what}: " in results["verdict"] for what in expected)
 
 
+class Slabs(Given):
+    """Of t1."""
+
+    image = "t1"
+
+
+def test_slabs_of_another_unit_and_space_are_judged_as_maps_of_md_are(parts, tmp_path):
+    found = {}
+    for name, part in zip(("train", "fresh", "test"), parts[1], strict=True):
+        volumes, grid = part.volumes("md")[..., 8:16], part.grid("md")
+        paths = [tmp_path / f"{name}-{k}.nii" for k in range(len(part))]
+        for path, volume in zip(paths, volumes, strict=True):
+            files.write_nifti(path, 80 * volume, grid.affine, space="scanner")
+        table = part.table.drop(columns="md_path").assign(t1_path=list(map(str, paths)))
+        Cohort(table, part.name).save(tmp_path / f"{name}.tsv")
+        found[name] = Cohort.load(tmp_path / f"{name}.tsv")
+    for change, expected in ((1, set()), (2, {"range"})):
+        sampler = Slabs(found["fresh"], found["train"], lambda v, c=change: v * np.float32(c))
+        bank = SampleBank.fill(tmp_path / f"bank-{change}", sampler, sampler.rows, 0)
+        config = Audit(
+            bank.path, tmp_path / "train.tsv", tmp_path / "test.tsv", seeds=1, steps=1,
+            judge_steps=1,
+        )  # fmt: skip
+        rows = {row["name"]: row for row in run(config, tmp_path / "runs")["findings"]}
+        assert "tissues are left out: the maps are not in MNI152" in rows["units"]["note"]
+        shown = {what for what, row in rows.items() if row["level"] == FAULT}
+        assert expected <= shown
+        assert bool(shown - {"label sex", "label dementia"}) == bool(expected)
+        assert "use for sex" in rows
+
+
 def test_copies_are_named(audited, parts):
     _, (train, _, _) = parts
     _, findings = audited("copies", lambda v: v + 0.001 * (v > 0), source=train)
@@ -187,7 +221,7 @@ class Counting:
 def test_what_is_mended_is_audited_anew_and_another_name_is_not(
     md_phantom, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setitem(audit.KINDS, ("md",), Counting)
+    monkeypatch.setattr(audit, "MapAudit", Counting)
     train, _, test = Cohort.from_bids(md_phantom).split((0.5, 0.0, 0.5), seed=0)
     sampler = Given(train, train)
     bank = SampleBank.fill(tmp_path / "bank", sampler, sampler.rows, 0)
@@ -241,7 +275,7 @@ def test_people_are_compared_and_not_their_scans(parts, audited, tmp_path, monke
         paths[name] = tmp_path / f"{name}.tsv"
         Cohort(table.reset_index(drop=True), once.name).save(paths[name])
     config = Audit(folder / "fresh", paths["train"], paths["test"])
-    audit = MDAudit(config, SampleBank(config.bank), None)
+    audit = MapAudit(config, SampleBank(config.bank), None)
     heldout, train = (audit.bench.parts[part] for part in ("heldout", "train"))
     assert len(heldout) == len(heldout.subject_keys)
     assert len(train) == 2 * len(train.subject_keys)

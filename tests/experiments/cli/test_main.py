@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neuromix.augment import files
+from neuromix.augment import Cohort, files
 from neuromix.experiments.cli.main import GROUPS, main
 
 MD = "space-MNI152NLin2009aSym_param-md_dwimap"
@@ -195,3 +195,27 @@ def test_whose_labels_are_missing_is_said(md_phantom, tmp_path, capsys):
     assert run("cohort", data) == 0
     name = gone.split("\t")[0]
     assert f"sex is missing: {name}" in capsys.readouterr().out
+
+
+def test_a_table_of_maps_becomes_a_split_in_two_lines(tmp_path, capsys):
+    rows = ["participant_id,t1_path,Geschlecht"]
+    for k in range(8):
+        volume = np.random.default_rng(k).random((16, 16, 4), np.float32) * 255
+        nib.save(nib.Nifti1Image(volume, np.diag([2.0, 2, 5, 1])), tmp_path / f"{k}.nii")
+        rows.append(f"{k},{k}.nii,{'wm'[k % 2]}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    sexes = ["--columns", "sex", "Geschlecht", "--codings", "sex:w=F", "sex:m=M"]
+    line = ["prepare", tmp_path / "table.csv", tmp_path / "maps", "--what", "map", "--to", "none"]
+    pooling = ["--pool", 2, 2, 1, *sexes]
+    assert run(*line, *pooling) == 2
+    assert "names no dataset" in capsys.readouterr().err
+    assert run(*line, *pooling, "--dataset", "Study") == 0
+    fractions = ["--fractions", 0.5, 0, 0.5]
+    assert run("cohort", tmp_path / "maps", "--out", tmp_path / "split", *fractions) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "t1: 8 people on one grid of 8 x 8 x 4 voxels of 4 x 4 x 5 mm" in said
+    assert "classifiers and experiments of sex" in said
+    train = Cohort.load(tmp_path / "split" / "train.tsv")
+    assert train.table["sex"].tolist().count("F") == 2
+    assert run(*line[:3], "--what", "md", "--dataset", "Study") == 2
+    assert "--what map alone" in capsys.readouterr().err

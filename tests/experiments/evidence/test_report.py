@@ -19,7 +19,7 @@ def report(tmp_path_factory):
     volumes = np.random.default_rng(0).random((2, 8, 9, 10)).astype(np.float32)
     titles = np.array(["F 70 NC", "M 61 AD"])
     np.savez(
-        folder / "site-A-40.npz", affine=np.diag([4.0, 4, 4, 1]),
+        folder / "site-A-40.npz", affine=np.diag([4.0, 4, 4, 1]), image="md",
         **dict.fromkeys(("real", "synthetic", "gaussian"), volumes),
         **dict.fromkeys(("titles", "synthetic titles", "gaussian titles"), titles),
     )  # fmt: skip

@@ -61,8 +61,18 @@ def test_images_of_unequal_shapes_are_refused(cohort, tmp_path):
     small = tmp_path / "small.nii"
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), small)
     paths = [str(small), *cohort.table["md_path"][1:]]
+    relabel(cohort, md_path=paths).save(tmp_path / "mixed.tsv")
     with pytest.raises(InputError, match="bring them to one grid"):
-        part(relabel(cohort, md_path=paths), "sex", 4, 2, 0, 0)
+        load_site(Transfer(data_b=tmp_path / "mixed.tsv"), "B", "sex", 4, 0, tmp_path)
+
+
+def test_a_map_that_a_phantom_has_not_needs_a_cohort(cohort, tmp_path):
+    with pytest.raises(InputError, match="--image t1 came without --data-b"):
+        load_site(Transfer(image="t1"), "B", "sex", 4, 0, tmp_path)
+    table = cohort.table.rename(columns={"md_path": "t1_path"})
+    Cohort(table, cohort.name).save(tmp_path / "t1.tsv")
+    config = Transfer(image="t1", data_b=tmp_path / "t1.tsv", validation=3)
+    assert load_site(config, "B", "sex", 4, 0, tmp_path).pool.images == ("t1",)
 
 
 def test_training_sets_grow_by_adding(cohort):
