@@ -120,7 +120,7 @@ class Anatomy:
             "brain_ml": brain,
             "ventricles_ml": maps["ventricles"],
             "hippocampi_ml": maps["hippocampi"],
-        }
+        } | {f"{name}_ml": maps[name] for name in ("cortex", "lesions") if name in maps}
         return {name: round(voxel * float(part.sum()), 2) for name, part in structures.items()}
 
     def smooth_warp(
@@ -238,6 +238,7 @@ def spline_matrix(points: np.ndarray, axis: int, distance: float) -> np.ndarray:
 
 
 def expand(control: np.ndarray, splines: list[np.ndarray]) -> np.ndarray:
+    """Maps (C, I, J, K) times a matrix along each axis, (X, I), (Y, J) and (Z, K)."""
     field = np.einsum("cijk,xi->cxjk", control, splines[0], optimize=True)
     field = np.einsum("cxjk,yj->cxyk", field, splines[1], optimize=True)
     return np.einsum("cxyk,zk->cxyz", field, splines[2], optimize=True)

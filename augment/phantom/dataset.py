@@ -51,6 +51,7 @@ class PhantomConfig:
     spacing: float
     site: str
     version: int = 1
+    """Of the population and the scanners: equal arguments of one version give equal images."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -47,7 +47,8 @@ BEND = 0.2
 THICKNESS = 2.6
 """Of a healthy cortex, in mm."""
 SPREADS = (0.4, 0.3, 0.15, 0.6)
-"""How far sex, ventricles, hippocampi and atrophy differ by place, as standard deviations of logs."""
+"""How far the effects on form of sex, disease (ventricles, hippocampi) and atrophy differ by place:
+standard deviations of their logarithms."""
 
 
 class FoldedAnatomy:
@@ -177,8 +178,9 @@ def _atlas() -> tuple[dict[str, np.ndarray], np.ndarray]:
     brain = ndimage.gaussian_filter(template_brain(), 1.0)[half] > 0.5
     tentorium = 2 - 0.9 * abs(x) + 0.006 * x**2 + 0.15 * np.minimum(y + 45, 0)
     stem = (abs(x) < 20) & (z < -18) | (abs(x) < 17) & (z < -10)
-    hind = (y < -38) & (z < tentorium) | stem & (y < -6)
-    inner = (_centre(x, y, z) < 1) | ndimage.binary_dilation(atlas["ventricles"] > 0.5, iterations=2)
+    hind = (y + 0.3 * (z + 30) < -38) & (z < tentorium) | stem & (y < -6)
+    cavity = ndimage.binary_dilation(atlas["ventricles"] > 0.5, iterations=2)
+    inner = (_centre(x, y, z) < 1) | cavity
     fissures = ~inner & (1 - atlas["gm"] - atlas["wm"] > 0.4)
     outside = ~brain | fissures | hind
     core = inner | (ndimage.gaussian_filter(maps["wm"], 3.0)[half] > 0.62)

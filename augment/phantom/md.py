@@ -50,8 +50,8 @@ def diffusivities(
     white = DIFFUSIVITY["wm"] + person.white_matter + 0.025 * anatomy.smooth_map(tract, 1)
     white += 0.015 * anatomy.smooth_map(rng, 1)
     if "lesions" in maps:
-        # Version 2, whose cortex holds partial volume of its own: the anchors are those of people.
-        grey += 0.12 * maps["hippocampi"] - 0.03
+        # Version 2: its thin cortex is mixed with CSF in any voxel, as people's is.
+        grey += 0.14 * maps["hippocampi"] - 0.045 * (1 - deep)
         white += 0.45 * maps["lesions"] / np.maximum(maps["wm"], 0.05)
     else:
         # Lesions lie in caps and bands around the ventricles, in patches of their own.
