@@ -85,11 +85,14 @@ class FoldedAnatomy:
         # Cerebellum and brainstem, whose folia are too fine for any voxel, are the template's.
         csf += at["hind"] * (1 - at["gm"] - at["wm"] - csf)
         cortex *= 1 - at["hind"]
-        csf = np.maximum(csf, at["ventricles"])
+        # The template moves ventricles only so far: large ones eat into the white matter as well.
+        eaten = 0.2 * max(who.shape.ventricles - 6, 0)
+        hollow = np.maximum(at["ventricles"], self._share(at["cavity"] + eaten) * (eaten > 0))
+        csf = np.maximum(csf, hollow)
         grey = np.maximum.reduce([cortex, at["deep"], at["hippocampi"], at["hind"] * at["gm"]])
         grey = np.minimum(grey, 1 - csf)
         patches = fine.smooth_map(rng, 2)[near]
-        close = np.clip(3 * np.linalg.norm(fine.toward_ventricles[:, near], axis=0), 0, 1)
+        close = np.clip(1.5 + at["cavity"] / 8, 0, 1)
         lesions = np.clip(4 * (patches - 2.6 + close * (0.6 + 1.1 * who.lesions)), 0, 1)
         inside = self._share(at["brain"] - 1)
         white = inside * (1 - csf - grey)
@@ -98,7 +101,7 @@ class FoldedAnatomy:
             "wm": white,
             "csf": inside * csf,
             "deep": at["deep"],
-            "ventricles": at["ventricles"],
+            "ventricles": hollow,
             "hippocampi": at["hippocampi"],
             "cortex": inside * np.minimum(cortex, 1 - csf),
             "lesions": white * lesions,
@@ -159,10 +162,10 @@ def _smooth_anatomy(spacing: float) -> Anatomy:
 def _atlas() -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What all people share, on every second voxel of the template.
 
-    Signed distances in mm, positive inside (``brain``; ``surface``: the cerebrum without the
-    great fissures; ``core``: positive outside of the white matter that everybody has), and shares
-    (``hind``: cerebellum and brainstem). Beside it, the world coordinates of the nearest point of
-    the surface, (3, X, Y, Z).
+    Signed distances in mm, positive inside (``brain``; ``surface``: the cerebrum without the great
+    fissures; ``cavity``: the ventricles; ``core``: positive outside of the white matter that
+    everybody has), and shares (``hind``: cerebellum and brainstem). Beside it, the world
+    coordinates of the nearest point of the surface, (3, X, Y, Z).
     """
     maps, grid = template()
     x, y, z = (axis[::2] for axis in template_axes())
@@ -179,8 +182,8 @@ def _atlas() -> tuple[dict[str, np.ndarray], np.ndarray]:
     tentorium = 2 - 0.9 * abs(x) + 0.006 * x**2 + 0.15 * np.minimum(y + 45, 0)
     stem = (abs(x) < 20) & (z < -18) | (abs(x) < 17) & (z < -10)
     hind = (y + 0.3 * (z + 30) < -38) & (z < tentorium) | stem & (y < -6)
-    cavity = ndimage.binary_dilation(atlas["ventricles"] > 0.5, iterations=2)
-    inner = (_centre(x, y, z) < 1) | cavity
+    cavity = _signed_distance(atlas["ventricles"] > 0.5)
+    inner = (_centre(x, y, z) < 1) | (cavity > -4)
     fissures = ~inner & (1 - atlas["gm"] - atlas["wm"] > 0.4)
     outside = ~brain | fissures | hind
     core = inner | (ndimage.gaussian_filter(maps["wm"], 3.0)[half] > 0.62)
@@ -188,6 +191,7 @@ def _atlas() -> tuple[dict[str, np.ndarray], np.ndarray]:
     nearest = 2 * np.stack([ndimage.gaussian_filter(i.astype(np.float32), 1.5) for i in nearest])
     atlas |= {
         "brain": _signed_distance(brain),
+        "cavity": cavity,
         "surface": _signed_distance(~outside),
         "core": _signed_distance(~core),
         "hind": ndimage.gaussian_filter(hind.astype(np.float32), 0.5),

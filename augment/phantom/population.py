@@ -129,10 +129,10 @@ def person(
 def _stretched(shape: Shape, male: float, severity: float) -> Shape:
     """The form of version 2: heads, ventricles and hippocampi of real spread and correlation."""
     above = shape.ventricles - 2
-    shrunk = np.tanh((shape.hippocampi + 0.8 * shape.ventricles + 0.5 * severity - 3.5) / 2.6)
+    shrunk = np.tanh((shape.hippocampi + 0.65 * shape.ventricles + 0.5 * severity - 3.0) / 2.4)
     return replace(
         shape,
-        size=shape.size + 0.009 * male,
+        size=shape.size + 0.008 * male,
         ventricles=float(min(shape.ventricles + 0.18 * above * abs(above), 16)),
         hippocampi=float(1.9 * shrunk - 0.1 + 12 * (shape.size - 0.965)),
         atrophy=float(np.clip(shape.atrophy + 0.02 * severity, 0, 0.4)),
