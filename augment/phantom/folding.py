@@ -19,6 +19,7 @@ A narrow band tells distances from one evaluation, exact for a plane wave of wav
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
@@ -46,6 +47,8 @@ BEND = 0.2
 """Share of depth in the folding field: at 0 every sulcus stands upright on the surface."""
 THICKNESS = 2.6
 """Of a healthy cortex, in mm."""
+PUSHED = 6.0
+"""How far ventricles push the white matter away, in mm; larger ones take its place."""
 SPREADS = (0.4, 0.3, 0.15, 0.6)
 """How far the effects on form of sex, disease (ventricles, hippocampi) and atrophy differ by place:
 standard deviations of their logarithms."""
@@ -75,7 +78,8 @@ class FoldedAnatomy:
         sex, ventricles, hippocampi, atrophy = (
             np.exp(spread * fine.smooth_map(rng, 0) - spread**2 / 2) for spread in SPREADS
         )
-        points = fine.displaced(who.shape, warp, sex, ventricles, hippocampi)[:, near]
+        pushed = replace(who.shape, ventricles=min(who.shape.ventricles, PUSHED))
+        points = fine.displaced(pushed, warp, sex, ventricles, hippocampi)[:, near]
         at = {name: _read(data, points) for name, data in self._atlas.items()}
         lost = np.minimum(who.shape.atrophy * atrophy[near], 0.4)
         depth = self._depth(at, points, warp, rng)
@@ -85,8 +89,7 @@ class FoldedAnatomy:
         # Cerebellum and brainstem, whose folia are too fine for any voxel, are the template's.
         csf += at["hind"] * (1 - at["gm"] - at["wm"] - csf)
         cortex *= 1 - at["hind"]
-        # The template moves ventricles only so far: large ones eat into the white matter as well.
-        eaten = 0.2 * max(who.shape.ventricles - 6, 0)
+        eaten = 0.45 * (who.shape.ventricles - pushed.ventricles)
         hollow = np.maximum(at["ventricles"], self._share(at["cavity"] + eaten) * (eaten > 0))
         csf = np.maximum(csf, hollow)
         grey = np.maximum.reduce([cortex, at["deep"], at["hippocampi"], at["hind"] * at["gm"]])
