@@ -132,7 +132,7 @@ def _stretched(shape: Shape, male: float, severity: float) -> Shape:
     shrunk = np.tanh((shape.hippocampi + 0.65 * shape.ventricles + 0.5 * severity - 3.0) / 2.4)
     return replace(
         shape,
-        size=shape.size + 0.008 * male,
+        size=shape.size + 0.006 * male,
         ventricles=float(min(shape.ventricles + 0.18 * above * abs(above), 16)),
         hippocampi=float(1.9 * shrunk - 0.1 + 12 * (shape.size - 0.965)),
         atrophy=float(np.clip(shape.atrophy + 0.02 * severity, 0, 0.4)),

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.phantom.anatomy import Anatomy
@@ -83,6 +84,15 @@ def test_atrophy_takes_cortex_where_the_person_has_it(folded):
     # Both lose on the whole surface, but not alike.
     where = np.stack(lost)[:, (lost[0] + lost[1]) > 0.1]
     assert np.corrcoef(where)[0, 1] < 0.5
+
+
+def test_ventricles_grow_large_and_stay_hollow(folded):
+    small, large = (draw(folded, 2, ventricles=v)["ventricles"] for v in (-3.0, 16.0))
+    assert small.sum() * 0.064 < 12
+    assert large.sum() * 0.064 > 55
+    hollow = large > 0.5
+    filled = np.stack([ndimage.binary_fill_holes(part) for part in np.moveaxis(hollow, 1, 0)], 1)
+    assert (filled & ~hollow).sum() < 0.01 * hollow.sum()
 
 
 def test_lesions_grow_faster_than_their_load(folded):
