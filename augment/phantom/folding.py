@@ -62,7 +62,7 @@ class FoldedAnatomy:
         self._averages = [_overlap(grid, self._fine.grid, axis) for axis in range(3)]
         self._splines = [spline_matrix(self._fine.points, axis, LATTICE) for axis in range(3)]
         self._atlas, nearest = _atlas()
-        self._near = _read(self._atlas["brain"], self._fine.points) > -8
+        self._near = _read(self._atlas["brain"], self._fine.points) > -11
         points = self._fine.points[:, self._near]
         surface = np.stack([_read(coordinate, points) for coordinate in nearest])
         self._roots = (1 - BEND) * surface + BEND * points

@@ -75,15 +75,13 @@ def test_voxels_finer_than_the_drawing_hold_the_same_person(folded, brains):
 
 
 def test_atrophy_takes_cortex_where_the_person_has_it(folded):
-    lost = []
-    for index in (0, 1):
-        young, old = (draw(folded, index, atrophy=a) for a in (0.0, 0.2))
-        assert old["csf"].sum() > 1.15 * young["csf"].sum()
-        assert old["cortex"].sum() < 0.9 * young["cortex"].sum()
-        lost.append(old["csf"] - young["csf"])
-    # Both lose on the whole surface, but not alike.
-    where = np.stack(lost)[:, (lost[0] + lost[1]) > 0.1]
-    assert np.corrcoef(where)[0, 1] < 0.5
+    young, old = (draw(folded, atrophy=share) for share in (0.0, 0.2))
+    assert old["csf"].sum() > 1.15 * young["csf"].sum()
+    assert old["cortex"].sum() < 0.9 * young["cortex"].sum()
+    lost = ndimage.gaussian_filter(old["csf"] - young["csf"], 4)
+    had = ndimage.gaussian_filter(young["cortex"], 4)
+    share = (lost / had)[had > 0.2]
+    assert share.std() > 0.2 * share.mean()  # 0.41 of it; 0.06 if all lose alike
 
 
 def test_ventricles_grow_large_and_stay_hollow(folded):
