@@ -50,9 +50,9 @@ class Anatomy:
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self._points = grid.points()
+        self.points = grid.points()
         maps, fine = template()
-        csf = np.clip(_brain() - maps["gm"] - maps["wm"], 0, 1)
+        csf = np.clip(template_brain() - maps["gm"] - maps["wm"], 0, 1)
         # Voxels are coarser than the template: blur it to their size before it is read at points.
         blur = np.sqrt(max(grid.spacing[0] ** 2 - 1, 0)) / 2.355
         self._template = {
@@ -62,13 +62,13 @@ class Anatomy:
         self._origin = fine.affine[:3, 3].astype(np.float32)
         # No brain reaches further than 16 mm from the template's: the rest is never read.
         self._near = np.ones(grid.shape, dtype=bool)
-        brain = self._read(_brain(), self._points) > 0
+        brain = self._read(template_brain(), self.points) > 0
         reach = int(np.ceil(16 / grid.spacing[0]))
         self._near = ndimage.binary_dilation(brain, iterations=reach)
-        self.toward_ventricles = self._pull(_ventricles(), 6.0)
-        self._toward_hippocampi = self._pull(_hippocampi(), 4.0)
+        self.toward_ventricles = self._pull(template_ventricles(), 6.0)
+        self._toward_hippocampi = self._pull(template_hippocampi(), 4.0)
         self._splines = [
-            [_spline_matrix(self._points, axis, scale) for axis in range(3)] for scale, _ in SCALES
+            [spline_matrix(self.points, axis, scale) for axis in range(3)] for scale, _ in SCALES
         ]
         # The average sex difference and the asymmetry are facts of the population, so they have
         # seeds of their own that no cohort's seed changes.
@@ -83,21 +83,34 @@ class Anatomy:
 
         Two further maps, ``hippocampi`` and ``ventricles``, say where these structures lie.
         """
-        displacement = self.smooth_warp(rng, (1.0, 1.0, 1.0))
-        displacement += shape.sex_warp * self._sex_warp
-        displacement += shape.petalia * self._petalia
-        displacement += shape.ventricles * self.toward_ventricles
-        displacement -= shape.hippocampi * self._toward_hippocampi
-        points = self._points / shape.size + displacement
+        points = self.displaced(shape, self.smooth_warp(rng, (1.0, 1.0, 1.0)))
         maps = {name: self._read(data, points) for name, data in self._template.items()}
         lost = np.clip(shape.atrophy * (1 + 0.5 * self.smooth_map(rng, 1)), 0, 0.6)
-        maps["deep"] = self._read(_deep_nuclei(), points)
+        maps["deep"] = self._read(template_deep(), points)
         lost = lost * (1 - maps["deep"])
         maps["csf"] = maps["csf"] + lost * maps["gm"]
         maps["gm"] = (1 - lost) * maps["gm"]
-        maps["ventricles"] = self._read(_ventricles(), points)
-        maps["hippocampi"] = self._read(_hippocampi(), points)
+        maps["ventricles"] = self._read(template_ventricles(), points)
+        maps["hippocampi"] = self._read(template_hippocampi(), points)
         return maps
+
+    def displaced(
+        self,
+        shape: Shape,
+        warp: np.ndarray,
+        sex: np.ndarray | float = 1.0,
+        ventricles: np.ndarray | float = 1.0,
+        hippocampi: np.ndarray | float = 1.0,
+    ) -> np.ndarray:
+        """Where in the template each voxel of a brain is read, (3, X, Y, Z) in mm.
+
+        ``warp`` is this brain's random displacement; the last three weigh a cause by place.
+        """
+        displacement = warp + sex * shape.sex_warp * self._sex_warp
+        displacement += shape.petalia * self._petalia
+        displacement += ventricles * shape.ventricles * self.toward_ventricles
+        displacement -= hippocampi * shape.hippocampi * self._toward_hippocampi
+        return np.asarray(self.points / shape.size + displacement)
 
     def volumes(self, maps: dict[str, np.ndarray]) -> dict[str, float]:
         """Volumes in ml that a subject's maps hold."""
@@ -107,7 +120,7 @@ class Anatomy:
             "brain_ml": brain,
             "ventricles_ml": maps["ventricles"],
             "hippocampi_ml": maps["hippocampi"],
-        }
+        } | {f"{name}_ml": maps[name] for name in ("cortex", "lesions") if name in maps}
         return {name: round(voxel * float(part.sum()), 2) for name, part in structures.items()}
 
     def smooth_warp(
@@ -118,26 +131,26 @@ class Anatomy:
         for (_, deviation), weight, splines in zip(SCALES, weights, self._splines, strict=True):
             control = rng.standard_normal((3, *(matrix.shape[1] for matrix in splines)))
             if weight:
-                field += weight * deviation * _expand(control.astype(np.float32), splines)
+                field += weight * deviation * expand(control.astype(np.float32), splines)
         return field
 
     def smooth_map(self, rng: np.random.Generator, scale: int) -> np.ndarray:
         """A random smooth scalar map (X, Y, Z) of unit variance at one of the three scales."""
         splines = self._splines[scale]
         control = rng.standard_normal((1, *(matrix.shape[1] for matrix in splines)))
-        return _expand(control.astype(np.float32), splines)[0]
+        return expand(control.astype(np.float32), splines)[0]
 
     def blob(self, centre: tuple[float, float, float], radius: float) -> np.ndarray:
         """A Gaussian bump (X, Y, Z) of height one at a world coordinate."""
-        offset = self._points - np.array(centre, dtype=np.float32)[:, None, None, None]
+        offset = self.points - np.array(centre, dtype=np.float32)[:, None, None, None]
         return np.exp(-0.5 * (offset**2).sum(0) / radius**2)
 
     def _petalia_warp(self) -> np.ndarray:
         """Right frontal and left occipital lobes reach further out (Yakovlevian torque)."""
-        x, y, _ = self._points
+        x, y, _ = self.points
         side = np.tanh(x / 15)
         reach = 3.0 * side * np.tanh(y / 40)
-        warp = np.zeros_like(self._points)
+        warp = np.zeros_like(self.points)
         # Points are read from nearer the centre where the lobe is larger.
         warp[1] = -reach * np.sign(y) * np.minimum(np.abs(y) / 40, 1)
         warp[0] = -0.5 * reach * np.sign(x)
@@ -153,12 +166,12 @@ class Anatomy:
     def _pull(self, mask: np.ndarray, sigma: float) -> np.ndarray:
         """The gradient of the smoothed mask, at most one long: points into the structure."""
         smooth = ndimage.gaussian_filter(mask, sigma, truncate=3)
-        gradient = np.stack([self._read(part, self._points) for part in np.gradient(smooth)])
+        gradient = np.stack([self._read(part, self.points) for part in np.gradient(smooth)])
         return gradient / np.linalg.norm(gradient, axis=0).max()
 
 
 @functools.cache
-def _brain() -> np.ndarray:
+def template_brain() -> np.ndarray:
     """The template's brain with the cisterns below it filled, which its mask leaves out."""
     maps, _ = template()
     coarse = np.pad(maps["brain"][::3, ::3, ::3] > 0.5, 4)
@@ -170,10 +183,10 @@ def _brain() -> np.ndarray:
 
 
 @functools.cache
-def _ventricles() -> np.ndarray:
+def template_ventricles() -> np.ndarray:
     """Lateral and third ventricles: the largest body of CSF inside the template's centre."""
     maps, _ = template()
-    x, y, z = _axes()
+    x, y, z = template_axes()
     csf = maps["brain"] - maps["gm"] - maps["wm"]
     centre = (abs(x) < 34) & (y > -52) & (y < 38) & (z > -14) & (z < 32)
     bodies, count = ndimage.label((csf > 0.5) & centre)
@@ -182,9 +195,9 @@ def _ventricles() -> np.ndarray:
 
 
 @functools.cache
-def _hippocampi() -> np.ndarray:
+def template_hippocampi() -> np.ndarray:
     """Two bent ellipsoids of about 4 ml each at the place of the hippocampi."""
-    x, y, z = _axes()
+    x, y, z = template_axes()
     bend = 0.12 * (y + 22)
     across = (abs(x) - 27 + bend) / 6.5
     along = (y + 22) / 18
@@ -193,15 +206,15 @@ def _hippocampi() -> np.ndarray:
 
 
 @functools.cache
-def _deep_nuclei() -> np.ndarray:
+def template_deep() -> np.ndarray:
     """Grey matter of thalamus and basal ganglia, which has no sulci to widen."""
     maps, _ = template()
-    x, y, z = _axes()
+    x, y, z = template_axes()
     centre = (x / 34) ** 2 + ((y + 6) / 30) ** 2 + ((z - 5) / 18) ** 2 < 1
     return ndimage.gaussian_filter((maps["gm"] * centre).astype(np.float32), 1.5)
 
 
-def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def template_axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """World coordinates along the template's axes, shaped to broadcast."""
     _, grid = template()
     x, y, z = (
@@ -211,7 +224,7 @@ def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x[:, None, None], y[:, None], z
 
 
-def _spline_matrix(points: np.ndarray, axis: int, distance: float) -> np.ndarray:
+def spline_matrix(points: np.ndarray, axis: int, distance: float) -> np.ndarray:
     """Cubic B-splines at the grid's coordinates along one axis, (voxels, control points)."""
     coordinate = np.moveaxis(points[axis], axis, 0)[:, 0, 0]
     # Control points lie on the field of view, not on the grid: a subject has the same form at
@@ -224,7 +237,8 @@ def _spline_matrix(points: np.ndarray, axis: int, distance: float) -> np.ndarray
     return (basis / np.sqrt((basis**2).sum(1).mean())).astype(np.float32)
 
 
-def _expand(control: np.ndarray, splines: list[np.ndarray]) -> np.ndarray:
+def expand(control: np.ndarray, splines: list[np.ndarray]) -> np.ndarray:
+    """Maps (C, I, J, K) times a matrix along each axis, (X, I), (Y, J) and (Z, K)."""
     field = np.einsum("cijk,xi->cxjk", control, splines[0], optimize=True)
     field = np.einsum("cxjk,yj->cxyk", field, splines[1], optimize=True)
     return np.einsum("cxyk,zk->cxyz", field, splines[2], optimize=True)

@@ -16,10 +16,14 @@ from neuromix.augment.data.grid import SPACE, Grid
 from neuromix.augment.errors import InputError
 from neuromix.augment.phantom import md, paired, task
 from neuromix.augment.phantom.anatomy import Anatomy
+from neuromix.augment.phantom.folding import FoldedAnatomy
 from neuromix.augment.phantom.population import SITES, person
 
 KINDS = {"md": 4.0, "task": 6.0, "paired": 6.0}
 """Kinds of phantom, and the voxel side in mm that each has by default."""
+
+VERSIONS = {"md": (1, 2), "task": (1,), "paired": (1,)}
+"""Of anatomy and population: 1 bends one cortex, 2 folds a new one for everybody."""
 
 IMAGES = {"md": 1, "task": 2 * len(task.TASKS), "paired": 2}
 """Images of a subject."""
@@ -47,11 +51,16 @@ class PhantomConfig:
     spacing: float
     site: str
     version: int = 1
-    """Of the population and the scanners; grows when equal arguments give other images."""
+    """Of the population and the scanners: equal arguments of one version give equal images."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"kind {self.kind!r} is not known; allowed are {', '.join(KINDS)}")
+        if self.version not in VERSIONS[self.kind]:
+            raise InputError(
+                f"version {self.version} of {self.kind} is not known; allowed are "
+                + ", ".join(map(str, VERSIONS[self.kind]))
+            )
         if self.subjects < 1:
             raise InputError(f"{self.subjects} subjects can't be made; ask for 1 or more")
         if not 1 <= self.spacing <= 12:
@@ -77,6 +86,7 @@ def make_phantom(
     seed: int = 0,
     spacing: float | None = None,
     site: str = "B",
+    version: int = 1,
     progress: bool = False,
 ) -> Path:
     """Make a labelled cohort whose truth is known, as a BIDS derivative.
@@ -94,6 +104,7 @@ def make_phantom(
         spacing: Voxel side in mm; 4 for ``md`` and 6 for the others by default.
         site: ``A`` (community, 18 to 88 years, no diagnosis), ``B`` (memory clinic, 55 to 90
             years, NC/MCI/AD, another scanner) or ``AB`` for both in turn.
+        version: Of ``md``: 1 bends the template's cortex, 2 folds a new one for everybody.
         progress: Show a progress bar.
 
     Returns:
@@ -103,7 +114,7 @@ def make_phantom(
     from threadpoolctl import threadpool_limits
 
     config = PhantomConfig(
-        kind, subjects, seed, KINDS.get(kind, 0) if spacing is None else spacing, site
+        kind, subjects, seed, KINDS.get(kind, 0) if spacing is None else spacing, site, version
     )
     folder = Path(out)
     if _is_complete(folder, config):
@@ -114,11 +125,12 @@ def make_phantom(
     if progress:
         print("Reading the template ...", flush=True)
     anatomy = _anatomy(config.spacing)
+    folded = _folded_anatomy(config.spacing) if version == 2 else None
     scanner = paired.PairedScanner(anatomy) if kind == "paired" else None
 
     def make(site: str, index: int) -> tuple[dict[str, Any], Any]:
-        who, rng = person(seed, site, index)
-        maps = anatomy.draw(who.shape, rng)
+        who, rng = person(seed, site, index, version)
+        maps = anatomy.draw(who.shape, rng) if folded is None else folded.draw(who, rng)
         truth, images = who.truth() | anatomy.volumes(maps), None
         if scanner is not None:
             images = scanner.draw(who, maps, rng)
@@ -157,6 +169,11 @@ def make_phantom(
 def _anatomy(spacing: float) -> Anatomy:
     """Seconds of work that cohorts of one spacing share."""
     return Anatomy(Grid.mni(spacing))
+
+
+@functools.lru_cache(maxsize=2)
+def _folded_anatomy(spacing: float) -> FoldedAnatomy:
+    return FoldedAnatomy(Grid.mni(spacing))
 
 
 def _is_complete(folder: Path, config: PhantomConfig) -> bool:

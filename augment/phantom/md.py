@@ -49,10 +49,15 @@ def diffusivities(
     tract = np.random.default_rng(102)  # a fact of the population: tracts differ
     white = DIFFUSIVITY["wm"] + person.white_matter + 0.025 * anatomy.smooth_map(tract, 1)
     white += 0.015 * anatomy.smooth_map(rng, 1)
-    # Lesions lie in caps and bands around the ventricles, in patches of their own.
-    near = np.clip(3 * np.linalg.norm(anatomy.toward_ventricles, axis=0), 0, 1)
-    patches = np.clip(anatomy.smooth_map(rng, 2) - 0.2, 0, None)
-    white += 0.35 * person.lesions * near * patches
+    if "lesions" in maps:
+        # Version 2: its thin cortex is mixed with CSF in any voxel, as people's is.
+        grey += 0.14 * maps["hippocampi"] - 0.045 * (1 - deep)
+        white += 0.45 * maps["lesions"] / np.maximum(maps["wm"], 0.05)
+    else:
+        # Lesions lie in caps and bands around the ventricles, in patches of their own.
+        near = np.clip(3 * np.linalg.norm(anatomy.toward_ventricles, axis=0), 0, 1)
+        patches = np.clip(anatomy.smooth_map(rng, 2) - 0.2, 0, None)
+        white += 0.35 * person.lesions * near * patches
     csf = np.full(anatomy.grid.shape, DIFFUSIVITY["csf"], dtype=np.float32)
     return {"gm": grey, "wm": white, "csf": csf}
 

@@ -6,7 +6,7 @@ the cohort of 100 of the same seed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,14 @@ class Participant:
         return asdict(self)
 
 
-def person(seed: int, site: str, index: int) -> tuple[Participant, np.random.Generator]:
-    """Draw subject ``index`` of a site, and return its random stream for what follows."""
+def person(
+    seed: int, site: str, index: int, version: int = 1
+) -> tuple[Participant, np.random.Generator]:
+    """Draw subject ``index`` of a site, and return its random stream for what follows.
+
+    Both versions of the md phantom have the same people with the same labels; what the labels do to
+    the form of a brain is wider, and not linear, in the second.
+    """
     if site not in SITES:
         raise InputError(f"site {site!r} is not known; allowed are {', '.join(SITES)}")
     where = SITES[site]
@@ -95,6 +101,8 @@ def person(seed: int, site: str, index: int) -> tuple[Participant, np.random.Gen
         hippocampi=float(0.2 * ageing + 0.75 * severity + 0.55 * shared + 0.3 * own_h - 0.3),
         atrophy=float(np.clip(0.03 + 0.025 * ageing + 0.03 * severity + 0.025 * own_c, 0, 0.4)),
     )
+    if version == 2:
+        shape = _stretched(shape, male, severity)
     return (
         Participant(
             subject_id=f"{site}{index + 1:04d}",
@@ -115,4 +123,17 @@ def person(seed: int, site: str, index: int) -> tuple[Participant, np.random.Gen
             gain=float(where.gain + 0.01 * rng.standard_normal()),
         ),
         rng,
+    )
+
+
+def _stretched(shape: Shape, male: float, severity: float) -> Shape:
+    """The form of version 2: heads, ventricles and hippocampi of real spread and correlation."""
+    above = shape.ventricles - 2
+    shrunk = np.tanh((shape.hippocampi + 0.65 * shape.ventricles + 0.5 * severity - 3.0) / 2.4)
+    return replace(
+        shape,
+        size=shape.size + 0.006 * male,
+        ventricles=float(min(shape.ventricles + 0.18 * above * abs(above), 16)),
+        hippocampi=float(1.9 * shrunk - 0.1 + 12 * (shape.size - 0.965)),
+        atrophy=float(np.clip(shape.atrophy + 0.02 * severity, 0, 0.4)),
     )

@@ -33,6 +33,7 @@ def phantom(
     seed: int = 0,
     spacing: float | None = None,
     site: Literal["A", "B", "AB"] = "B",
+    version: Literal[1, 2] = 1,
 ) -> None:
     """Make a labelled cohort whose truth is known, as a BIDS dataset.
 
@@ -43,11 +44,19 @@ def phantom(
         seed: Decides who they are; cohorts of different seeds share nobody.
         spacing: Voxel side in mm. Default: 4 for md, 6 for the others.
         site: A is a community study (18-88 years), B a memory clinic (NC/MCI/AD), AB both in turn.
+        version: Of md: 1 bends one cortex, 2 folds a new one for everybody.
     """
     from neuromix.augment.phantom import make_phantom
 
     folder = make_phantom(
-        out, kind, subjects=subjects, seed=seed, spacing=spacing, site=site, progress=True
+        out,
+        kind,
+        subjects=subjects,
+        seed=seed,
+        spacing=spacing,
+        site=site,
+        version=version,
+        progress=True,
     )
     print(f"{subjects} subjects in {folder}, the truth in {folder / 'truth.json'}")
 

@@ -41,6 +41,22 @@ def test_md_has_the_units_and_tissues_of_real_maps(md_phantom):
         assert 1.5 < md.max() <= 3.2
 
 
+def test_version_2_folds_other_brains_for_the_same_people(md_phantom, tmp_path):
+    folded = make_phantom(tmp_path / "two", "md", subjects=3, seed=3, spacing=8.0, version=2)
+    first = make_phantom(tmp_path / "one", "md", subjects=1, seed=3, spacing=8.0, version=2)
+    images = {name: sha for name, sha in digest(first).items() if name.endswith(".nii.gz")}
+    assert images.items() <= digest(folded).items()
+    assert not images.items() & digest(md_phantom).items()
+    assert Cohort.from_bids(folded).validate() == []
+    old, new = (json.loads((data / "truth.json").read_text()) for data in (md_phantom, folded))
+    assert (old["config"]["version"], new["config"]["version"]) == (1, 2)
+    for name, latent in new["subjects"].items():
+        assert latent["severity"] == old["subjects"][name]["severity"]
+        assert 0 < latent["lesions_ml"] < latent["cortex_ml"] < latent["brain_ml"]
+    with pytest.raises(InputError, match="holds a phantom made with"):
+        make_phantom(md_phantom, "md", subjects=12, seed=3, spacing=8.0, version=2)
+
+
 def test_the_truth_is_beside_the_data(md_phantom):
     truth = json.loads((md_phantom / "truth.json").read_text())
     cohort = Cohort.from_bids(md_phantom)
@@ -89,6 +105,8 @@ def test_a_finished_cohort_is_left_alone_unless_an_image_is_gone(md_phantom, tmp
         ({"spacing": 0.1}, "allowed is 1 to 12 mm"),
         ({"site": "AC"}, "site 'AC' is not known"),
         ({"seed": -1}, "seed -1"),
+        ({"version": 3}, "version 3 of md is not known; allowed are 1, 2"),
+        ({"kind": "task", "version": 2}, "version 2 of task is not known; allowed are 1"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, arguments, message):
