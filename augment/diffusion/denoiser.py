@@ -1,6 +1,7 @@
 """A denoiser: what statistics know, and a network for the rest.
 
-    x̂(x_t, t, y) = E[x | x_t, y] + d(t) F( [(x_t - (1 - t) m) / k, (E - m) / s, m, x_t - (1 - t) E], t, y, a )
+    x̂(x_t, t, y) = E[x | x_t, y] + d(t) F(u, t, y, a)
+    u = [(x_t - (1 - t) m) / k,  (E - m) / s,  m,  (x_t - (1 - t) E) / t]
 
 E, m and the deviation d come from the :class:`Prior`; s is the deviation over people, with
 k² = (1 - t)² s² + t²; a are the parameters of the augmentation, zero when sampling. F is zero at
@@ -10,8 +11,8 @@ units of d, which is one at every place and time for a network that has learned 
     L = mean over people, places, t of ( (x - E) / d - F )²
 
 A person in training is served by the prior of the other folds (:func:`fit_priors`). *Guidance by
-the prior* takes the network's answer ``guide`` times, which is p + guide (x̂ - p) with the prior p as
-the bad model (Karras et al. 2024), while t lies in :data:`INTERVAL`.
+the prior* takes the network's answer ``guide`` times, which is p + guide (x̂ - p) with the prior p
+as the bad model (Karras et al. 2024), while t lies in :data:`INTERVAL`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.diffusion.label_embedding import label_features
+from neuromix.augment.diffusion.label_embedding import drop_labels, label_features
 from neuromix.augment.diffusion.network import HybridNet
 from neuromix.augment.diffusion.objectives import Batch, Generators, Objective, noise_like
 from neuromix.augment.diffusion.prior import FIRST, Prior
@@ -39,8 +40,8 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
 
     Args:
         label_space: ``LabelSpace.to_dict()``.
-        prior: Settings of the :class:`Prior`.
-        network: Settings of the :class:`HybridNet`; empty for the prior alone.
+        prior_settings: Of the :class:`Prior`.
+        network_settings: Of the :class:`HybridNet`; empty for the prior alone.
         parameters: Numbers of an augmentation.
         guide: Above 1, guidance by the prior.
     """
@@ -50,23 +51,20 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         self,
         *,
         label_space: dict[str, Any],
-        prior: dict[str, Any],
-        network: dict[str, Any],
+        prior_settings: dict[str, Any],
+        network_settings: dict[str, Any],
         parameters: int,
         guide: float = 1.0,
     ) -> None:
         super().__init__()
         self.label_space = LabelSpace.from_dict(label_space)
-        self.prior = Prior(**prior)
-        self.latent_shape = tuple(prior["shape"])
+        self.prior = Prior(**prior_settings)
+        self.latent_shape = tuple(prior_settings["shape"])
         self.network = (
-            HybridNet(self.label_space, self.latent_shape, 4, parameters, **network)
-            if network
+            HybridNet(self.label_space, self.latent_shape, 4, parameters, **network_settings)
+            if network_settings
             else None
         )
-        self.register_buffer("variance", torch.ones(*self.latent_shape))
-
-    variance: Tensor
 
     def features(self, labels: Mapping[str, Tensor]) -> Tensor | None:
         """What the prior's mean is linear in, (B, F)."""
@@ -78,34 +76,25 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         estimate, mean = self.prior(latents, t, self.features(labels))
         if self.network is not None:
             none = latents.new_zeros(len(latents), self.config["parameters"])
-            answer = self.answer(latents, t, labels, estimate, mean, none).float()
+            inputs = self.inputs(latents, t, estimate, mean)
+            answer = self.network(inputs, timestep, labels, none).float()
             within = (t > INTERVAL[0]) & (t < INTERVAL[1])
             gain = torch.where(within, self.config["guide"], 1.0)[:, None, None, None]
             estimate = estimate + gain * self.prior.spread(t) * answer * self.prior.inside
-        # The solver multiplies by its own t again.
+        # The solver takes it times the t that it knows.
         return (latents - estimate) / (timestep / 1000).to(latents)[:, None, None, None]
 
-    def answer(
-        self,
-        noisy: Tensor,
-        t: Tensor,
-        labels: Mapping[str, Tensor],
-        estimate: Tensor,
-        mean: Tensor,
-        parameters: Tensor,
-    ) -> Tensor:
-        """F, (B, L, H, W)."""
+    def inputs(self, noisy: Tensor, t: Tensor, estimate: Tensor, mean: Tensor) -> Tensor:
+        """What F sees, (B, 4, L, H, W)."""
         own = (1 - t)[:, None, None, None]
-        total = (own**2 * self.variance + (1 - own) ** 2).sqrt()
-        inputs = [
+        total = (own**2 * self.prior.variance + (1 - own) ** 2).sqrt()
+        parts = [
             (noisy - own * mean) / total,
-            (estimate - mean) / self.variance.sqrt(),
+            (estimate - mean) / self.prior.variance.sqrt(),
             mean,
             (noisy - own * estimate) / (1 - own).clamp_min(0.01),
         ]
-        network: Any = self.network
-        answer: Tensor = network(torch.stack(inputs, 1), 1000 * t, labels, parameters)
-        return answer
+        return torch.stack(parts, 1)
 
 
 class PriorFlow(Objective):
@@ -120,22 +109,20 @@ class PriorFlow(Objective):
     ) -> None:
         self.denoiser, self.priors = denoiser, list(priors)
         self.label_dropout = label_dropout
-        self.networks = {"network": denoiser.network}
+        self.networks = {} if denoiser.network is None else {"network": denoiser.network}
 
     def loss(self, name: str, batch: Batch, generators: Generators) -> Tensor:
         """Mean squared error of F inside the brain."""
-        from neuromix.augment.diffusion.label_embedding import drop_labels
-
         clean = batch["latents"]
+        for prior in (self.denoiser, *self.priors):
+            prior.to(clean.device)
         drawn = torch.stack([torch.randn((), generator=g) for g in generators])
         t = (0.5 + 1.5 * drawn).sigmoid().clamp(0.01, FIRST).to(clean)
         noise = noise_like(clean, generators)
         own = (1 - t)[:, None, None, None]
         noisy = own * clean + (1 - own) * noise
         draws = torch.stack([torch.rand((), generator=g) for g in generators]).to(clean)
-        labels = drop_labels(
-            self.denoiser.label_space, batch["labels"], draws < self.label_dropout
-        )
+        labels = drop_labels(self.denoiser.label_space, batch["labels"], draws < self.label_dropout)
         features = self.denoiser.features(labels)
         rows = []
         for k, fold in enumerate(batch["fold"].tolist()):
@@ -144,10 +131,7 @@ class PriorFlow(Objective):
             rows.append(prior(noisy[k : k + 1], t[k : k + 1], row))
         estimate, mean = (torch.cat(parts) for parts in zip(*rows, strict=True))
         wanted = (clean - estimate) / self.denoiser.prior.spread(t)
-        network, self.denoiser.network = self.denoiser.network, self.networks[name]
-        try:
-            answer = self.denoiser.answer(noisy, t, labels, estimate, mean, batch["parameters"])
-        finally:
-            self.denoiser.network = network
+        inputs = self.denoiser.inputs(noisy, t, estimate, mean)
+        answer = self.networks[name](inputs, 1000 * t, labels, batch["parameters"])
         inside = self.denoiser.prior.inside.expand_as(clean)
         return ((answer.float() - wanted)[inside] ** 2).mean()

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from neuromix.augment import files
 from neuromix.augment.diffusion.config import TrainConfig
+from neuromix.augment.diffusion.memory import keep_freed_memory
 from neuromix.augment.diffusion.objectives import Batch, Objective
 from neuromix.augment.diffusion.state import TrainingState
 from neuromix.augment.errors import InputError, TrainingError
@@ -159,6 +160,7 @@ class _Training:
         from rich.progress import TimeRemainingColumn as Remaining
 
         config, accelerator = self.config, self.accelerator
+        keep_freed_memory()
         self.state = TrainingState(
             self.objective, accelerator, config.weight_decay, config.ema_decay
         )

@@ -4,7 +4,7 @@ It sees volumes (B, C, L, H, W) of C channels as a mosaic of L / depth tiles, ea
 neighbouring slices that enter as channels (1: a tile a slice; L: one tile), and answers with
 (B, L, H, W)::
 
-    z  = conv(unshuffle_2(x)) + place(tile, row, column)      residual 3x3 convolutions, tile by tile
+    z  = conv(unshuffle_2(x)) + place(tile, row, column)      residual 3x3 convolutions by tile
     u  = tokens(z)                                            DiT blocks over the whole mosaic
     z  = z + spread(u)                                        residual convolutions again
     out = shuffle_2(conv(z)),                                 zero at the start
@@ -79,8 +79,7 @@ class HybridNet(nn.Module):
             self.spread = nn.Conv2d(dim, width * side * side, 1)
         self.head = nn.Conv2d(width, 4 * depth, 3, padding=1)
         for last in (self.head, *([self.spread] if layers else [])):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            _zero(last)
 
     def forward(
         self, volumes: Tensor, timestep: Tensor, labels: Mapping[str, Tensor], parameters: Tensor
@@ -118,9 +117,8 @@ class _Residual(nn.Module):
         self.modulation = nn.Linear(dim, 2 * width)
         self.conv_1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv_2 = nn.Conv2d(width, width, 3, padding=1)
-        for zero in (self.modulation, self.conv_2):
-            nn.init.zeros_(zero.weight)
-            nn.init.zeros_(zero.bias)
+        _zero(self.modulation)
+        _zero(self.conv_2)
 
     def forward(self, z: Tensor, condition: Tensor) -> Tensor:
         shift, scale = self.modulation(condition)[:, :, None, None].chunk(2, 1)
@@ -142,8 +140,7 @@ class _Block(nn.Module):
         self.query, self.answer = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.feed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Linear(4 * dim, dim))
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        _zero(self.modulation)
 
     def forward(self, tokens: Tensor, condition: Tensor, label: Tensor) -> Tensor:
         parts = self.modulation(condition)[:, None].chunk(9, 2)
@@ -164,3 +161,9 @@ class _Block(nn.Module):
         ]
         mixed: Tensor = F.scaled_dot_product_attention(*heads)
         return mixed.transpose(1, 2).flatten(2)
+
+
+def _zero(layer: nn.Module) -> None:
+    """Let a layer answer zero at the start."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

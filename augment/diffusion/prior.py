@@ -30,13 +30,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
+
+from neuromix.augment.diffusion.memory import keep_freed_memory
 
 LEVELS = 16
 """Noise levels with filters of their own, even in log-odds; between them weights are blended."""
@@ -50,10 +54,15 @@ TAPER = 27.0
 """Length in mm over which the rest of the coarse covariance is trusted."""
 DOUBT = 1.0
 """Subjects' worth of doubt that a label changes anything (ridge penalty)."""
+REACH = 9.0
+"""Millimetres on each side in a slice that a filter sees, three voxels at most."""
 SITES = 40_000
 """Places with a filter of their own; where a grid has more voxels, neighbours share one."""
 MEMORY = 1 << 27
 """Numbers that are held at a time while filters are solved."""
+LEAST = 0.3
+"""Smallest deviation as a share of that of the whole brain: a rim where few have tissue would
+outweigh it."""
 QUIET = 0.02
 """Smallest deviation: where nobody varies, nothing is divided by nothing."""
 
@@ -75,6 +84,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
     effects: Tensor
     centre: Tensor
     context_mean: Tensor
+    variance: Tensor
     inside: Tensor
     filters: Tensor
     vectors: Tensor
@@ -103,6 +113,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         self.register_buffer("effects", torch.zeros(features, *shape))
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("context_mean", torch.zeros(context, *shape))
+        self.register_buffer("variance", torch.ones(*shape))
         self.register_buffer("inside", torch.ones(*shape, dtype=torch.bool))
         self.register_buffer("filters", torch.zeros(LEVELS, taps, *sites, dtype=torch.float16))
         self.register_buffer("vectors", torch.zeros(math.prod(cells), math.prod(cells)))
@@ -154,7 +165,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         return torch.lerp(table[low], table[low + 1], share)
 
     def _filtered(self, rest: Tensor, t: float, context: Tensor | None) -> Tensor:
-        """w . (y - m) over neighbourhoods, (L, H, W), of one volume and its context."""
+        """W . (y - m) over neighbourhoods, (L, H, W), of one volume and its context."""
         low, share = place(torch.tensor([t]))
         weights = torch.lerp(
             self.filters[int(low)].float(), self.filters[int(low) + 1].float(), float(share)
@@ -165,8 +176,8 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
                     axis, 0, self.shape[axis - 1]
                 )
         channels = rest[None] if context is None else torch.cat([rest[None], context])
-        l, h, w = self.reach
-        padded = F.pad(channels, (w, w, h, h, l, l))
+        s, h, w = self.reach
+        padded = F.pad(channels, (w, w, h, h, s, s))
         _, _, height, width = padded.shape
         # In a padded volume laid out flat, a neighbour is a constant offset away.
         room = F.pad(weights, (0, 2 * w, 0, 2 * h)).flatten(1)
@@ -175,7 +186,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         total = torch.zeros(span, device=rest.device)
         tap = 0
         for channel in flat:
-            for dl, dh, dw in np.ndindex(2 * l + 1, 2 * h + 1, 2 * w + 1):
+            for dl, dh, dw in np.ndindex(2 * s + 1, 2 * h + 1, 2 * w + 1):
                 start = (dl * height + dh) * width + dw
                 total.addcmul_(room[tap], channel[start : start + span])
                 tap += 1
@@ -189,8 +200,8 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
 
     def _down(self, volumes: Tensor) -> Tensor:
         """Means of cells, (B, cells)."""
-        l, h, w = (-n % c for n, c in zip(self.shape, self.cell, strict=True))
-        padded = F.pad(volumes, (0, w, 0, h, 0, l))
+        s, h, w = (-n % c for n, c in zip(self.shape, self.cell, strict=True))
+        padded = F.pad(volumes, (0, w, 0, h, 0, s))
         return F.avg_pool3d(padded[:, None], self.cell).flatten(1)
 
     def _up(self, cells: Tensor) -> Tensor:
@@ -202,6 +213,24 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         return volumes
 
     # Fitting.
+
+    def fit_plain(self, volumes: Tensor, inside: Tensor) -> None:
+        """Know one mean and one variance only: the start of a network that works alone."""
+        self.inside.copy_(inside)
+        values = volumes[:, inside]
+        self.mean.fill_(float(values.mean())).mul_(inside).sub_((~inside).float())
+        variance = float(values.var())
+        self.variance.fill_(variance)
+        for number, level in enumerate((times() / (1 - times())).tolist()):
+            own = variance / (variance + level**2)
+            self.filters[number, self.middle] = own
+            self.deviation[number] = (own * level**2) ** 0.5
+
+    @property
+    def middle(self) -> int:
+        """Number of the tap at a voxel itself."""
+        s, h, w = self.reach
+        return (s * (2 * h + 1) + h) * (2 * w + 1) + w
 
     def fit(
         self,
@@ -222,6 +251,8 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
             self.effects.copy_(effects.reshape(self.effects.shape))
             rest = rest - torch.einsum("bf,flhw->blhw", design, self.effects)
         free = max(len(rest) - 1 - len(self.effects), 1)
+        own = (rest**2).sum(0) / free
+        self.variance.copy_(_smooth(own[None])[0].clamp_min(QUIET**2))
         self._fit_coarse(rest, free)
         channels = rest[:, None]
         if context is not None:
@@ -230,39 +261,42 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         self._fit_filters(channels, free)
 
     def _fit_coarse(self, rest: Tensor, free: int) -> None:
-        cells = self._down(rest)
+        used = self._down(self.inside[None].float())[0] > 0
+        cells = self._down(rest)[:, used]
         spacing = self.config["spacing"]
         grid = [-(-n // c) for n, c in zip(self.shape, self.cell, strict=True)]
         sides = [c * s for c, s in zip(self.cell, spacing, strict=True)]
         centres = torch.cartesian_prod(
             *(torch.arange(n) * float(side) for n, side in zip(grid, sides, strict=True))
-        )
+        )[used]
         taper = torch.exp(-(torch.cdist(centres, centres) ** 2) / (2 * TAPER**2))
         # People are fewer than cells: the small Gram matrix has the same spectrum.
-        power, vectors = torch.linalg.eigh((cells @ cells.T).double())
+        _, vectors = torch.linalg.eigh((cells @ cells.T).double())
         modes = min(MODES, max(len(rest) // 8, 1))
         leading = vectors[:, len(vectors) - modes :].float()
         whole = (leading.T @ cells) / free**0.5
         remainder = (cells - leading @ (leading.T @ cells)) / free**0.5
         covariance = whole.T @ whole + taper * (remainder.T @ remainder)
-        powers, basis = torch.linalg.eigh(covariance)
-        self.powers.copy_(powers.clamp_min(0))
-        self.vectors.copy_(basis)
+        # In single precision it need not converge.
+        powers, basis = torch.linalg.eigh(covariance.double())
+        count = len(powers)
+        self.powers.zero_()[:count] = powers.clamp_min(0)
+        self.vectors.zero_()
+        self.vectors[used.nonzero().flatten(), :count] = basis.float()
 
     def _fit_filters(self, channels: Tensor, free: int) -> None:
         """Solve for the filters, some sites at a time; ``channels`` are (N, 1 + K, L, H, W)."""
-        l, h, w = self.reach
+        s, h, w = self.reach
         margin = 1  # places on each side, in plane, that lend a site their people
-        pads = (w + margin, w + margin, h + margin, h + margin, l, l)
+        pads = (w + margin, w + margin, h + margin, h + margin, s, s)
         padded = F.pad(channels, pads)
         flat = padded.flatten(1)  # (N, all)
         _, count, deep, high, wide = padded.shape
         offsets = torch.tensor([
             ((c * deep + dl) * high + dh) * wide + dw
             for c in range(count)
-            for dl, dh, dw in np.ndindex(2 * l + 1, 2 * h + 1, 2 * w + 1)
+            for dl, dh, dw in np.ndindex(2 * s + 1, 2 * h + 1, 2 * w + 1)
         ])  # fmt: skip
-        middle = (l * (2 * h + 1) + h) * (2 * w + 1) + w
         taps = len(offsets)
         target = math.prod(2 * r + 1 for r in self.reach)
         noisy = (torch.arange(taps) < target).float()
@@ -279,7 +313,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         starts = (
             (sites[:, 0] * self.share[0]) * high + sites[:, 1] * self.share[1]
         ) * wide + sites[:, 2] * self.share[2]
-        levels = [level / (1 - level) for level in times().tolist()]
+        levels = (times() / (1 - times())).tolist()
         found = torch.zeros(LEVELS, taps, math.prod(grid), dtype=torch.float16)
         numbers = (sites[:, 0] * grid[1] + sites[:, 1]) * grid[2] + sites[:, 2]
         size = max(1, MEMORY // (taps * (taps + len(flat)) * 8))
@@ -292,7 +326,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
                 patches = flat[:, index].transpose(0, 1).contiguous()  # (S, N, taps)
                 covariance.baddbmm_(patches.transpose(1, 2), patches)
             covariance /= free * len(lent)
-            side = covariance[:, :, middle, None].contiguous()
+            side = covariance[:, :, self.middle, None].contiguous()
             for number, level in enumerate(levels):
                 system = covariance + torch.diag(noisy * level**2 + 1e-5)
                 solved = torch.cholesky_solve(side, torch.linalg.cholesky(system))[..., 0]
@@ -302,17 +336,92 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with ThreadPoolExecutor(
+                threads, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
                 list(pool.map(solve, range(0, len(sites), size)))
         finally:
             torch.set_num_threads(threads)
         self.filters.copy_(found.reshape(self.filters.shape))
 
 
+def fit_priors(
+    settings: dict[str, Any],
+    volumes: Tensor,
+    inside: Tensor,
+    features: Tensor | None,
+    folds: Tensor,
+    generator: torch.Generator,
+) -> list[Prior]:
+    """The prior of all people, and those of the people outside each fold.
+
+    ``folds`` are numbers (N,) from 0. Each person is noised and estimated by the prior of the
+    others, at every level: that gives the deviation and the blend of all of them.
+    """
+    keep_freed_memory()
+    count = int(folds.max()) + 1
+    priors = [Prior(**settings) for _ in range(count + 1)]
+    for fold, prior in enumerate(priors, start=-1):
+        chosen = folds != fold
+        prior.fit(volumes[chosen], inside, None if features is None else features[chosen])
+    whole = priors[0]
+    squares = torch.zeros_like(whole.deviation)
+    powers, shares = np.zeros(LEVELS), np.zeros(LEVELS)
+    crosses, gained = torch.zeros_like(squares), torch.zeros_like(squares)
+    for number, t in enumerate(times().float().tolist()):
+        errors, gains = [], []
+        for person, fold in enumerate(folds.tolist()):
+            clean = volumes[person : person + 1]
+            noise = torch.randn(clean.shape, generator=generator)
+            feature = None if features is None else features[person : person + 1]
+            prior, level = priors[fold + 1], torch.tensor([t])
+            prior.blend.zero_()
+            fine, _ = prior((1 - t) * clean + t * noise, level, feature)
+            prior.blend.fill_(1)
+            both, _ = prior((1 - t) * clean + t * noise, level, feature)
+            errors.append(clean - fine)
+            gains.append(both - fine)
+        error, gain = torch.cat(errors), torch.cat(gains)
+        powers[number] = float((gain**2).mean()) + 1e-12
+        shares[number] = float((error * gain).mean()) / powers[number]
+        squares[number] = (error**2).mean(0)
+        crosses[number], gained[number] = (error * gain).mean(0), (gain**2).mean(0)
+    # The more noise, the more the coarse part knows better.
+    levels = np.arange(LEVELS)
+    rising = IsotonicRegression(y_min=0, y_max=1).fit(levels, shares, powers).predict(levels)
+    whole.blend.copy_(torch.from_numpy(rising))
+    blend = whole.blend[:, None, None, None]
+    squares = squares - 2 * blend * crosses + blend**2 * gained
+    # People are few: a place learns from its neighbours how much is left over.
+    deviation = _smooth(squares).clamp_min(0).sqrt()
+    least = LEAST * (squares[:, inside].mean(1).clamp_min(0).sqrt())
+    whole.deviation.copy_(deviation.maximum(least[:, None, None, None]).clamp_min(QUIET))
+    for prior in priors[1:]:
+        prior.blend.copy_(whole.blend)
+        prior.deviation.copy_(whole.deviation)
+    return priors
+
+
+def settings_of(
+    shape: Sequence[int], spacing: Sequence[float], inside: Tensor, features: int
+) -> dict[str, Any]:
+    """Settings of a prior for a grid: cells and sites as fine as is affordable."""
+    voxels = int(inside.sum())
+    near = [max(1, min(3, round(REACH / side))) for side in spacing[1:]]
+    return {
+        "shape": list(shape),
+        "spacing": [float(side) for side in spacing],
+        "features": features,
+        "reach": [min(1, shape[0] - 1), *near],
+        "cell": block(shape, spacing, inside.numel(), CELLS),
+        "share": block(shape, spacing, voxels, SITES),
+    }
+
+
 def times() -> Tensor:
     """The levels, from the smallest to the largest."""
-    ends = [math.log(t / (1 - t)) for t in (LAST, FIRST)]
-    return torch.linspace(*ends, LEVELS, dtype=torch.float64).sigmoid()
+    low, high = (math.log(t / (1 - t)) for t in (LAST, FIRST))
+    return torch.linspace(low, high, LEVELS, dtype=torch.float64).sigmoid()
 
 
 def place(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -328,6 +437,14 @@ def block(shape: Sequence[int], spacing: Sequence[float], voxels: int, most: int
     """Voxels of a block along each axis, even in mm, so that at most ``most`` blocks are needed."""
     sides = [1, 1, 1]
     while voxels / math.prod(sides) > most:
-        axis = min(range(3), key=lambda k: sides[k] * spacing[k] * (1 if sides[k] < shape[k] else 1e9))
+        axis = min(
+            range(3), key=lambda k: sides[k] * spacing[k] * (1 if sides[k] < shape[k] else 1e9)
+        )
         sides[axis] *= 2
     return sides
+
+
+def _smooth(volumes: Tensor) -> Tensor:
+    """Means over 3 x 3 x 3 voxels of volumes (B, L, H, W)."""
+    padded = F.pad(volumes[:, None], (1, 1, 1, 1, 1, 1), mode="replicate")
+    return F.avg_pool3d(padded, 3, 1)[:, 0]

@@ -16,35 +16,52 @@ FAINTEST = 0.15
 
 @dataclass(frozen=True)
 class TiledMDConfig:
-    """Fit the tiled sampler of maps (md) on training subjects."""
+    """Fit the tiled sampler of maps on training subjects."""
 
     labels: tuple[str, ...] = ("sex", "diagnosis", "age")
     """Labels to condition on; one that no subject has is left out."""
     image: str = "md"
     """The map that it makes, by its name in the cohort: md, t1, fa or any other."""
     plane: str = "axial"
-    autoencoder: str = "template"
-    """``template`` (closed form, for registered subjects: a template that bends, and what it leaves
-    over), ``kl`` (a convolutional one that is trained first), or a pretrained ``AutoencoderKL``: a
-    folder, or NAME or NAME@REVISION on the hub."""
+    prior: Literal["filters", "none"] = "filters"
+    """What is known in closed form: a coarse Gaussian and a filter at every voxel, or one mean and
+    one variance only."""
+    kind: Literal["hybrid", "conv", "transformer"] = "hybrid"
+    """What the network is made of."""
+    depth: int = 8
+    """Slices of a tile of the mosaic, which are channels of one picture: 1 for a tile a slice."""
+    width: int = 64
+    """Channels of the convolutions; tokens have twice as many."""
+    blocks: int = 4
+    """Residual blocks of convolutions before the transformer and after it, each."""
+    token: int = 8
+    """Voxels that a token covers along a side."""
+    folds: int = 4
+    """Parts that training people are put in; each is served by the prior of the others."""
+    augment: bool = True
+    """Turn, shift and bend training images a little, and tell the network so."""
+    guide: float = 1.0
+    """Above 1, what the network adds to the prior is taken this many times while sampling."""
+    autoencoder: str = ""
+    """Empty for the prior and its network. A plain tiled DiT has ``kl`` (a convolutional one that
+    is trained first) or a pretrained ``AutoencoderKL``: a folder, or NAME or NAME@REVISION on the
+    hub."""
     channels: int = 4
     """Latent channels of ``kl``."""
-    cell: tuple[int, int] = (8, 1)
-    """Pixels along a side of a block of ``template``, and its slices: above 1, true 3D."""
-    rank: int = 100
-    """Patterns of the Gaussian that ``template`` starts from; a quarter of the subjects at most."""
-    patch: int = 3
-    """Latent pixels along a side of a token, but for a pretrained network."""
+    patch: int = 2
+    """Latent pixels along a side of a token of a plain DiT, but for a pretrained one."""
     objective: Literal["flow", "noise"] = "flow"
-    """Velocity, from a Gaussian start, or noise, as published DiTs."""
+    """Velocity, or noise, as published DiTs: of a plain DiT only."""
     pretrained: str = ""
     """A DiT to start from, with its layers, heads and head_dim: a folder, or NAME or NAME@REVISION
     on the hub."""
     lora_rank: int = 0
     """Above 0, low-rank updates of a pretrained network are trained instead of all of it."""
-    layers: int = 6
+    layers: int = 4
+    """Transformer blocks."""
     heads: int = 4
     head_dim: int = 64
+    """Channels of a head of a plain DiT."""
     label_dropout: float = 0.1
     training: TrainConfig = field(default_factory=TrainConfig)
     widths: tuple[int, ...] = (16, 32, 64, 64)
@@ -64,21 +81,41 @@ class TiledMDConfig:
                 f"lora_rank {self.lora_rank} came without a pretrained network or is negative; "
                 "name a network to update (pretrained), or leave lora_rank at 0"
             )
+        if not self.autoencoder and (self.pretrained or self.objective == "noise"):
+            raise InputError(
+                "a pretrained network or the objective noise came without an autoencoder; name the "
+                "one that the network was trained with, or kl"
+            )
+        if self.folds < 2 or self.depth < 1 or self.token < 2 or self.token % 2:
+            raise InputError(
+                f"folds {self.folds}, depth {self.depth} and token {self.token} came; allowed are "
+                "at least 2 folds, a depth of at least 1 and an even token"
+            )
+
+    @property
+    def network(self) -> dict[str, int]:
+        """Settings of the hybrid network but for its depth."""
+        return {
+            "width": self.width,
+            "blocks": 0 if self.kind == "transformer" else self.blocks,
+            "layers": 0 if self.kind == "conv" else self.layers,
+            "heads": self.heads,
+            "token": self.token,
+        }
 
 
 PRESETS = {
     "demo": TiledMDConfig(
-        layers=3, heads=3,
-        training=schedule(150, 8, 1e-3, warmup=10, ema_decay=0.95, every=50),
+        width=32, blocks=2, layers=2, folds=2,
+        training=schedule(120, 8, 1e-3, warmup=10, ema_decay=0.95, every=40),
     ),
     "tiny": TiledMDConfig(
-        layers=4,
-        training=schedule(1200, 8, 1e-3, warmup=50, ema_decay=0.98, every=150),
+        training=schedule(6000, 16, 1e-3, warmup=100, ema_decay=0.998, every=500),
     ),
     "base": TiledMDConfig(
-        layers=12, heads=6, head_dim=64,
+        width=256, blocks=6, layers=8, heads=8,
         training=schedule(
-            30_000, 64, 3e-4, warmup=500, ema_decay=0.999, every=1000, precision="bf16",
+            60_000, 64, 3e-4, warmup=500, ema_decay=0.9995, every=2000, precision="bf16",
         ),
     ),
     "paper": TiledMDConfig(
@@ -90,4 +127,4 @@ PRESETS = {
         ),
     ),
 }  # fmt: skip
-"""From two cores in 90 seconds to fine-tuning the DiT-XL/2 that was published for pictures."""
+"""From two cores in a minute to fine-tuning the DiT-XL/2 that was published for pictures."""

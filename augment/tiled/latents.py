@@ -1,8 +1,7 @@
-"""MD maps on their way to a network: read, compared, encoded, and kept on disk.
+"""Maps on their way to a plain tiled DiT: read, encoded slice by slice, and kept on disk.
 
-Memory holds a batch, however large the cohort. The code of a codec, :class:`DeformableTemplate` or
-:class:`SliceAutoencoder`, is normal with a mean and a standard deviation: both are kept, and each
-training step draws anew.
+Memory holds a batch, however large the cohort. The code of a :class:`SliceAutoencoder` is normal
+with a mean and a standard deviation: both are kept, and each training step draws anew.
 """
 
 from __future__ import annotations
@@ -18,12 +17,10 @@ from torch import Tensor
 
 from neuromix.augment import files
 from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.data.leakage import image_hashes
 from neuromix.augment.diffusion.fitting import ImageSet, Job
 from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.diffusion.objectives import Autoencoding, noise_like
 from neuromix.augment.errors import InputError
-from neuromix.augment.tiled.codec import DeformableTemplate
 from neuromix.augment.tiled.mosaic import Tiling
 from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 
@@ -59,17 +56,17 @@ class LatentSet:
         return {"latents": latents, "labels": labels}
 
 
-def volumes(cohort: Cohort, size: int = BATCH) -> Iterator[Tensor]:
-    """Batches (B, 1, X, Y, Z) of MD maps, read one after the other."""
+def volumes(cohort: Cohort, image: str, size: int = BATCH) -> Iterator[Tensor]:
+    """Batches (B, 1, X, Y, Z) of maps, read one after the other."""
     subjects = cohort.subjects()
     for start in range(0, len(subjects), size):
-        yield torch.stack([_read(subject) for subject in subjects[start : start + size]])
+        yield torch.stack([_read(subject, image) for subject in subjects[start : start + size]])
 
 
-def write_slices(tiling: Tiling, cohort: Cohort, path: Path) -> ImageSet:
+def write_slices(tiling: Tiling, cohort: Cohort, image: str, path: Path) -> ImageSet:
     """Write every slice of a cohort."""
     # Half precision is 0.001e-3 mm²/s at 2e-3 mm²/s, far below the noise of a scan.
-    parts = (tiling.slices(batch).numpy() for batch in volumes(cohort))
+    parts = (tiling.slices(batch).numpy() for batch in volumes(cohort, image))
     files.write_array(path, len(cohort) * tiling.count, parts, np.float16)
     return ImageSet(path)
 
@@ -77,22 +74,20 @@ def write_slices(tiling: Tiling, cohort: Cohort, path: Path) -> ImageSet:
 def fit_autoencoder(codec: SliceAutoencoder, job: Job) -> None:
     """Train a codec in place on slices, and scale its latents. A finished one is only loaded."""
     sets = [
-        write_slices(codec.tiling, cohort, job.work / "autoencoder" / f"{name}.npy")
+        write_slices(
+            codec.tiling, cohort, job.config.image, job.work / "autoencoder" / f"{name}.npy"
+        )
         for cohort, name in zip(job.cohorts, job.names, strict=True)
     ]
     config = job.config.autoencoding.within(job.config.training)
     job.train(Autoencoding(codec), sets, config, "autoencoder")
-    codec.eval().standardise(volumes(job.cohorts[0]))
-
-
-def voxel_digests(cohort: Cohort) -> list[str]:
-    """A digest of each image of a cohort."""
-    return list(image_hashes(cohort.table["md_path"]))
+    codec.eval().standardise(volumes(job.cohorts[0], job.config.image))
 
 
 def write_latents(
-    codec: DeformableTemplate | SliceAutoencoder,
+    codec: SliceAutoencoder,
     cohort: Cohort,
+    image: str,
     path: Path,
     progress: bool = False,
 ) -> Path:
@@ -101,7 +96,7 @@ def write_latents(
 
     codec.to(PartialState().device)
     title = f"Encoding {path.stem}"
-    batches = track(volumes(cohort), title, -(-len(cohort) // BATCH), disable=not progress)
+    batches = track(volumes(cohort, image), title, -(-len(cohort) // BATCH), disable=not progress)
     moments = (
         torch.stack(codec.moments(batch.to(codec.device)), dim=1).cpu().numpy() for batch in batches
     )
@@ -109,11 +104,11 @@ def write_latents(
     return path
 
 
-def _read(subject: tio.Subject) -> Tensor:
+def _read(subject: tio.Subject, image: str) -> Tensor:
     from neuromix.augment.data.scans import WholeImage
 
     # A copy of the image, so that the subject does not keep the data.
-    data: Tensor = WholeImage(subject["md"].path).data.float()
+    data: Tensor = WholeImage(subject[image].path).data.float()
     if not torch.isfinite(data).all():
         raise InputError(f"{subject['md'].path} holds NaN or Inf; mend it or drop the subject")
     return data

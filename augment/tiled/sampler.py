@@ -1,18 +1,20 @@
-"""The tiled MD sampler: mean-diffusivity maps made by a 2D diffusion transformer.
+"""The tiled sampler: maps of any scalar (MD, FA, T1, ...) made slice beside slice.
 
-A volume is encoded, the latents of its slices are tiled into one mosaic, and a DiT makes mosaics
-from noise, step by step, with classifier-free guidance:
+A volume is a stack of slices, some of which make a tile of a mosaic. A :class:`Denoiser`, a prior
+in closed form and a hybrid of convolutions and transformer blocks, gives the velocity v of the flow
+dx/dt = v, which is solved from noise to data in two-step updates, with classifier-free guidance:
 
     p = p(x, t, none) + guidance (p(x, t, y) - p(x, t, none)),      x <- step(p, t, x)
 
-It predicts the velocity p = v of the flow dx/dt = v, solved from t = 1 to 0 in two-step updates, or
-the noise p = e of a DDPM, as published DiTs do; both solvers are of the kind of DPM-Solver++.
+The published design is a plain :class:`TiledDiT` over latents of mosaics, which predicts velocity,
+or the noise of a DDPM.
 
-Values come back in 1e-3 mm²/s on the grid of the training subjects.
+Values come back in the unit and on the grid of the training subjects.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -26,11 +28,12 @@ from accelerate import PartialState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-from neuromix.augment import files
 from neuromix.augment.data import bids, origin
 from neuromix.augment.data.cohort import label_rows
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
+from neuromix.augment.data.leakage import image_hashes
+from neuromix.augment.diffusion.denoiser import Denoiser
 from neuromix.augment.diffusion.fitting import Job, Trainable
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.label_embedding import drop_labels
@@ -38,20 +41,24 @@ from neuromix.augment.diffusion.loop import Trained, check_size, estimate
 from neuromix.augment.diffusion.objectives import Autoencoding, FlowMatching, NoisePrediction
 from neuromix.augment.diffusion.pipeline import SamplerSource, check_requests, recipe, solve
 from neuromix.augment.errors import InputError
-from neuromix.augment.tiled.codec import DeformableTemplate, registrations
+from neuromix.augment.tiled.codec import VolumeCodec
 from neuromix.augment.tiled.config import FAINTEST, LARGEST, TiledMDConfig
-from neuromix.augment.tiled.gaussian_start import GaussianStart
 from neuromix.augment.tiled.latents import (
     LatentSet,
     fit_autoencoder,
-    volumes,
-    voxel_digests,
     write_latents,
     write_slices,
 )
 from neuromix.augment.tiled.mosaic import Tiling
 from neuromix.augment.tiled.network import TiledDiT, add_lora
 from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
+from neuromix.augment.tiled.stacks import (
+    begin_denoiser,
+    fit_statistics,
+    make_statistics,
+    stack_set,
+    write_stacks,
+)
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -66,7 +73,7 @@ are asked for."""
 
 
 class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
-    """Makes MD maps of given labels.
+    """Makes maps of given labels.
 
     Args:
         transformer: The denoiser.
@@ -74,29 +81,35 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
         scheduler: Owns the times and the step from one to the next.
         grid: ``Grid.to_dict()`` of the training subjects.
         provenance: Who and what made it.
+        image: Name of the map that it makes.
     """
 
-    image = "md"
-    transformer: TiledDiT | GaussianStart
-    codec: DeformableTemplate | SliceAutoencoder
+    transformer: TiledDiT | Denoiser
+    codec: VolumeCodec | SliceAutoencoder
     scheduler: Any  # diffusers' own types of its steps are too narrow
 
     def __init__(
         self,
-        transformer: TiledDiT | GaussianStart,
-        codec: DeformableTemplate | SliceAutoencoder,
+        transformer: TiledDiT | Denoiser,
+        codec: VolumeCodec | SliceAutoencoder,
         scheduler: FlowMultistepScheduler | DPMSolverMultistepScheduler,
         grid: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
+        image: str = "md",
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, codec=codec, scheduler=scheduler)
-        self.register_to_config(grid=grid, provenance=provenance)
+        self.register_to_config(grid=grid, provenance=provenance, image=image)
 
     @property
     def label_space(self) -> LabelSpace:  # type: ignore[override]
         """What it can be asked for."""
         return self.transformer.label_space
+
+    @property
+    def image(self) -> str:  # type: ignore[override]
+        """Name of the map that it makes."""
+        return str(self.config.get("image", "md"))
 
     @property
     def grid(self) -> Grid:
@@ -105,53 +118,51 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
 
     @classmethod
     def _fit(cls, job: Job) -> tuple[TiledMDSampler, Trained, dict[str, Any]]:
-        cohort, config, work = job.cohorts[0], job.config, job.work
+        cohort, config = job.cohorts[0], job.config
         grid = cohort.grid(config.image)
         if any(each.grid(config.image) != grid for each in job.cohorts[1:]):
             raise InputError("the validation subjects lie on another grid than the training's")
-        check_size(len(cohort), config.training)  # before minutes go into the codec
-        digests = [digest for each in job.cohorts for digest in voxel_digests(each)]
+        check_size(len(cohort), config.training)  # before minutes go into statistics
+        paths = [path for each in job.cohorts for path in each.table[f"{config.image}_path"]]
+        digests = list(image_hashes(paths))
         with PartialState().main_process_first():
             settings = asdict(config)
             del settings["training"], settings["autoencoding"]  # the loop looks at its own
-            job.keep(settings, ("md",))
-            parts = _Parts.begin(cohort, config, grid, work, job.progress)
-        if config.autoencoder == "kl":
-            fit_autoencoder(parts.codec, job)
-        paths = job.arrays(
-            lambda k, path: write_latents(parts.codec, job.cohorts[k], path, job.progress)
-        )
-        sets = [
-            LatentSet(path, parts.space, label_rows(each))
-            for path, each in zip(paths, job.cohorts, strict=True)
-        ]
-        if isinstance(parts.network, GaussianStart):
-            parts.network.fit(sets[0].latents, sets[0].codes, parts.codec.weigh)
-        objective = parts.objective(config)
-        trained = job.train(objective, sets, config.training)
-        transformer: Any = objective.networks["network"]
-        if config.lora_rank:
-            transformer = transformer.merge_and_unload()
+            job.keep(settings, (config.image,))
+        fit = _fit_plain if config.autoencoder else _fit_denoiser
+        transformer, codec, scheduler, trained = fit(job, grid)
         record = job.record(digests, origin.inherited(config.pretrained, config.autoencoder))
-        record["space"] = bids.space_of(cohort.table["md_path"])
-        return cls(transformer, parts.codec, parts.scheduler, grid.to_dict()), trained, record
+        record["space"] = bids.space_of(cohort.table[f"{config.image}_path"])
+        sampler = cls(transformer, codec, scheduler, grid.to_dict(), image=config.image)
+        return sampler, trained, record
 
     @classmethod
     def estimate(cls, cohort: Cohort, config: TiledMDConfig) -> float:
-        """Seconds that the training of a fit would take on this machine; nothing is kept."""
+        """Seconds that a fit would take on this machine; nothing is kept."""
         few = cohort.where(np.arange(len(cohort)) < ESTIMATED)
+        grid = cohort.grid(config.image)
+        space = LabelSpace.from_known(label_rows(few), config.labels)
         with tempfile.TemporaryDirectory() as folder:
-            work = Path(folder)
-            parts = _Parts.begin(few, config, cohort.grid(config.image))
+            job = Job([few], config, Path(folder))
+            begun = time.perf_counter()
+            if not config.autoencoder:
+                # Filters take most of the time, and as long for few people as for many.
+                codec, priors = make_statistics(few, config, space, grid)
+                seconds = time.perf_counter() - begun
+                write_stacks(codec, few, config.image, job.work / "train.npy")
+                stacks = stack_set(job, space, codec, 0, job.work / "train.npy")
+                objective = begin_denoiser(config, space, codec, priors)[1]
+                return seconds + estimate(objective, stacks, config.training)
+            parts = _Plain.begin(few, config, grid)
             seconds = 0.0
             if config.autoencoder == "kl":
-                slices = write_slices(parts.codec.tiling, few, work / "slices.npy")
+                slices = write_slices(
+                    parts.codec.tiling, few, config.image, job.work / "slices.npy"
+                )
                 seconds += estimate(Autoencoding(parts.codec), slices, config.autoencoding)
             begun = time.perf_counter()
-            path = write_latents(parts.codec, few, work / "train.npy")
+            path = write_latents(parts.codec, few, config.image, job.work / "train.npy")
             encoding = (time.perf_counter() - begun) / len(few)
-            if isinstance(parts.codec, DeformableTemplate):
-                seconds += encoding * registrations(len(cohort))
             latents = LatentSet(path, parts.space, label_rows(few))
             return (
                 seconds
@@ -176,7 +187,7 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
             guidance: Above 1, labels show more than in nature; 1 follows the training subjects.
 
         Returns:
-            Subjects with ``md`` in 1e-3 mm²/s, their labels, ``synthetic`` and ``synthetic_id``.
+            Subjects with the map, their labels, ``synthetic`` and ``synthetic_id``.
         """
         import torchio as tio
 
@@ -206,46 +217,78 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
         }
         everyone = torch.ones(len(codes), dtype=torch.bool, device=device)
         nothing = drop_labels(self.label_space, wanted, everyone)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         latents = torch.stack([
-            torch.randn(self.transformer.latent_shape, generator=torch.Generator().manual_seed(s))
-            for s in seeds
+            torch.randn(self.transformer.latent_shape, generator=g) for g in generators
         ]).to(device)  # fmt: skip
         latents = solve(self.transformer, self.scheduler, latents, steps, guidance, wanted, nothing)
-        decoded = self.codec.decode(latents * self.codec.mask.to(device))
+        codec: Any = self.codec
+        if isinstance(codec, VolumeCodec):
+            decoded = codec.decode(latents, generators)
+        else:
+            decoded = codec.decode(latents * codec.mask.to(device))
+            decoded[decoded < FAINTEST] = 0
+            decoded = decoded.clamp_max(LARGEST)
         volumes: np.ndarray = decoded[:, 0].float().cpu().numpy()
-        volumes[volumes < FAINTEST] = 0
-        return np.minimum(volumes, LARGEST)
+        return volumes
+
+
+def _fit_denoiser(job: Job, grid: Grid) -> tuple[Any, Any, Any, Trained]:
+    """A denoiser, its codec and scheduler, and what the training came to."""
+    config = job.config
+    space = LabelSpace.from_known(label_rows(job.cohorts[0]), config.labels)
+    with PartialState().main_process_first():
+        codec, priors = fit_statistics(job, space, grid, job.progress)
+    paths = job.arrays(lambda k, path: write_stacks(codec, job.cohorts[k], config.image, path))
+    sets = [stack_set(job, space, codec, k, path) for k, path in enumerate(paths)]
+    denoiser, objective = begin_denoiser(config, space, codec, priors)
+    if not config.training.steps:
+        return denoiser, codec, FlowMultistepScheduler(), Trained(0, 0, math.inf, 0.0, 0.0)
+    trained = job.train(objective, sets, config.training)
+    denoiser.network = objective.networks["network"]  # type: ignore[assignment]
+    return denoiser.eval(), codec, FlowMultistepScheduler(), trained
+
+
+def _fit_plain(job: Job, grid: Grid) -> tuple[Any, Any, Any, Trained]:
+    """A tiled DiT over latents, its codec and scheduler, and what the training came to."""
+    config = job.config
+    with PartialState().main_process_first():
+        parts = _Plain.begin(job.cohorts[0], config, grid)
+    if config.autoencoder == "kl":
+        fit_autoencoder(parts.codec, job)
+    paths = job.arrays(
+        lambda k, path: write_latents(parts.codec, job.cohorts[k], config.image, path, job.progress)
+    )
+    sets = [
+        LatentSet(path, parts.space, label_rows(each))
+        for path, each in zip(paths, job.cohorts, strict=True)
+    ]
+    objective = parts.objective(config)
+    trained = job.train(objective, sets, config.training)
+    transformer: Any = objective.networks["network"]
+    if config.lora_rank:
+        transformer = transformer.merge_and_unload()
+    return transformer, parts.codec, parts.scheduler, trained
 
 
 @dataclass
-class _Parts:
-    """What a fit works with."""
+class _Plain:
+    """What a fit of a plain DiT works with."""
 
     space: LabelSpace
-    codec: Any  # a DeformableTemplate or a SliceAutoencoder
-    network: Any  # a TiledDiT, peft's wrapping of one, or a GaussianStart
+    codec: SliceAutoencoder
+    network: Any  # a TiledDiT, or peft's wrapping of one
     scheduler: Any
 
     @classmethod
-    def begin(
-        cls,
-        cohort: Cohort,
-        config: TiledMDConfig,
-        grid: Grid,
-        work: Path | None = None,
-        progress: bool = False,
-    ) -> _Parts:
-        """Everything as it is before training; what is fitted is kept in ``work``."""
-        rows = label_rows(cohort)
-        space = LabelSpace.from_known(rows, config.labels)
+    def begin(cls, cohort: Cohort, config: TiledMDConfig, grid: Grid) -> _Plain:
+        """Everything as it is before training."""
+        space = LabelSpace.from_known(label_rows(cohort), config.labels)
         with torch.random.fork_rng():
             torch.manual_seed(config.training.seed)
             codec = _codec(config, grid)
             torch.manual_seed(config.training.seed)
-            # A network that does not fit is told before minutes go by.
-            network = build_network(config, space, codec, max(len(cohort) // 4, 1))
-            if isinstance(codec, DeformableTemplate):
-                codec = _fitted(codec, cohort, grid, work, progress)
+            network = build_network(config, space, codec)
         return cls(space, codec, network, _scheduler(config))
 
     def objective(self, config: TiledMDConfig) -> FlowMatching | NoisePrediction:
@@ -255,15 +298,9 @@ class _Parts:
         return NoisePrediction(self.network, alphas, config.label_dropout, self.codec.mask)
 
 
-def _codec(config: TiledMDConfig, grid: Grid) -> DeformableTemplate | SliceAutoencoder:
-    """The codec as it is before it has seen a subject."""
+def _codec(config: TiledMDConfig, grid: Grid) -> SliceAutoencoder:
+    """The autoencoder as it is before it has seen a subject."""
     tiling = Tiling(grid.shape, config.plane, token_side(config))
-    if config.autoencoder == "template":
-        factor, depth = config.cell
-        return DeformableTemplate(
-            tiling=tiling.to_dict(), spacing=list(grid.spacing),
-            factor=factor, depth=depth, floor=FAINTEST,
-        )  # fmt: skip
     if config.autoencoder == "kl":
         return SliceAutoencoder.new(
             tiling, channels=config.channels, widths=config.widths, largest=LARGEST
@@ -272,47 +309,21 @@ def _codec(config: TiledMDConfig, grid: Grid) -> DeformableTemplate | SliceAutoe
     return SliceAutoencoder.from_kl(path, tiling, largest=LARGEST, revision=revision)
 
 
-def _fitted(
-    codec: DeformableTemplate, cohort: Cohort, grid: Grid, work: Path | None, progress: bool
-) -> DeformableTemplate:
-    """A template of these settings, learned from a cohort, or before and kept in ``work``."""
-    kept = None if work is None else work / "codec"
-    if kept is not None and kept.is_dir():
-        loaded: DeformableTemplate = DeformableTemplate.from_pretrained(kept)
-        return loaded
-    factor, _, depth = codec.block
-    learned = DeformableTemplate.fit(
-        volumes(cohort), len(cohort), codec.volume_tiling, grid.spacing, progress,
-        factor=factor, depth=depth, floor=codec.floor,
-    )  # fmt: skip
-    if kept is not None:
-        with files.replacing_folder(kept) as folder:
-            learned.save_pretrained(folder)
-    return learned
-
-
-def build_network(
-    config: TiledMDConfig,
-    space: LabelSpace,
-    codec: DeformableTemplate | SliceAutoencoder,
-    most: int,
-) -> Any:
-    """A denoiser with fresh or pretrained weights, or a Gaussian start of ``most`` patterns."""
+def build_network(config: TiledMDConfig, space: LabelSpace, codec: SliceAutoencoder) -> Any:
+    """A DiT with fresh or pretrained weights."""
     tiling, (channels, height, _) = codec.tiling, codec.mask.shape[1:]
     factor = tiling.mosaic_shape[0] // height
     if not config.pretrained:
-        settings: dict[str, Any] = {
-            "label_space": space.to_dict(),
-            "tiling": tiling.to_dict(),
-            "num_layers": config.layers,
-            "num_attention_heads": config.heads,
-            "attention_head_dim": config.head_dim,
-            "patch_size": config.patch,
-            "latent_factor": factor,
-        }
-        if isinstance(codec, DeformableTemplate) and config.objective == "flow":
-            return GaussianStart(dit=settings, channels=channels, rank=min(config.rank, most))
-        return TiledDiT(**settings, in_channels=channels)
+        return TiledDiT(
+            label_space=space.to_dict(),
+            tiling=tiling.to_dict(),
+            num_layers=config.layers,
+            num_attention_heads=config.heads,
+            attention_head_dim=config.head_dim,
+            patch_size=config.patch,
+            latent_factor=factor,
+            in_channels=channels,
+        )
     path, revision = _source(config.pretrained)
     network = TiledDiT.from_dit(path, label_space=space, tiling=tiling, revision=revision)
     takes = (network.config["in_channels"], network.config["latent_factor"])
@@ -328,10 +339,7 @@ def build_network(
 
 def token_side(config: TiledMDConfig) -> int:
     """Pixels that a token covers along a side."""
-    if config.autoencoder == "template":
-        factor = config.cell[0]
-    else:
-        factor = 2 ** (len(config.widths) - 1) if config.autoencoder == "kl" else 8
+    factor = 2 ** (len(config.widths) - 1) if config.autoencoder == "kl" else 8
     return factor * (2 if config.pretrained else config.patch)
 
 

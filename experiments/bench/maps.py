@@ -23,11 +23,13 @@ from torch import nn
 
 from neuromix.augment.data.conditions import CATEGORIES, LabelSpace
 from neuromix.augment.data.grid import Grid
+from neuromix.augment.diffusion.augmentation import PARAMETERS
+from neuromix.augment.diffusion.denoiser import Denoiser
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
-from neuromix.augment.tiled.codec import DeformableTemplate
+from neuromix.augment.diffusion.prior import settings_of
+from neuromix.augment.tiled.codec import VolumeCodec
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
-from neuromix.augment.tiled.mosaic import Tiling
-from neuromix.augment.tiled.sampler import CHUNK, TiledMDSampler, build_network, token_side
+from neuromix.augment.tiled.sampler import CHUNK, TiledMDSampler
 from neuromix.experiments.bench.config import Sampling
 from neuromix.experiments.bench.figures import Figure, beside, report, seconds
 from neuromix.experiments.quality.monai_unet import closest_width, unet, weights_of
@@ -73,14 +75,19 @@ def sampling(config: Sampling) -> list[Figure]:
     return report(beside("sampling", volumes, "s", peer, weights), config.out, how)
 
 
-def ours_alone(config: TiledMDConfig, grid: Grid) -> tuple[DeformableTemplate, Any]:
-    """Our codec, unfitted, and our network with fresh weights."""
-    factor, depth = config.cell
-    tiling = Tiling(grid.shape, config.plane, token_side(config))
-    codec = DeformableTemplate(
-        tiling=tiling.to_dict(), spacing=list(grid.spacing), factor=factor, depth=depth
-    )
-    return codec, build_network(config, SPACE, codec, config.rank)
+def ours_alone(config: TiledMDConfig, grid: Grid) -> tuple[VolumeCodec, Denoiser]:
+    """Our codec, unfitted, and our denoiser with fresh weights."""
+    depth = min(config.depth, grid.shape[2])
+    codec = VolumeCodec(
+        shape=list(grid.shape), plane="axial", multiples=(depth, config.token, config.token),
+        levelled=False,
+    )  # fmt: skip
+    x, y, z = grid.spacing
+    features = sum(map(len, SPACE.categories.values())) + len(SPACE.ranges)
+    return codec, Denoiser(
+        label_space=SPACE.to_dict(), network_settings=config.network | {"depth": depth},
+        prior_settings=settings_of(codec.padded, (z, x, y), codec.inside, features), parameters=PARAMETERS,
+    )  # fmt: skip
 
 
 PATCH = 2
@@ -123,7 +130,6 @@ def _contenders(config: TiledMDConfig, grid: Grid, measured: int) -> dict[str, C
     from monai.networks import schedulers as monai_schedulers
 
     codec, network = ours_alone(config, grid)
-    numbers = sum(buffer.numel() for buffer in codec.buffers())
     sampler = TiledMDSampler(network, codec, FlowMultistepScheduler(), grid.to_dict(), {})
 
     def ours(steps: int) -> Any:
@@ -131,9 +137,13 @@ def _contenders(config: TiledMDConfig, grid: Grid, measured: int) -> dict[str, C
 
     # One square picture with no fewer tokens than the mosaic. A picture for each slice would cost
     # less attention, but nothing would hold the slices of a volume together.
-    side = PATCH * math.ceil(len(network.network.kept) ** 0.5)
+    slices, height, width = codec.padded
+    tokens = (
+        slices // min(config.depth, slices) * (height // config.token) * (width // config.token)
+    )
+    side = PATCH * math.ceil(tokens**0.5)
     picture = dit(weights_of(network), config.layers, config.heads, side)
-    vae = autoencoder(numbers)
+    vae = autoencoder(0)  # the smallest, which favours it
     # Unconditional, which favours it.
     voxels = _closest(unet, range(4, 513), weights_of(network))
     inferer = DiffusionInferer(monai_schedulers.DDPMScheduler(1000))

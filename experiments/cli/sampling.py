@@ -31,7 +31,8 @@ def train(
     from neuromix.augment.data.split import require_apart
 
     console = Console()
-    image = getattr(sampler, "image", None)  # a completer takes what there is
+    # A sampler of maps is told which; a completer takes what there is.
+    image = getattr(config, "image", None) or getattr(sampler, "image", None)
     cohort = _cohort(data, image)
     judges = None if validation is None else _cohort(validation, image)
     if judges is not None:

@@ -23,9 +23,12 @@ PRIOR = "prior alone"
 """The sampler before the training of its network, whom denoisers are compared with."""
 SAMPLERS: dict[str, tuple[float, dict[str, Any]]] = {
     PRIOR: (0.0, {}),
-    "tiled 2D": (1.0, {}),
-    "tiled 3D": (1.0, {"cell": (4, 4)}),
-    "tiled 2D, half trained": (0.25, {}),
+    "prior + network": (1.0, {}),
+    "network alone": (1.0, {"prior": "none"}),
+    "all convolutions": (1.0, {"kind": "conv"}),
+    "plain DiT": (1.0, {"prior": "none", "kind": "transformer"}),
+    "a tile a slice": (1.0, {"depth": 1}),
+    "half trained": (0.25, {}),
 }
 """Settings of the sampler that are compared: share of the time, and what differs from the preset.
 """

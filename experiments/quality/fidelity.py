@@ -26,10 +26,12 @@ from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort, label_rows
 from neuromix.augment.data.conditions import known
 from neuromix.augment.data.grid import Grid
+from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import privacy, realism
 from neuromix.augment.metrics.fidelity import Judge, labels_shown
 from neuromix.augment.phantom import make_phantom
+from neuromix.augment.tiled.codec import HALF
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
@@ -83,7 +85,7 @@ def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
         cohort = _cohort(config, folder.folder)
         bench = Bench.of(cohort, config)
         rows = {}
-        for name in contenders(config):
+        for name in config.contenders:
 
             def judged(name: str = name) -> dict[str, Any]:
                 folder.log(f"{name}: fitted to {len(bench.train)} and asked for {config.samples}")
@@ -100,18 +102,6 @@ def run(config: Fidelity, *, dry_run: bool = False) -> dict[str, Any]:
         folder.finish(results, fidelity_report.page(results, shown))
         console.print(rich_table(fidelity_report.overview(rows, intervals=False)))
     return results
-
-
-def contenders(config: Fidelity) -> list[str]:
-    """Those that can make this map."""
-    able = config.image == TiledMDSampler.image
-    names = [name for name in config.contenders if able or name not in SAMPLERS]
-    if not names:
-        raise InputError(
-            f"the sampler makes {TiledMDSampler.image} and not {config.image}; name other "
-            "contenders"
-        )
-    return names
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,14 +254,10 @@ class _Sampler:
     def __init__(self, name: str, bench: Bench, config: Fidelity, folder: Path) -> None:
         share, changes = SAMPLERS[name]
         self.config, self.bench = config, bench
-        base = replace(PRESETS[config.preset], **changes)
+        base = replace(PRESETS[config.preset], image=config.image, **changes)
         base = replace(base, training=replace(base.training, seed=config.seed))
-        if share:
-            training = lasting(
-                base.training, self._steps(base, 60 * config.minutes * share, folder)
-            )
-        else:  # the output of a fresh network is zero, and stays so
-            training = replace(lasting(base.training, 1), learning_rate=0.0)
+        steps = self._steps(base, 60 * config.minutes * share, folder) if share else 0
+        training = lasting(base.training, steps) if steps else replace(base.training, steps=0)
         TiledMDSampler.fit(bench.parts[0], replace(base, training=training), folder, progress=True)
         self.sampler = TiledMDSampler.from_pretrained(folder)
         self.sampler.check_disjoint(bench.parts[1])
@@ -282,6 +268,25 @@ class _Sampler:
         wanted = [inside_space(self.sampler.label_space, row) for row in labels]
         made = self.sampler(wanted, list(seeds), self.config.steps, self.config.guidance)
         return np.stack([subject[self.config.image].numpy()[0] for subject in made])
+
+    @torch.no_grad()
+    def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
+        """E[x | noisy] of volumes (N, X, Y, Z) with noise of a deviation."""
+        codec, denoiser = self.sampler.codec, self.sampler.transformer
+        unit = HALF * (1.0 if codec.config["levelled"] else float(codec.brightness))
+        t = sigma / (sigma + unit)
+        wanted = [inside_space(self.sampler.label_space, row) for row in labels]
+        codes = encode_rows(self.sampler.label_space, wanted)
+        cleaned = []
+        for k in range(len(noisy)):
+            stack = codec.stack(torch.from_numpy(noisy[k : k + 1, None])).float() / unit - 1
+            moment = torch.tensor([1000 * t])
+            code = {name: values[k : k + 1] for name, values in codes.items()}
+            velocity = denoiser((1 - t) * stack, moment, code)
+            clean = (1 - t) * stack - t * velocity
+            clean = torch.where(codec.inside, clean, -1.0)
+            cleaned.append(codec.unstack((clean + 1) * unit)[0, 0].numpy())
+        return np.stack(cleaned)
 
     def _steps(self, config: TiledMDConfig, seconds: float, folder: Path) -> int:
         """As many as fit into the time with all that comes before them; decided once."""
@@ -303,7 +308,7 @@ def plan(config: Fidelity) -> list[tuple[str, float]]:
     shares = {UNET: 1.0} | {name: share for name, (share, _) in SAMPLERS.items()}
     each = {name: 60 * config.minutes * share / cores for name, share in shares.items()}
     drawn = config.samples * config.steps * SECONDS["U-Net pass"]
-    rows = [(name, each[name] + drawn if name in each else 1.0) for name in contenders(config)]
+    rows = [(name, each[name] + drawn if name in each else 1.0) for name in config.contenders]
     phantom = phantom_seconds("md", 4.0, config.subjects)
     return [("phantom", phantom), *rows] if config.data is None else rows
 

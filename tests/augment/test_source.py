@@ -15,7 +15,7 @@ from neuromix.augment.tiled.config import TiledMDConfig
 from neuromix.augment.tiled.sampler import TiledMDSampler
 
 CONFIG = TiledMDConfig(
-    labels=("sex", "age"), channels=8, layers=2, heads=2, head_dim=16,
+    labels=("sex", "age"), width=16, blocks=1, layers=1, heads=2, folds=2,
     training=TrainConfig(
         steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
     ),

@@ -12,8 +12,8 @@ from neuromix.augment.tiled.config import TiledMDConfig
 from neuromix.augment.tiled.sampler import TiledMDSampler
 
 BEFORE = {
-    "transformer": ["augment.nn.tiled_dit", "TiledDiT"],
-    "codec": ["augment.nn.deformable_template", "DeformableTemplate"],
+    "transformer": ["augment.nn.denoiser", "Denoiser"],
+    "codec": ["augment.nn.codec", "VolumeCodec"],
     "scheduler": ["augment.samplers.flow", "FlowMultistepScheduler"],
 }
 
@@ -21,7 +21,7 @@ BEFORE = {
 @pytest.fixture
 def sampler(md_phantom, tmp_path):
     training = TrainConfig(steps=1, batch_size=2, warmup=0, validate_every=1, checkpoint_every=1)
-    config = TiledMDConfig(layers=1, heads=1, head_dim=24, rank=1, training=training)
+    config = TiledMDConfig(width=8, blocks=1, layers=0, folds=2, training=training)
     TiledMDSampler.fit(Cohort.from_bids(md_phantom), config, tmp_path)
     return tmp_path
 

@@ -22,20 +22,22 @@ from neuromix.augment.diffusion import fitting
 from neuromix.augment.diffusion.loop import TrainConfig, checkpoints
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled import sampler as tiled_md
-from neuromix.augment.tiled.codec import DeformableTemplate
+from neuromix.augment.tiled import stacks
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.latents import LatentSet, write_latents
+from neuromix.augment.tiled.mosaic import Tiling
 from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 from neuromix.augment.tiled.sampler import TiledMDSampler
+from neuromix.augment.tiled.stacks import folds_of
 from neuromix.experiments.cli.main import main
 
 CONFIG = TiledMDConfig(
-    layers=2, heads=2, head_dim=16,
+    width=16, blocks=1, layers=1, heads=2, head_dim=16, folds=2,
     training=TrainConfig(
         steps=4, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
     ),
 )  # fmt: skip
-TEMPLATE = "codec/diffusion_pytorch_model.safetensors"
+PRIOR = "statistics/prior-0/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +104,6 @@ def test_it_reloads_and_makes_the_same(fitted):
 
 def test_guidance_strengthens_the_condition(fitted):
     _, sampler = fitted
-    with torch.no_grad():  # make the network listen, which four steps did not
-        sampler.transformer.network.label_embedder.tables[1].weight.mul_(5)
     weak, strong, free = (
         sampler([labels], [3], steps=3, guidance=g)[0]["md"].data
         for labels, g in (({"sex": "F"}, 1.0), ({"sex": "F"}, 4.0), ({}, 1.0))
@@ -192,16 +192,18 @@ AUTOENCODING = TrainConfig(
 def variant(name, published):
     """A config that differs from CONFIG in one way, or in all."""
     changes = {
-        "noise": {"objective": "noise"},
         "kl": {"autoencoder": "kl", "widths": (4, 4, 4, 8), "autoencoding": AUTOENCODING},
+        "depth": {"depth": 1, "token": 4},
+        "alone": {"prior": "none", "kind": "conv"},
         "pretrained": {"pretrained": str(published), "autoencoder": str(published)},
     }
+    changes["noise"] = changes["kl"] | {"objective": "noise"}
     changes["lora"] = changes["pretrained"] | {"lora_rank": 2}
     changes["published"] = changes["lora"] | {"objective": "noise"}
     return replace(CONFIG, **changes[name])
 
 
-@pytest.mark.parametrize("name", ["noise", "kl", "published"])
+@pytest.mark.parametrize("name", ["depth", "alone", "noise", "kl", "published"])
 def test_every_kind_fits_resumes_and_reloads(name, parts, published, tmp_path):
     config = variant(name, published)
     sampler, _ = TiledMDSampler.fit(parts.train, config, tmp_path, validation=parts.val)
@@ -304,34 +306,79 @@ def test_weights_other_than_loras_start_as_published(published, parts, tmp_path)
             assert torch.equal(value, base[name]), name
 
 
-def test_what_is_random_in_a_code_is_drawn_anew_and_the_rest_is_kept(
-    parts, published, tmp_path, fitted
-):
-    space = LabelSpace({"sex": ("F", "M")})
-    template = fitted[1].codec
-    kl = SliceAutoencoder.from_kl(published, template.tiling, largest=3.2)
-    for name, codec in (("template", template), ("kl", kl)):
-        path = write_latents(codec, parts.train, tmp_path / f"{name}.npy")
-        data = LatentSet(path, space, label_rows(parts.train))
-        first, second, again = (
-            data.batch([k], [torch.Generator().manual_seed(seed)])["latents"]
-            for k, seed in ((2, 0), (2, 1), (2, 0))
-        )
-        assert torch.equal(first, again)
-        random = torch.tensor(data.latents[2, 1]) > 0
-        assert random.any()
-        assert (first != second)[0, random].float().mean() > 0.99
-        assert torch.equal(first[0, ~random], second[0, ~random])
-        both = data.batch([5, 2], [torch.Generator().manual_seed(seed) for seed in (7, 0)])
-        assert torch.equal(both["latents"][1:], first)
+def test_what_is_random_in_a_code_is_drawn_anew(parts, published, tmp_path):
+    tiling = Tiling(parts.train.grid("md").shape)
+    codec = SliceAutoencoder.from_kl(published, tiling, largest=3.2)
+    path = write_latents(codec, parts.train, "md", tmp_path / "kl.npy")
+    data = LatentSet(path, LabelSpace({"sex": ("F", "M")}), label_rows(parts.train))
+    first, second, again = (
+        data.batch([2], [torch.Generator().manual_seed(seed)])["latents"] for seed in (0, 1, 0)
+    )
+    assert torch.equal(first, again)
+    random = torch.tensor(data.latents[2, 1]) > 0
+    assert random.any()
+    assert (first != second)[0, random].float().mean() > 0.99
+    both = data.batch([5, 2], [torch.Generator().manual_seed(seed) for seed in (7, 0)])
+    assert torch.equal(both["latents"][1:], first)
+
+
+@pytest.fixture(scope="module")
+def t1(parts, tmp_path_factory):
+    """Training subjects whose map is called t1, in units of their own, dim and bright."""
+    folder = tmp_path_factory.mktemp("t1")
+    table = parts.train.table.drop(columns="md_path")
+    table["t1_path"] = [str(folder / f"{k}.nii") for k in range(len(table))]
+    for k, (path, old) in enumerate(
+        zip(table["t1_path"], parts.train.table["md_path"], strict=True)
+    ):
+        scan = nib.load(old)
+        nib.save(nib.Nifti1Image(scan.get_fdata() * 1000 * 1.1**k, scan.affine), path)
+    return Cohort(table)
+
+
+def test_any_map_is_made_in_its_own_unit_and_name(t1, tmp_path):
+    sampler, _ = TiledMDSampler.fit(t1, replace(CONFIG, image="t1"), tmp_path)
+    again = TiledMDSampler.from_pretrained(tmp_path)
+    assert again.image == sampler.image == "t1"
+    made = sampler([{}] * 6, range(6), steps=3)
+    real = t1.volumes("t1")
+    tissue = [np.quantile(s["t1"].numpy()[s["t1"].numpy() > 0], 0.9) for s in made]
+    theirs = [np.quantile(volume[volume > 0], 0.9) for volume in real]
+    assert np.std(np.log(tissue)) == pytest.approx(np.std(np.log(theirs)), rel=0.7)
+    assert np.mean(tissue) == pytest.approx(np.mean(theirs), rel=0.4)
+    bank = SampleBank.fill(tmp_path / "bank", again, [{"sex": "F"}], 0, steps=1)
+    assert Cohort.from_bids(bank.path).images == ("t1",)
+
+
+def test_no_step_leaves_the_prior_alone(parts, tmp_path):
+    still = replace(CONFIG, training=replace(CONFIG.training, steps=0))
+    sampler, trained = TiledMDSampler.fit(parts.train, still, tmp_path)
+    assert trained.step == 0 and sampler.transformer.network is None
+    made = sampler(REQUESTS[:1], [0], steps=3)[0]["md"].data
+    again = TiledMDSampler.from_pretrained(tmp_path)
+    assert torch.equal(again(REQUESTS[:1], [0], steps=3)[0]["md"].data, made)
+
+
+def test_training_people_have_folds_and_scans_of_one_person_the_same(parts):
+    table = pd.concat([parts.train.table] * 2).sort_values(["dataset", "subject_id"], ignore_index=True)
+    table["session_id"] = [str(k % 2) for k in range(len(table))]
+    folds = folds_of(Cohort(table), 3, seed=0)
+    assert set(folds) == {0, 1, 2}
+    assert (folds[::2] == folds[1::2]).all()
 
 
 BAD = [
     ({"objective": "both"}, "objective 'both' is not known; give flow or noise"),
     ({"lora_rank": 4}, "lora_rank 4 came without a pretrained network"),
     ({"lora_rank": -1, "pretrained": "x"}, "lora_rank -1 came"),
-    ({"pretrained": "PUBLISHED"}, "takes 4 latent channels of 8 x 8 pixels, .* makes 256 of 8 x 8"),
-    ({"pretrained": "absent/dit"}, "absent/dit is no folder"),
+    ({"pretrained": "PUBLISHED"}, "came without an autoencoder; name the one"),
+    ({"objective": "noise"}, "came without an autoencoder; name the one"),
+    ({"folds": 1}, "folds 1, depth 8 and token 8 came; allowed are at least 2 folds"),
+    (
+        {"pretrained": "PUBLISHED", "autoencoder": "kl", "channels": 8},
+        "takes 4 latent channels of 8 x 8 pixels, .* makes 8 of 8 x 8",
+    ),
+    ({"pretrained": "absent/dit", "autoencoder": "kl"}, "absent/dit is no folder"),
     ({"autoencoder": "absent/vae@main"}, "absent/vae gave no AutoencoderKL"),
     ({"autoencoder": "DIT"}, "is not laid out as an AutoencoderKL"),
 ]
@@ -343,8 +390,7 @@ def test_what_does_not_go_together_is_told(
 ):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     places = {"PUBLISHED": published, "DIT": published / "transformer"}
-    changes = {name: str(places.get(value, value)) if name != "lora_rank" else value
-               for name, value in changes.items()}  # fmt: skip
+    changes = {name: str(places[v]) if v in places else v for name, v in changes.items()}
     with pytest.raises(InputError, match=message) as error:
         TiledMDSampler.fit(parts.train, replace(CONFIG, **changes), tmp_path)
     assert "\n" not in str(error.value)
@@ -354,10 +400,8 @@ def stop(*args, **settings):
     raise KeyboardInterrupt
 
 
-def test_a_fit_that_was_stopped_goes_on_from_codec_and_latents(
-    fitted, parts, tmp_path, monkeypatch
-):
-    for module, step in ((tiled_md, "write_latents"), (fitting, "train")):
+def test_a_fit_that_was_stopped_goes_on_from_its_statistics(fitted, parts, tmp_path, monkeypatch):
+    for module, step in ((tiled_md, "write_stacks"), (fitting, "train")):
         with monkeypatch.context() as patch:
             patch.setattr(module, step, stop)
             with pytest.raises(KeyboardInterrupt):
@@ -366,8 +410,8 @@ def test_a_fit_that_was_stopped_goes_on_from_codec_and_latents(
     assert latents.is_file()
     assert not checkpoints(tmp_path / "work")
     with monkeypatch.context() as patch:  # nothing is learned or encoded twice
-        patch.setattr(DeformableTemplate, "fit", stop)
-        patch.setattr(tiled_md, "write_latents", stop)
+        patch.setattr(stacks, "make_statistics", stop)
+        patch.setattr(tiled_md, "write_stacks", stop)
         sampler, _ = TiledMDSampler.fit(parts.train, CONFIG, tmp_path, validation=parts.val)
     expected = TiledMDSampler.from_pretrained(fitted[0])(REQUESTS[:2], [1, 2], steps=3)
     for one, other in zip(sampler(REQUESTS[:2], [1, 2], steps=3), expected, strict=True):
@@ -376,27 +420,19 @@ def test_a_fit_that_was_stopped_goes_on_from_codec_and_latents(
 
 def test_a_training_does_not_go_on_as_another_kind(parts, tmp_path):
     TiledMDSampler.fit(parts.train, CONFIG, tmp_path)
-    with pytest.raises(InputError, match="holds a training with objective 'flow', and 'noise'"):
+    with pytest.raises(InputError, match="holds a training with autoencoder '', and 'kl'"):
         TiledMDSampler.fit(parts.train, variant("noise", None), tmp_path)
     fewer = parts.train.where(np.arange(len(parts.train)) < 6)
     with pytest.raises(InputError, match="holds a training with people '"):
         TiledMDSampler.fit(fewer, CONFIG, tmp_path)
     # Without resuming nothing of the old one is left that a later call could go on from.
     work = tmp_path / "work"
-    before = {name: (work / name).read_bytes() for name in ("train.npy", TEMPLATE)}
-    short = replace(CONFIG, objective="noise", training=replace(CONFIG.training, steps=2))
+    before = {name: (work / name).read_bytes() for name in ("train.npy", PRIOR)}
+    short = replace(CONFIG, augment=False, training=replace(CONFIG.training, steps=2))
     TiledMDSampler.fit(fewer, short, tmp_path, resume=False)
     assert [path.name for path in checkpoints(work)] == ["checkpoint-00000002"]
     for name, content in before.items():
         assert (work / name).read_bytes() != content
-
-
-def test_a_network_that_does_not_fit_is_told_before_anything_is_learned(
-    parts, published, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(DeformableTemplate, "fit", stop)
-    with pytest.raises(InputError, match="takes 4 latent channels"):
-        TiledMDSampler.fit(parts.train, replace(CONFIG, pretrained=str(published)), tmp_path)
 
 
 def test_the_command_fine_tunes_a_published_network(
@@ -407,7 +443,7 @@ def test_the_command_fine_tunes_a_published_network(
     command = ["train", "md", str(tmp_path / "split/train.tsv"), str(tmp_path / "sampler")]
     command += ["--preset", "demo", "--pretrained", str(published), "--objective", "noise"]
     assert main(command) == 2
-    assert "takes 4 latent channels" in capsys.readouterr().err
+    assert "came without an autoencoder" in capsys.readouterr().err
     command += ["--autoencoder", str(published), "--lora-rank", "2"]
     assert main([*command, "--dry-run"]) == 0
     assert main(command) == 0
