@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TURN, SCALE, SHIFT, BEND, CONTRAST = 0.05, 0.03, 0.03, 0.01, 0.08
+TURN, SCALE, SHIFT, BEND, CONTRAST = 0.03, 0.015, 0.01, 0.005, 0.08
 """Standard deviations: radians, logs, shares of a side, shares of a side, logs."""
 PARAMETERS = 7
 """Turn, two scales, two shifts, how much was bent, contrast."""

@@ -86,7 +86,8 @@ def ours_alone(config: TiledMDConfig, grid: Grid) -> tuple[VolumeCodec, Denoiser
     features = sum(map(len, SPACE.categories.values())) + len(SPACE.ranges)
     return codec, Denoiser(
         label_space=SPACE.to_dict(), network_settings=config.network | {"depth": depth},
-        prior_settings=settings_of(codec.padded, (z, x, y), codec.inside, features), parameters=PARAMETERS,
+        prior_settings=settings_of(codec.padded, (z, x, y), codec.inside, features),
+        parameters=PARAMETERS,
     )  # fmt: skip
 
 
