@@ -360,7 +360,9 @@ def test_no_step_leaves_the_prior_alone(parts, tmp_path):
 
 
 def test_training_people_have_folds_and_scans_of_one_person_the_same(parts):
-    table = pd.concat([parts.train.table] * 2).sort_values(["dataset", "subject_id"], ignore_index=True)
+    table = pd.concat([parts.train.table] * 2).sort_values(
+        ["dataset", "subject_id"], ignore_index=True
+    )
     table["session_id"] = [str(k % 2) for k in range(len(table))]
     folds = folds_of(Cohort(table), 3, seed=0)
     assert set(folds) == {0, 1, 2}

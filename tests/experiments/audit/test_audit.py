@@ -83,8 +83,8 @@ def audited(parts, tmp_path_factory):
         out = look.folder = tmp_path_factory.mktemp("runs") / "0001-audit"
         with pytest.MonkeyPatch.context() as patch:
             if not steps:  # classifiers of utility and pictures take half of the time
-                patch.setattr(MDAudit, "utility", lambda _: {})
-                patch.setattr(MDAudit, "page", lambda *_: "")
+                patch.setattr(MapAudit, "utility", lambda _: {})
+                patch.setattr(MapAudit, "page", lambda *_: "")
             results = run(config, out)
         return results, {f["name"]: f for f in results["findings"]}
 
