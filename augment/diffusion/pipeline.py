@@ -8,6 +8,7 @@ depends on the weights, label k, seed k, the steps and the guidance alone.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 import sys
@@ -56,7 +57,7 @@ class Saved:
             here = getattr(sys.modules[cls.__module__], kind, None)
             if here is not None:
                 config[name] = [here.__module__, kind]
-            elif not module.startswith("neuromix."):
+            elif not _has(module, kind):
                 raise InputError(
                     f"{args[0]} has a {name} of the class {module}.{kind}, which this release does "
                     "not have; fit the sampler again, or open it with the release that saved it"
@@ -152,6 +153,14 @@ class SamplerSource(Saved):
         return tio.Subject(
             {self.image: image, **dict.fromkeys(COLUMNS, ""), **keys, **shown, **marks}
         )
+
+
+def _has(module: str, kind: str) -> bool:
+    """Whether a module of this release has a class."""
+    try:
+        return hasattr(importlib.import_module(module), kind)
+    except ImportError:
+        return False
 
 
 def refuse_worker() -> None:

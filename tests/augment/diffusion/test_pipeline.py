@@ -43,9 +43,13 @@ def test_a_sampler_saved_under_the_names_of_before_is_the_same(sampler):
     assert before.config["codec"] == after.config["codec"]
 
 
-def test_a_part_that_is_no_more_is_refused_in_a_line(sampler):
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [("augment.nn.older", "OlderCodec"), ("neuromix.augment.tiled.codec", "DeformableTemplate")],
+)
+def test_a_part_that_is_no_more_is_refused_in_a_line(sampler, module, kind):
     index = sampler / "model_index.json"
     content = json.loads(index.read_text())
-    index.write_text(json.dumps(content | {"codec": ["augment.nn.older", "OlderCodec"]}))
-    with pytest.raises(InputError, match=r"augment\.nn\.older\.OlderCodec, which this release"):
+    index.write_text(json.dumps(content | {"codec": [module, kind]}))
+    with pytest.raises(InputError, match=rf"class {module}\.{kind}, which this release"):
         TiledMDSampler.from_pretrained(sampler)
