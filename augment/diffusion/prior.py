@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -144,11 +145,13 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
             mean = self.expected(features, len(noisy))
             scale = (1 - t)[:, None, None, None]
             rest = noisy / scale - mean
-            known = None if context is None else context.float() - self.context_mean
-            fine = torch.stack([
-                self._filtered(rest[k], float(t[k]), None if known is None else known[k])
-                for k in range(len(noisy))
-            ])  # fmt: skip
+            channels = rest[:, None]
+            if context is not None:
+                channels = torch.cat([channels, context.float() - self.context_mean], 1)
+            fine = torch.empty_like(rest)
+            for level in t.unique().tolist():  # while sampling, all have the same
+                here = t == level
+                fine[here] = self._filtered(channels[here], level)
             blend = self._between(self.blend, t)[:, None, None, None]
             lacking = self._coarse(rest, t) - self._down(fine)
             estimate = fine + blend * self._up(lacking)
@@ -164,33 +167,29 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         share = share.reshape(-1, *[1] * (table.ndim - 1)).to(table)
         return torch.lerp(table[low], table[low + 1], share)
 
-    def _filtered(self, rest: Tensor, t: float, context: Tensor | None) -> Tensor:
-        """W . (y - m) over neighbourhoods, (L, H, W), of one volume and its context."""
+    def _filtered(self, channels: Tensor, t: float) -> Tensor:
+        """The sum of weights times neighbours, (B, L, H, W), of channels (B, C, L, H, W)."""
         low, share = place(torch.tensor([t]))
         weights = torch.lerp(
             self.filters[int(low)].float(), self.filters[int(low) + 1].float(), float(share)
         )
-        for axis, times in enumerate(self.share, start=1):
+        for axis, (times, side) in enumerate(zip(self.share, self.shape, strict=True), start=1):
             if times > 1:
-                weights = weights.repeat_interleave(times, axis).narrow(
-                    axis, 0, self.shape[axis - 1]
-                )
-        channels = rest[None] if context is None else torch.cat([rest[None], context])
+                weights = weights.repeat_interleave(times, axis).narrow(axis, 0, side)
         s, h, w = self.reach
         padded = F.pad(channels, (w, w, h, h, s, s))
-        _, _, height, width = padded.shape
+        height, width = padded.shape[-2:]
         # In a padded volume laid out flat, a neighbour is a constant offset away.
         room = F.pad(weights, (0, 2 * w, 0, 2 * h)).flatten(1)
         span = room.shape[1]
-        flat = F.pad(padded.flatten(1), (0, 2 * h * width + 2 * w))
-        total = torch.zeros(span, device=rest.device)
-        tap = 0
-        for channel in flat:
-            for dl, dh, dw in np.ndindex(2 * s + 1, 2 * h + 1, 2 * w + 1):
-                start = (dl * height + dh) * width + dw
-                total.addcmul_(room[tap], channel[start : start + span])
-                tap += 1
-        return total.reshape(-1, height, width)[:, : self.shape[1], : self.shape[2]]
+        flat = F.pad(padded.flatten(2), (0, 2 * h * width + 2 * w))
+        total = torch.zeros(len(channels), span, device=channels.device)
+        offsets = list(np.ndindex(2 * s + 1, 2 * h + 1, 2 * w + 1))
+        for tap, (channel, (dl, dh, dw)) in enumerate(product(range(flat.shape[1]), offsets)):
+            start = (dl * height + dh) * width + dw
+            total.addcmul_(room[tap], flat[:, channel, start : start + span])
+        volumes = total.reshape(len(channels), -1, height, width)
+        return volumes[:, :, : self.shape[1], : self.shape[2]]
 
     def _coarse(self, rest: Tensor, t: Tensor) -> Tensor:
         """E[down x | down y] - down m, (B, cells)."""
