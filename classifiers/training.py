@@ -16,6 +16,7 @@ from skorch.callbacks import Callback
 from torch.nn import functional
 from torch.utils.data import Sampler
 
+from neuromix.augment.diffusion.precision import require_bf16
 from neuromix.augment.errors import InputError
 from neuromix.classifiers.networks import ordinal
 
@@ -115,8 +116,8 @@ def device_for(device: str, precision: str) -> str:
         raise InputError(f"device {device!r} came; auto, {here} are allowed on this machine")
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r} came; allowed are {', '.join(PRECISIONS)}")
-    if precision == "bfloat16" and kind == "cuda" and not torch.cuda.is_bf16_supported(False):
-        raise InputError(f"{device} has no bfloat16; set precision='float32'")
+    if precision == "bfloat16":
+        require_bf16(kind)
     return device
 
 

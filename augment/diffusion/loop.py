@@ -31,6 +31,7 @@ from neuromix.augment import files
 from neuromix.augment.diffusion.config import TrainConfig
 from neuromix.augment.diffusion.memory import keep_freed_memory
 from neuromix.augment.diffusion.objectives import Batch, Objective
+from neuromix.augment.diffusion.precision import require_bf16
 from neuromix.augment.diffusion.state import TrainingState
 from neuromix.augment.errors import InputError, TrainingError
 
@@ -144,6 +145,8 @@ class _Training:
         self.accelerator = Accelerator(
             mixed_precision=config.precision, log_with="tensorboard", project_dir=folder
         )
+        if config.precision == "bf16":
+            require_bf16(self.accelerator.device.type)
         shares = self.accelerator.num_processes * config.accumulation
         if config.batch_size % shares:
             raise InputError(
