@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from rich.console import Console
@@ -25,7 +24,6 @@ from rich.console import Console
 from neuromix.augment import files
 from neuromix.augment.data.cohort import Cohort, label_rows
 from neuromix.augment.data.conditions import known
-from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import privacy, realism
@@ -140,7 +138,10 @@ class Bench:
                 f"{len(train)} people to fit and {len(heldout)} held out are too few; each part "
                 f"needs {FEWEST}: add people, or change --heldout"
             )
-        maps = volumes_of(cohort, config.image)
+        maps = cohort.volumes(config.image)
+        for path, one in zip(cohort.table[f"{config.image}_path"], maps, strict=True):
+            if one.max() <= one.min():
+                raise InputError(f"{path} holds one value alone; leave it out or mend it")
         place = {key: k for k, key in enumerate(cohort.subject_keys)}
         raw = [maps[[place[key] for key in part.subject_keys]] for part in (train, heldout)]
         brain = realism.Brain.of(raw[0], is_levelled=config.image not in ABSOLUTE)
@@ -203,27 +204,6 @@ class Bench:
             off = (clean - self.heldout)[:, self.brain.mask] / scale
             result[f"{t:g}"] = (off**2).mean(axis=1).tolist()
         return result
-
-
-def volumes_of(cohort: Cohort, image: str) -> np.ndarray:
-    """The maps of a cohort on their common grid, (N, X, Y, Z)."""
-    maps, first = [], None
-    for path in cohort.table[f"{image}_path"]:
-        scan = nib.load(path)
-        grid = Grid(scan.shape[:3], scan.affine)
-        first = first or grid
-        if grid != first:
-            raise InputError(
-                f"{path} has {grid} and another map {first}, or they lie elsewhere; bring all to "
-                "one grid with `neuromix prepare`"
-            )
-        values = scan.get_fdata(dtype=np.float32).reshape(grid.shape)
-        if not np.isfinite(values).all() or values.max() <= values.min():
-            raise InputError(
-                f"{path} holds NaN or infinity, or one value alone; leave it out or mend it"
-            )
-        maps.append(values)
-    return np.stack(maps)
 
 
 def _values(name: str, rows: Labels) -> list[str | None]:
