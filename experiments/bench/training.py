@@ -1,6 +1,6 @@
 """What the training loop costs beside bare steps, and what memory it holds for large cohorts.
 
-Latents are made up, which does not change how long anything takes. A step of the loop and a bare
+Stacks are made up, which does not change how long anything takes. A step of the loop and a bare
 step run by turns in one process, and the median of the ratios of such neighbours is shown: a busy
 machine is as unkind to one as to the other.
 """
@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from rich.progress import Progress
 
 from neuromix.augment.data.grid import Grid
+from neuromix.augment.diffusion.denoiser import PriorFlow
 from neuromix.augment.diffusion.loop import sample_generators, train
-from neuromix.augment.diffusion.objectives import FlowMatching
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
-from neuromix.augment.tiled.latents import LatentSet
+from neuromix.augment.tiled.stacks import StackSet
 from neuromix.experiments.bench.config import Training
 from neuromix.experiments.bench.figures import Figure, beside, report, seconds
 from neuromix.experiments.bench.maps import LABELS, SPACE, ours_alone
@@ -69,12 +69,12 @@ def _speed(
 ) -> list[Figure]:
     """Time of a step of the loop, and of a bare step of the same network."""
     size = config.training.batch_size
-    (codec, network), (_, twin) = ours_alone(config, grid), ours_alone(config, grid)
-    objective = FlowMatching(network, config.label_dropout, codec.mask)
-    shape = (8 * size, 2, *network.latent_shape)
+    denoiser, twin = (ours_alone(config, grid)[1] for _ in range(2))
+    objective = PriorFlow(denoiser, [], config.label_dropout)
+    shape = (8 * size, *denoiser.latent_shape)
     noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-    np.save(folder / "speed.npy", noise)
-    data = LatentSet(folder / "speed.npy", SPACE, [LABELS] * len(noise))
+    np.save(folder / "speed.npy", noise.astype(np.float16))
+    data = _people(folder / "speed.npy", len(noise), config)
     batch = data.batch(range(size), sample_generators(0, 0, range(size)))
     times, target = torch.full((size,), 500.0), torch.randn_like(batch["latents"])
     optimiser = torch.optim.AdamW(twin.parameters())
@@ -99,7 +99,7 @@ def _speed(
     settings = replace(config.training, steps=pairs + 2, checkpoint_every=pairs + 2, log_every=1)
     trained = train(objective, data, settings, folder / "run", on_step=on_step)
     steps = {what: np.array(times[1:-1]) for what, times in taken.items()}
-    weights = dict.fromkeys(steps, weights_of(network))
+    weights = dict.fromkeys(steps, weights_of(denoiser))
     waiting = trained.waiting * trained.seconds / sum(taken["train, but checkpoints"])
     return [
         *beside("training", steps, "s", "bare steps", weights),
@@ -109,15 +109,22 @@ def _speed(
 
 def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> float:
     """Train for some steps; the most memory in MB that the system could not take away."""
-    codec, network = ours_alone(config, grid)
-    path, shape = folder / f"{subjects}.npy", (subjects, 2, *network.latent_shape)
+    denoiser = ours_alone(config, grid)[1]
+    path, shape = folder / f"{subjects}.npy", (subjects, *denoiser.latent_shape)
     # The file has holes: it is read as any other, but the disk need not have the room.
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    data = LatentSet(path, SPACE, [LABELS] * subjects)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    data = _people(path, subjects, config)
     own: list[float] = []
     # At the end of a forward pass all activations are held.
+    objective = PriorFlow(denoiser, [], config.label_dropout)
+    network = objective.networks["network"]
     network.register_forward_hook(lambda *_: own.append(own_memory("RssAnon")))
     settings = replace(config.training, steps=STEPS, checkpoint_every=STEPS)
-    objective = FlowMatching(network, config.label_dropout, codec.mask)
     train(objective, data, settings, folder / str(subjects))
     return max(own)
+
+
+def _people(path: Path, count: int, config: TiledMDConfig) -> StackSet:
+    """Subjects in no fold, whom the prior of all serves."""
+    nobody = np.full(count, -1)
+    return StackSet(path, SPACE, [LABELS] * count, nobody, config.augment, contrast=False)

@@ -87,7 +87,7 @@ def test_training_is_timed_and_its_memory_is_flat(small, tmp_path):
     assert 0 < rows["waiting for data"]["value"] < 100
     few, many = (rows[f"own memory, {n} subjects"]["value"] for n in (10, 40000))
     assert few > 50
-    assert many - few < 30  # of latents of more than 60 MB
+    assert many - few < 30  # of stacks of more than 60 MB
 
 
 def test_completions_are_timed_beside_their_rivals(tmp_path):
