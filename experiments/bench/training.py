@@ -17,15 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.progress import Progress
 
 from neuromix.augment.data.grid import Grid
+from neuromix.augment.diffusion.denoiser import PriorFlow
 from neuromix.augment.diffusion.loop import sample_generators, train
-from neuromix.augment.diffusion.objectives import FlowMatching
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
-from neuromix.augment.tiled.latents import LatentSet
+from neuromix.augment.tiled.stacks import StackSet
 from neuromix.experiments.bench.config import Training
 from neuromix.experiments.bench.figures import Figure, beside, report, seconds
 from neuromix.experiments.bench.maps import LABELS, SPACE, ours_alone
@@ -69,18 +68,18 @@ def _speed(
 ) -> list[Figure]:
     """Time of a step of the loop, and of a bare step of the same network."""
     size = config.training.batch_size
-    (codec, network), (_, twin) = ours_alone(config, grid), ours_alone(config, grid)
-    objective = FlowMatching(network, config.label_dropout, codec.mask)
-    shape = (8 * size, 2, *network.latent_shape)
-    noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-    np.save(folder / "speed.npy", noise)
-    data = LatentSet(folder / "speed.npy", SPACE, [LABELS] * len(noise))
+    _, denoiser = ours_alone(config, grid)
+    objective = PriorFlow(denoiser, [])
+    noise = np.random.default_rng(0).standard_normal((8 * size, *denoiser.latent_shape))
+    np.save(folder / "speed.npy", noise.astype(np.float16))
+    data = _stacks(folder / "speed.npy")
     batch = data.batch(range(size), sample_generators(0, 0, range(size)))
-    times, target = torch.full((size,), 500.0), torch.randn_like(batch["latents"])
-    optimiser = torch.optim.AdamW(twin.parameters())
+    twin = PriorFlow(ours_alone(config, grid)[1], [])
+    network = twin.networks["network"]
+    optimiser = torch.optim.AdamW(network.parameters())
 
     def bare_step() -> None:
-        F.mse_loss(twin(batch["latents"], times, batch["labels"]), target).backward()
+        twin.loss("network", batch, sample_generators(0, 0, range(size))).backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
@@ -109,15 +108,22 @@ def _speed(
 
 def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> float:
     """Train for some steps; the most memory in MB that the system could not take away."""
-    codec, network = ours_alone(config, grid)
-    path, shape = folder / f"{subjects}.npy", (subjects, 2, *network.latent_shape)
+    _, denoiser = ours_alone(config, grid)
+    path, shape = folder / f"{subjects}.npy", (subjects, *denoiser.latent_shape)
     # The file has holes: it is read as any other, but the disk need not have the room.
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    data = LatentSet(path, SPACE, [LABELS] * subjects)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    data = _stacks(path)
     own: list[float] = []
     # At the end of a forward pass all activations are held.
+    objective = PriorFlow(denoiser, [])
+    network = objective.networks["network"]
     network.register_forward_hook(lambda *_: own.append(own_memory("RssAnon")))
     settings = replace(config.training, steps=STEPS, checkpoint_every=STEPS)
-    objective = FlowMatching(network, config.label_dropout, codec.mask)
     train(objective, data, settings, folder / str(subjects))
     return max(own)
+
+
+def _stacks(path: Path) -> StackSet:
+    """Stacks on disk whose people are in no fold."""
+    count = len(np.load(path, mmap_mode="r"))
+    return StackSet(path, SPACE, [LABELS] * count, np.full(count, -1), True, False)

@@ -24,6 +24,7 @@ class Config:
     seed: int = 1000
     arms: tuple[str, ...] = ("real", "synthetic-1")
     keys = ({"setting": "dementia-b", "size": 40},)
+    image = "md"
 
 
 class Finished:
