@@ -1,6 +1,6 @@
 """What the training loop costs beside bare steps, and what memory it holds for large cohorts.
 
-Stacks are made up, which does not change how long anything takes. A step of the loop and a bare
+Latents are made up, which does not change how long anything takes. A step of the loop and a bare
 step run by turns in one process, and the median of the ratios of such neighbours is shown: a busy
 machine is as unkind to one as to the other.
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.progress import Progress
 
 from neuromix.augment.data.grid import Grid
@@ -69,18 +68,18 @@ def _speed(
 ) -> list[Figure]:
     """Time of a step of the loop, and of a bare step of the same network."""
     size = config.training.batch_size
-    denoiser, twin = (ours_alone(config, grid)[1] for _ in range(2))
-    objective = PriorFlow(denoiser, [], config.label_dropout)
-    shape = (8 * size, *denoiser.latent_shape)
-    noise = np.random.default_rng(0).standard_normal(shape, np.float32)
+    _, denoiser = ours_alone(config, grid)
+    objective = PriorFlow(denoiser, [])
+    noise = np.random.default_rng(0).standard_normal((8 * size, *denoiser.latent_shape))
     np.save(folder / "speed.npy", noise.astype(np.float16))
-    data = _people(folder / "speed.npy", len(noise), config)
+    data = _stacks(folder / "speed.npy")
     batch = data.batch(range(size), sample_generators(0, 0, range(size)))
-    times, target = torch.full((size,), 500.0), torch.randn_like(batch["latents"])
-    optimiser = torch.optim.AdamW(twin.parameters())
+    twin = PriorFlow(ours_alone(config, grid)[1], [])
+    network = twin.networks["network"]
+    optimiser = torch.optim.AdamW(network.parameters())
 
     def bare_step() -> None:
-        F.mse_loss(twin(batch["latents"], times, batch["labels"]), target).backward()
+        twin.loss("network", batch, sample_generators(0, 0, range(size))).backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
@@ -99,7 +98,7 @@ def _speed(
     settings = replace(config.training, steps=pairs + 2, checkpoint_every=pairs + 2, log_every=1)
     trained = train(objective, data, settings, folder / "run", on_step=on_step)
     steps = {what: np.array(times[1:-1]) for what, times in taken.items()}
-    weights = dict.fromkeys(steps, weights_of(denoiser))
+    weights = dict.fromkeys(steps, weights_of(network))
     waiting = trained.waiting * trained.seconds / sum(taken["train, but checkpoints"])
     return [
         *beside("training", steps, "s", "bare steps", weights),
@@ -109,14 +108,14 @@ def _speed(
 
 def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> float:
     """Train for some steps; the most memory in MB that the system could not take away."""
-    denoiser = ours_alone(config, grid)[1]
+    _, denoiser = ours_alone(config, grid)
     path, shape = folder / f"{subjects}.npy", (subjects, *denoiser.latent_shape)
     # The file has holes: it is read as any other, but the disk need not have the room.
     np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    data = _people(path, subjects, config)
+    data = _stacks(path)
     own: list[float] = []
     # At the end of a forward pass all activations are held.
-    objective = PriorFlow(denoiser, [], config.label_dropout)
+    objective = PriorFlow(denoiser, [])
     network = objective.networks["network"]
     network.register_forward_hook(lambda *_: own.append(own_memory("RssAnon")))
     settings = replace(config.training, steps=STEPS, checkpoint_every=STEPS)
@@ -124,7 +123,7 @@ def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> f
     return max(own)
 
 
-def _people(path: Path, count: int, config: TiledMDConfig) -> StackSet:
-    """Subjects in no fold, whom the prior of all serves."""
-    nobody = np.full(count, -1)
-    return StackSet(path, SPACE, [LABELS] * count, nobody, config.augment, contrast=False)
+def _stacks(path: Path) -> StackSet:
+    """Stacks on disk whose people are in no fold."""
+    count = len(np.load(path, mmap_mode="r"))
+    return StackSet(path, SPACE, [LABELS] * count, np.full(count, -1), True, False)

@@ -23,8 +23,8 @@ class Config:
     endpoint: Path
     seed: int = 1000
     arms: tuple[str, ...] = ("real", "synthetic-1")
-    image: str = "md"
     keys = ({"setting": "dementia-b", "size": 40},)
+    image = "md"
 
 
 class Finished:
