@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -142,11 +142,11 @@ class _Training:
     ) -> None:
         self.objective, self.data, self.validation = objective, data, validation
         self.config, self.folder = config, folder
+        if config.precision == "bf16":
+            require_bf16(PartialState().device.type)
         self.accelerator = Accelerator(
             mixed_precision=config.precision, log_with="tensorboard", project_dir=folder
         )
-        if config.precision == "bf16":
-            require_bf16(self.accelerator.device.type)
         shares = self.accelerator.num_processes * config.accumulation
         if config.batch_size % shares:
             raise InputError(
