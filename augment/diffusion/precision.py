@@ -2,7 +2,8 @@
 
 On a CPU with AVX-512 and no AMX, the weights of a 3 x 3 x 3 convolution of volumes of 2 x 2 x 2 got
 NaN as their gradient in a tenth to a quarter of tries (torch 2.13, oneDNN 3.12), with or without
-AVX512-BF16. With oneDNN off, or held to AVX2, they never did. AMX takes another kernel.
+AVX512-BF16. With oneDNN off, or held to AVX2, they never did.
+With AMX other kernels are used.
 """
 
 from __future__ import annotations
