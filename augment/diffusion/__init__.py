@@ -1,1 +1,12 @@
-"""What all samplers share: objectives, the training loop, the solver, what a saved one is."""
+"""What all samplers share: one idea, one training loop, one solver.
+
+- prior: what statistics say of an image in closed form, and how far off that is
+- network: convolutions around transformer blocks, for what is left
+- denoiser: both on one flow, and its loss
+- augmentation: changes of training images that a network is told of
+- objectives, flow: what networks are trained to do, and the solver of the flow
+- fitting, loop, state: who is fitted to what, the training, what a checkpoint holds
+- pipeline: what a saved sampler is, and what decides its samples
+- label_embedding, smooth_fields: labels to vectors; waves and products along axes
+- config, memory, precision: settings of a training, and what the machine can do
+"""

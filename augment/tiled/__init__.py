@@ -1,1 +1,6 @@
-"""Maps as mosaics of slices: TiledMDSampler, its codec and its network."""
+"""Maps of any scalar as mosaics of slices: TiledMDSampler.
+
+- sampler, config: the pipeline and its presets
+- codec, stacks: volumes as stacks of slices, and what is fitted to them in closed form
+- mosaic, latents, network, published: the plain tiled DiT over latents of slices, as published
+"""
