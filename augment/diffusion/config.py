@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from neuromix.augment.errors import InputError
 
-PRECISIONS = ("no", "bf16")
+PRECISIONS = ("auto", "no", "bf16")
 """Their gradients need no scaling. Those of fp16 do, and would be clipped while scaled."""
 
 
@@ -28,7 +28,7 @@ class TrainConfig:
     accumulation: int = 1
     """Micro-batches of an optimiser step."""
     precision: str = "no"
-    """``no`` (float32) or ``bf16`` (mixed)."""
+    """``no`` (float32), ``bf16`` (mixed) or ``auto``: bf16 where the machine has it."""
     validate_every: int = 200
     checkpoint_every: int = 200
     checkpoints: int = 2
@@ -41,7 +41,7 @@ class TrainConfig:
         if self.precision not in PRECISIONS:
             raise InputError(
                 f"precision {self.precision!r} came; allowed are {', '.join(PRECISIONS)}: take "
-                "bf16, or no where the machine lacks it"
+                "auto, which is bf16 where the machine has it"
             )
 
     def within(self, training: TrainConfig) -> TrainConfig:
@@ -57,10 +57,9 @@ def schedule(
     warmup: int,
     ema_decay: float,
     every: int,
-    precision: str = "no",
 ) -> TrainConfig:
     """How to train for a preset, with a look at validation and a checkpoint ``every`` so often."""
     return TrainConfig(
-        steps, batch_size, learning_rate, warmup, ema_decay=ema_decay, precision=precision,
+        steps, batch_size, learning_rate, warmup, ema_decay=ema_decay, precision="auto",
         validate_every=every, checkpoint_every=every,
     )  # fmt: skip

@@ -33,6 +33,9 @@ from neuromix.augment.diffusion.prior import FIRST, Prior
 
 INTERVAL = (0.06, 0.8)
 """Where guidance by the prior acts."""
+CENTRE, WIDTH = 0.0, 1.5
+"""Log-odds of the times that a network is trained at are normal. What folds look like is decided
+below t = .5, and above it the prior knows nearly all that can be known."""
 
 
 class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own order of bases
@@ -117,7 +120,7 @@ class PriorFlow(Objective):
         for prior in (self.denoiser, *self.priors):
             prior.to(clean.device)
         drawn = torch.stack([torch.randn((), generator=g) for g in generators])
-        t = (0.5 + 1.5 * drawn).sigmoid().clamp(0.01, FIRST).to(clean)
+        t = (CENTRE + WIDTH * drawn).sigmoid().clamp(0.01, FIRST).to(clean)
         noise = noise_like(clean, generators)
         own = (1 - t)[:, None, None, None]
         noisy = own * clean + (1 - own) * noise

@@ -138,7 +138,11 @@ class Trainable(Saved):
         job = Job(apart(cohort, validation), config, Path(folder) / "work", resume, progress)
         fitted, trained, record = cls._fit(job)
         record["config"] = asdict(config)
-        record["trained"] = {"best_step": trained.best_step, "validation": trained.validation}
+        record["trained"] = {
+            "best_step": trained.best_step,
+            "validation": trained.validation,
+            "precision": trained.precision,
+        }
         pipeline: Any = fitted
         pipeline.register_to_config(provenance=record)
         pipeline.save_pretrained(folder)

@@ -17,7 +17,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +31,7 @@ from neuromix.augment import files
 from neuromix.augment.diffusion.config import TrainConfig
 from neuromix.augment.diffusion.memory import keep_freed_memory
 from neuromix.augment.diffusion.objectives import Batch, Objective
-from neuromix.augment.diffusion.precision import require_bf16
+from neuromix.augment.diffusion.precision import precision_of
 from neuromix.augment.diffusion.state import TrainingState
 from neuromix.augment.errors import InputError, TrainingError
 
@@ -59,6 +59,7 @@ class Trained:
     seconds: float
     waiting: float
     """Share of the time in which the network waited for data."""
+    precision: str = "no"
 
 
 def train(
@@ -93,13 +94,17 @@ def train(
 def estimate(objective: Objective, data: TrainingSet, config: TrainConfig) -> float:
     """Seconds that a training would take, from two steps; nothing is written or changed."""
     times = []
+    kind, networks = PartialState().device.type, objective.networks.values()
+    is_half = precision_of(config.precision, kind, networks) == "bf16"
     before = {name: copy.deepcopy(n.state_dict()) for name, n in objective.networks.items()}
     for step in range(3):
         begun = time.perf_counter()
         generators = sample_generators(config.seed, step, range(config.batch_size))
         batch = data.batch([k % len(data) for k in range(config.batch_size)], generators)
         for name, network in objective.networks.items():
-            objective.loss(name, batch, generators).backward()
+            with torch.autocast(kind, torch.bfloat16, enabled=is_half):
+                loss = objective.loss(name, batch, generators)
+            loss.backward()
             network.zero_grad(set_to_none=True)
         times.append(time.perf_counter() - begun)
     for name, network in objective.networks.items():
@@ -141,9 +146,9 @@ class _Training:
         folder: Path,
     ) -> None:
         self.objective, self.data, self.validation = objective, data, validation
+        kind, networks = PartialState().device.type, objective.networks.values()
+        config = replace(config, precision=precision_of(config.precision, kind, networks))
         self.config, self.folder = config, folder
-        if config.precision == "bf16":
-            require_bf16(PartialState().device.type)
         self.accelerator = Accelerator(
             mixed_precision=config.precision, log_with="tensorboard", project_dir=folder
         )
@@ -332,6 +337,7 @@ class _Training:
             validation=self.best["loss"],
             seconds=seconds,
             waiting=waited / max(seconds, 1e-9),
+            precision=self.config.precision,
         )
 
     def _settings(self) -> str:

@@ -111,7 +111,7 @@ PRESETS = {
         window=40, overlap=8, stages=("cnn", "transformer", "transformer"),
         widths=(128, 256, 512), depths=(2, 4, 4), head_dim=64,
         training=schedule(
-            50_000, 16, 3e-4, warmup=500, ema_decay=0.999, every=2000, precision="bf16",
+            50_000, 16, 3e-4, warmup=500, ema_decay=0.999, every=2000,
         ),
         autoencoding=schedule(20_000, 8, 3e-4, warmup=500, ema_decay=0.999, every=2000),
     ),
@@ -120,7 +120,7 @@ PRESETS = {
         stages=("cnn", "cnn", "transformer"), widths=(256, 512, 1024), depths=(2, 2, 8),
         head_dim=64, autoencoder_widths=(64, 128),
         training=schedule(
-            400_000, 16, 1e-4, warmup=1000, ema_decay=0.9999, every=5000, precision="bf16",
+            400_000, 16, 1e-4, warmup=1000, ema_decay=0.9999, every=5000,
         ),
         autoencoding=schedule(100_000, 8, 1e-4, warmup=1000, ema_decay=0.999, every=5000),
     ),

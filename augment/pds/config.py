@@ -94,10 +94,10 @@ PRESETS = {
     "base": ModalityConfig(
         patch=2, widths=(64, 128, 256), refiner_width=128, refiner_blocks=4, box=24,
         refining=schedule(
-            20_000, 32, 1e-3, warmup=200, ema_decay=0.999, every=1000, precision="bf16",
+            20_000, 32, 1e-3, warmup=200, ema_decay=0.999, every=1000,
         ),
         training=schedule(
-            30_000, 16, 3e-4, warmup=500, ema_decay=0.999, every=1000, precision="bf16",
+            30_000, 16, 3e-4, warmup=500, ema_decay=0.999, every=1000,
         ),
     ),
     "paper": ModalityConfig(
@@ -105,10 +105,10 @@ PRESETS = {
         patch=1, widths=(64, 128, 256, 512), heads=8,
         refiner_width=128, refiner_blocks=4, box=32, sampling_steps=50,
         refining=schedule(
-            50_000, 16, 1e-4, warmup=500, ema_decay=0.999, every=1000, precision="bf16",
+            50_000, 16, 1e-4, warmup=500, ema_decay=0.999, every=1000,
         ),
         training=schedule(
-            200_000, 8, 1e-4, warmup=1000, ema_decay=0.9999, every=2000, precision="bf16",
+            200_000, 8, 1e-4, warmup=1000, ema_decay=0.9999, every=2000,
         ),
     ),
 }  # fmt: skip

@@ -110,12 +110,13 @@ PRESETS = {
         training=schedule(120, 8, 1e-3, warmup=10, ema_decay=0.95, every=40),
     ),
     "tiny": TiledMDConfig(
+        width=96, blocks=5,
         training=schedule(6000, 16, 1e-3, warmup=100, ema_decay=0.998, every=500),
     ),
     "base": TiledMDConfig(
         width=256, blocks=6, layers=8, heads=8,
         training=schedule(
-            60_000, 64, 3e-4, warmup=500, ema_decay=0.9995, every=2000, precision="bf16",
+            60_000, 64, 3e-4, warmup=500, ema_decay=0.9995, every=2000
         ),
     ),
     "paper": TiledMDConfig(
@@ -123,7 +124,7 @@ PRESETS = {
         autoencoder="facebook/DiT-XL-2-256@refs/pr/1",
         patch=2, objective="noise", layers=28, heads=16, head_dim=72,
         training=schedule(
-            100_000, 64, 1e-4, warmup=1000, ema_decay=0.9999, every=2000, precision="bf16",
+            100_000, 64, 1e-4, warmup=1000, ema_decay=0.9999, every=2000,
         ),
     ),
 }  # fmt: skip

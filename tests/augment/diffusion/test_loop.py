@@ -117,7 +117,7 @@ def test_a_training_anew_removes_the_old_checkpoints_and_keeps_its_own(tmp_path)
 
 
 def test_fp16_whose_gradients_would_stay_scaled_is_refused():
-    with pytest.raises(InputError, match="'fp16' came; allowed are no, bf16"):
+    with pytest.raises(InputError, match="'fp16' came; allowed are auto, no, bf16"):
         replace(CONFIG, precision="fp16")
 
 
