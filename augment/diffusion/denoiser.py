@@ -1,7 +1,7 @@
 """A denoiser: what statistics know, and a network for the rest.
 
     x̂(x_t, t, y) = E[x | x_t, y] + d(t) F(u, t, y, a)
-    u = [(x_t - (1 - t) m) / k,  (E - m) / s,  m,  (x_t - (1 - t) E) / t]
+    u = [(x_t - (1 - t) m) / k,  (E - m) / s,  m,  (x_t - (1 - t) E) / t,  context]
 
 E, m and the deviation d come from the :class:`Prior`; s is the deviation over people, with
 k² = (1 - t)² s² + t²; a are the parameters of the augmentation, zero when sampling. F is zero at
@@ -9,6 +9,9 @@ the start, so that training begins with the prior and can only gain. Its loss is
 units of d, which is one at every place and time for a network that has learned nothing::
 
     L = mean over people, places, t of ( (x - E) / d - F )²
+
+Images that are known without noise, the *context* (a source to fill in from, earlier frames), stand
+beside the labels under that name; the prior's filters and F see them too.
 
 A person in training is served by the prior of the other folds (:func:`fit_priors`). *Guidance by
 the prior* takes the network's answer ``guide`` times, which is p + guide (x̂ - p) with the prior p
@@ -33,6 +36,7 @@ from neuromix.augment.diffusion.prior import FIRST, Prior
 
 INTERVAL = (0.06, 0.8)
 """Where guidance by the prior acts."""
+CONTEXT = "context"
 CENTRE, WIDTH = 0.0, 1.5
 """Log-odds of the times that a network is trained at are normal. What folds look like is decided
 below t = .5, and above it the prior knows nearly all that can be known."""
@@ -64,7 +68,13 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         self.prior = Prior(**prior_settings)
         self.latent_shape = tuple(prior_settings["shape"])
         self.network = (
-            HybridNet(self.label_space, self.latent_shape, 4, parameters, **network_settings)
+            HybridNet(
+                self.label_space,
+                self.latent_shape,
+                4 + prior_settings.get("context", 0),
+                parameters,
+                **network_settings,
+            )  # fmt: skip
             if network_settings
             else None
         )
@@ -74,12 +84,16 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         return label_features(self.label_space, labels) if self.label_space.names else None
 
     def forward(self, latents: Tensor, timestep: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """Velocity (B, L, H, W) of noised volumes; ``timestep`` (B,) is 1000 times t."""
+        """Velocity (B, L, H, W) of noised volumes; ``timestep`` (B,) is 1000 times t.
+
+        ``labels`` hold the context (B, K, L, H, W), too, if the prior has any.
+        """
         t = (timestep / 1000).clamp_max(FIRST).to(latents)
-        estimate, mean = self.prior(latents, t, self.features(labels))
+        context = labels.get(CONTEXT)
+        estimate, mean = self.prior(latents, t, self.features(labels), context)
         if self.network is not None:
             none = latents.new_zeros(len(latents), self.config["parameters"])
-            inputs = self.inputs(latents, t, estimate, mean)
+            inputs = self.inputs(latents, t, estimate, mean, context)
             answer = self.network(inputs, timestep, labels, none).float()
             within = (t > INTERVAL[0]) & (t < INTERVAL[1])
             gain = torch.where(within, self.config["guide"], 1.0)[:, None, None, None]
@@ -87,8 +101,10 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         # The solver takes it times the t that it knows.
         return (latents - estimate) / (timestep / 1000).to(latents)[:, None, None, None]
 
-    def inputs(self, noisy: Tensor, t: Tensor, estimate: Tensor, mean: Tensor) -> Tensor:
-        """What F sees, (B, 4, L, H, W)."""
+    def inputs(
+        self, noisy: Tensor, t: Tensor, estimate: Tensor, mean: Tensor, context: Tensor | None
+    ) -> Tensor:
+        """What F sees, (B, 4 + K, L, H, W)."""
         own = (1 - t)[:, None, None, None]
         total = (own**2 * self.prior.variance + (1 - own) ** 2).sqrt()
         parts = [
@@ -97,14 +113,16 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
             mean,
             (noisy - own * estimate) / (1 - own).clamp_min(0.01),
         ]
-        return torch.stack(parts, 1)
+        seen = torch.stack(parts, 1)
+        return seen if context is None else torch.cat([seen, context.to(seen)], 1)
 
 
 class PriorFlow(Objective):
     """The flow of a :class:`Denoiser`, in units of the prior's deviation.
 
     ``priors`` are those of the folds; a batch is ``{"latents", "labels", "parameters", "fold"}``,
-    with the number of a fold, or -1 for people in none, whom the prior of all serves.
+    with the number of a fold, or -1 for people in none, whom the prior of all serves, and
+    ``"context"``, if the prior has any.
     """
 
     def __init__(
@@ -126,15 +144,16 @@ class PriorFlow(Objective):
         noisy = own * clean + (1 - own) * noise
         draws = torch.stack([torch.rand((), generator=g) for g in generators]).to(clean)
         labels = drop_labels(self.denoiser.label_space, batch["labels"], draws < self.label_dropout)
-        features = self.denoiser.features(labels)
+        features, context = self.denoiser.features(labels), batch.get(CONTEXT)
         rows = []
         for k, fold in enumerate(batch["fold"].tolist()):
             prior = self.priors[fold] if fold >= 0 else self.denoiser.prior
             row = None if features is None else features[k : k + 1]
-            rows.append(prior(noisy[k : k + 1], t[k : k + 1], row))
+            known = None if context is None else context[k : k + 1]
+            rows.append(prior(noisy[k : k + 1], t[k : k + 1], row, known))
         estimate, mean = (torch.cat(parts) for parts in zip(*rows, strict=True))
         wanted = (clean - estimate) / self.denoiser.prior.spread(t)
-        inputs = self.denoiser.inputs(noisy, t, estimate, mean)
+        inputs = self.denoiser.inputs(noisy, t, estimate, mean, context)
         answer = self.networks[name](inputs, 1000 * t, labels, batch["parameters"])
         inside = self.denoiser.prior.inside.expand_as(clean)
         return ((answer.float() - wanted)[inside] ** 2).mean()

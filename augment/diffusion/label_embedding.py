@@ -56,10 +56,14 @@ def drop_labels(
     """Make samples unconditional: all their labels become missing.
 
     Once per sample and before the network: with a random mask in training, with a mask of ones for
-    the unconditional half of classifier-free guidance. ``dropped`` are booleans (B,).
+    the unconditional half of classifier-free guidance. ``dropped`` are booleans (B,). What stands
+    beside the labels, such as the context of a denoiser, stays.
     """
     missing = space.encode({})
-    return {name: codes.masked_fill(dropped, missing[name]) for name, codes in labels.items()}
+    return {
+        name: codes.masked_fill(dropped, missing[name]) if name in missing else codes
+        for name, codes in labels.items()
+    }
 
 
 def label_features(space: LabelSpace, labels: Mapping[str, torch.Tensor]) -> torch.Tensor:

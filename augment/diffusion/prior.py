@@ -351,10 +351,12 @@ def fit_priors(
     features: Tensor | None,
     folds: Tensor,
     generator: torch.Generator,
+    context: Tensor | None = None,
 ) -> list[Prior]:
     """The prior of all people, and those of the people outside each fold.
 
-    ``folds`` are numbers (N,) from 0. Each person is noised and estimated by the prior of the
+    ``volumes`` are (N, L, H, W), ``features`` of their labels (N, F) and ``context`` (N, K, L, H,
+    W); ``folds`` are numbers (N,) from 0. Each person is noised and estimated by the prior of the
     others, at every level: that gives the deviation and the blend of all of them.
     """
     keep_freed_memory()
@@ -362,7 +364,8 @@ def fit_priors(
     priors = [Prior(**settings) for _ in range(count + 1)]
     for fold, prior in enumerate(priors, start=-1):
         chosen = folds != fold
-        prior.fit(volumes[chosen], inside, None if features is None else features[chosen])
+        parts = (None if part is None else part[chosen] for part in (features, context))
+        prior.fit(volumes[chosen], inside, *parts)
     whole = priors[0]
     squares = torch.zeros_like(whole.deviation)
     powers, shares = np.zeros(LEVELS), np.zeros(LEVELS)
@@ -372,12 +375,14 @@ def fit_priors(
         for person, fold in enumerate(folds.tolist()):
             clean = volumes[person : person + 1]
             noise = torch.randn(clean.shape, generator=generator)
-            feature = None if features is None else features[person : person + 1]
+            known = [
+                None if part is None else part[person : person + 1] for part in (features, context)
+            ]
             prior, level = priors[fold + 1], torch.tensor([t])
             prior.blend.zero_()
-            fine, _ = prior((1 - t) * clean + t * noise, level, feature)
+            fine, _ = prior((1 - t) * clean + t * noise, level, *known)
             prior.blend.fill_(1)
-            both, _ = prior((1 - t) * clean + t * noise, level, feature)
+            both, _ = prior((1 - t) * clean + t * noise, level, *known)
             errors.append(clean - fine)
             gains.append(both - fine)
         error, gain = torch.cat(errors), torch.cat(gains)
@@ -402,7 +407,7 @@ def fit_priors(
 
 
 def settings_of(
-    shape: Sequence[int], spacing: Sequence[float], inside: Tensor, features: int
+    shape: Sequence[int], spacing: Sequence[float], inside: Tensor, features: int, context: int = 0
 ) -> dict[str, Any]:
     """Settings of a prior for a grid: cells and sites as fine as is affordable."""
     voxels = int(inside.sum())
@@ -411,6 +416,7 @@ def settings_of(
         "shape": list(shape),
         "spacing": [float(side) for side in spacing],
         "features": features,
+        "context": context,
         "reach": [min(1, shape[0] - 1), *near],
         "cell": block(shape, spacing, inside.numel(), CELLS),
         "share": block(shape, spacing, voxels, SITES),

@@ -113,3 +113,28 @@ def test_it_reloads(priors, tmp_path):
     again = Denoiser.from_pretrained(tmp_path)
     noisy = torch.randn(2, *SHAPE)
     assert torch.equal(clean(made.eval(), noisy, 0.4), clean(again, noisy, 0.4))
+
+
+def test_a_context_tells_what_noise_hides(priors):
+    generator = torch.Generator().manual_seed(0)
+    volumes = torch.randn(40, *SHAPE, generator=generator)
+    source = (volumes + 0.3 * torch.randn(40, *SHAPE, generator=generator))[:, None]
+    inside, folds = torch.ones(SHAPE, dtype=torch.bool), torch.arange(40) % 2
+    settings = SETTINGS | {"features": 0, "context": 1}
+    fitted = fit_priors(settings, volumes, inside, None, folds, generator, source)
+    made = Denoiser(
+        label_space=LabelSpace({}).to_dict(), prior_settings=settings, network_settings=NETWORK,
+        parameters=3,
+    )  # fmt: skip
+    made.prior.load_state_dict(fitted[0].state_dict())
+    t = 0.9
+    noisy = (1 - t) * volumes[:2] + t * torch.randn(2, *SHAPE, generator=generator)
+    time = torch.full((2,), 1000 * t)
+    told = noisy - t * made(noisy, time, {"context": source[:2]})
+    shuffled = noisy - t * made(noisy, time, {"context": source[2:4]})
+    assert ((told - volumes[:2]) ** 2).mean() < 0.5 < ((shuffled - volumes[:2]) ** 2).mean()
+    objective = PriorFlow(made, fitted[1:])
+    loss = objective.loss("network", batch(0) | {"labels": {}, "context": source[:2]}, generators())
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert made.network.head.weight.grad.abs().sum() > 0
