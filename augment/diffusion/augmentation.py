@@ -20,8 +20,11 @@ KNOTS = 5
 """Points along a side that a bend is drawn at."""
 
 
-def augment(volume: Tensor, generator: torch.Generator, contrast: bool) -> tuple[Tensor, Tensor]:
-    """A volume (L, H, W) whose background is -1, and the parameters (PARAMETERS,) of the change."""
+def augment(volume: Tensor, generator: torch.Generator, contrast: int) -> tuple[Tensor, Tensor]:
+    """A volume (L, H, W) whose background is -1, and the parameters (PARAMETERS,) of the change.
+
+    Contrast changes in the first ``contrast`` slices.
+    """
     parameters = torch.randn(PARAMETERS, generator=generator)
     field = torch.randn(1, 2, KNOTS, KNOTS, generator=generator)
     if torch.rand((), generator=generator) < 0.5:
@@ -42,6 +45,7 @@ def augment(volume: Tensor, generator: torch.Generator, contrast: bool) -> tuple
     moved = F.grid_sample(volume[None] + 1, grid, align_corners=False)[0]
     if contrast:
         power = (CONTRAST * parameters[6]).exp()
-        moved = 2 * (moved.clamp_min(0) / 2) ** power
+        changed = 2 * (moved[:contrast].clamp_min(0) / 2) ** power
+        moved = torch.cat([changed, moved[contrast:]])
     parameters[5] = bend
     return moved - 1, parameters

@@ -45,7 +45,7 @@ class TrainConfig:
             )
 
     def within(self, training: TrainConfig) -> TrainConfig:
-        """The same with another training's seed and precision, of which a process has one."""
+        """The same with another training's seed and precision."""
         return replace(self, seed=training.seed, precision=training.precision)
 
 

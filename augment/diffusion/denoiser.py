@@ -74,7 +74,7 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
                 4 + prior_settings.get("context", 0),
                 parameters,
                 **network_settings,
-            )  # fmt: skip
+            )
             if network_settings
             else None
         )

@@ -149,8 +149,9 @@ class _Training:
         kind, networks = PartialState().device.type, objective.networks.values()
         config = replace(config, precision=precision_of(config.precision, kind, networks))
         self.config, self.folder = config, folder
+        # Accelerate holds a process to one precision; networks of several are trained in one.
         self.accelerator = Accelerator(
-            mixed_precision=config.precision, log_with="tensorboard", project_dir=folder
+            mixed_precision="no", log_with="tensorboard", project_dir=folder
         )
         shares = self.accelerator.num_processes * config.accumulation
         if config.batch_size % shares:
@@ -218,7 +219,7 @@ class _Training:
                 generators = sample_generators(config.seed, step, positions)
                 last = micro == config.accumulation - 1
                 with torch.enable_grad(), _syncing(accelerator, network, last):
-                    with accelerator.autocast():
+                    with self._autocast():
                         loss = self.objective.loss(name, batch, generators)
                     loss = loss / config.accumulation
                     accelerator.backward(loss)
@@ -233,6 +234,11 @@ class _Training:
             optimiser.zero_grad(set_to_none=True)
             self.state.average(name)
         return losses | self.objective.stepped(), waited
+
+    def _autocast(self) -> Any:
+        """Mixed precision, if the training has it."""
+        kind = self.accelerator.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def _share(self, step: int, micro: int) -> tuple[Batch, list[int]]:
         """This process's part of a micro-batch, on the device, and its places in the batch."""
@@ -268,7 +274,7 @@ class _Training:
                 encoders = sample_generators(_mix(config.seed, 2), 0, numbers)
                 batch = _to(self.validation.batch(numbers, encoders), accelerator.device)
                 generators = sample_generators(_mix(config.seed, 3), 0, numbers)
-                with accelerator.autocast():
+                with self._autocast():
                     loss = self.objective.loss(name, batch, generators)
                 total += len(numbers) * torch.stack([loss, torch.ones_like(loss)])
             network.train()

@@ -27,7 +27,6 @@ from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.label_embedding import LabelEmbedder
 
 TIME_FEATURES = 128
-KINDS = ("hybrid", "conv", "transformer")
 
 
 class HybridNet(nn.Module):

@@ -1,8 +1,8 @@
 """Which machines train in bfloat16, and which networks.
 
 A GPU says so itself. A CPU needs AMX, or AVX512-BF16 and a network without 3D convolutions: with
-AVX-512 the weights of a 3 x 3 x 3 convolution of volumes of 2 x 2 x 2 got NaN as their gradient in a
-tenth to a quarter of tries (torch 2.13, oneDNN 3.12), and those of 2D ones, of 2 x 2 to 32 x 32
+AVX-512 the weights of a 3 x 3 x 3 convolution of volumes of 2 x 2 x 2 got NaN as their gradient in
+a tenth to a quarter of tries (torch 2.13, oneDNN 3.12), and those of 2D ones, of 2 x 2 to 32 x 32
 pixels, in none of 2,250.
 """
 

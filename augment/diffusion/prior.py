@@ -61,6 +61,8 @@ SITES = 40_000
 """Places with a filter of their own; where a grid has more voxels, neighbours share one."""
 MEMORY = 1 << 27
 """Numbers that are held at a time while filters are solved."""
+TOGETHER = 16
+"""People who are estimated at a time."""
 LEAST = 0.3
 """Smallest deviation as a share of that of the whole brain: a rim where few have tissue would
 outweigh it."""
@@ -140,6 +142,15 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         context: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """E[x | x_t] and the mean m, (B, L, H, W) each, of x_t (B, L, H, W) at t (B,)."""
+        mean, fine, lacking = self.parts(noisy, t, features, context)
+        blend = self._between(self.blend, t.float())[:, None, None, None]
+        return mean + (fine + blend * lacking) * self.inside, mean
+
+    @torch.no_grad()
+    def parts(
+        self, noisy: Tensor, t: Tensor, features: Tensor | None, context: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean m, f - m, and the coarse content that f lacks, (B, L, H, W) each."""
         with torch.autocast(noisy.device.type, enabled=False):
             noisy, t = noisy.float(), t.float().clamp(1e-3, FIRST)
             mean = self.expected(features, len(noisy))
@@ -152,10 +163,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
             for level in t.unique().tolist():  # while sampling, all have the same
                 here = t == level
                 fine[here] = self._filtered(channels[here], level)
-            blend = self._between(self.blend, t)[:, None, None, None]
-            lacking = self._coarse(rest, t) - self._down(fine)
-            estimate = fine + blend * self._up(lacking)
-            return mean + estimate * self.inside, mean
+            return mean, fine, self._up(self._coarse(rest, t) - self._down(fine))
 
     def spread(self, t: Tensor) -> Tensor:
         """Root mean square of x - E[x | x_t] over people, (B, L, H, W), at t (B,)."""
@@ -251,7 +259,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
             rest = rest - torch.einsum("bf,flhw->blhw", design, self.effects)
         free = max(len(rest) - 1 - len(self.effects), 1)
         own = (rest**2).sum(0) / free
-        self.variance.copy_(_smooth(own[None])[0].clamp_min(QUIET**2))
+        self.variance.copy_(smooth(own[None])[0].clamp_min(QUIET**2))
         self._fit_coarse(rest, free)
         channels = rest[:, None]
         if context is not None:
@@ -371,21 +379,14 @@ def fit_priors(
     powers, shares = np.zeros(LEVELS), np.zeros(LEVELS)
     crosses, gained = torch.zeros_like(squares), torch.zeros_like(squares)
     for number, t in enumerate(times().float().tolist()):
-        errors, gains = [], []
-        for person, fold in enumerate(folds.tolist()):
-            clean = volumes[person : person + 1]
-            noise = torch.randn(clean.shape, generator=generator)
-            known = [
-                None if part is None else part[person : person + 1] for part in (features, context)
-            ]
-            prior, level = priors[fold + 1], torch.tensor([t])
-            prior.blend.zero_()
-            fine, _ = prior((1 - t) * clean + t * noise, level, *known)
-            prior.blend.fill_(1)
-            both, _ = prior((1 - t) * clean + t * noise, level, *known)
-            errors.append(clean - fine)
-            gains.append(both - fine)
-        error, gain = torch.cat(errors), torch.cat(gains)
+        error, gain = torch.empty_like(volumes), torch.empty_like(volumes)
+        noisy = (1 - t) * volumes + t * torch.randn(volumes.shape, generator=generator)
+        for fold, prior in enumerate(priors[1:]):
+            for some in (folds == fold).nonzero().flatten().split(TOGETHER):
+                known = (None if part is None else part[some] for part in (features, context))
+                mean, fine, lacking = prior.parts(noisy[some], torch.full((len(some),), t), *known)
+                error[some] = volumes[some] - mean - fine * inside
+                gain[some] = lacking * inside
         powers[number] = float((gain**2).mean()) + 1e-12
         shares[number] = float((error * gain).mean()) / powers[number]
         squares[number] = (error**2).mean(0)
@@ -397,7 +398,7 @@ def fit_priors(
     blend = whole.blend[:, None, None, None]
     squares = squares - 2 * blend * crosses + blend**2 * gained
     # People are few: a place learns from its neighbours how much is left over.
-    deviation = _smooth(squares).clamp_min(0).sqrt()
+    deviation = smooth(squares).clamp_min(0).sqrt()
     least = LEAST * (squares[:, inside].mean(1).clamp_min(0).sqrt())
     whole.deviation.copy_(deviation.maximum(least[:, None, None, None]).clamp_min(QUIET))
     for prior in priors[1:]:
@@ -449,7 +450,7 @@ def block(shape: Sequence[int], spacing: Sequence[float], voxels: int, most: int
     return sides
 
 
-def _smooth(volumes: Tensor) -> Tensor:
+def smooth(volumes: Tensor) -> Tensor:
     """Means over 3 x 3 x 3 voxels of volumes (B, L, H, W)."""
     padded = F.pad(volumes[:, None], (1, 1, 1, 1, 1, 1), mode="replicate")
     return F.avg_pool3d(padded, 3, 1)[:, 0]

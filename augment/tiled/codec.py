@@ -8,45 +8,61 @@ with c a little over half of the bright tissue (its 90 % quantile, averaged over
 so that the background is -1. Where the unit means nothing, as in T1, b is the person's own
 brightness over the average one; its logarithm is normal over training people, and a sample gets
 one of its own back. A quantitative map, such as MD or FA, has b = 1.
+
+*Outlines.* Where tissue ends at a mask, as in MD, a voxel of the rim is tissue or background, and
+nothing lies between; a filter that is linear would draw what does. Such a map is two stacks, one
+behind the other: its tissue, going on smoothly beyond the mask, and the distance to the mask's edge
+(above 0 inside, at most 1 at :data:`FAR` voxels), which is smooth where the mask is not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from neuromix.augment.errors import InputError
+from neuromix.augment.diffusion.prior import smooth
+from neuromix.augment.tiled.config import FAINTEST, LARGEST, QUANTITATIVE
 from neuromix.augment.tiled.mosaic import PLANES
 
 BRIGHT, FAINT = 0.9, 0.06
 """The quantile of tissue that is its brightness; tissue is above this share of the range."""
 HALF = 0.55
 """What becomes zero, as a share of the brightness."""
-QUANTITATIVE = ("md", "fa", "ad", "rd", "gm", "wm", "csf")
-"""Maps whose values mean the same in everybody."""
 RARE = 0.02
 """Share of people who must have tissue at a voxel for it to count as brain."""
+EDGE, HARD = 0.005, 0.25
+"""The quantile of tissue that is its least, and the share of the brightness that it has at least
+where tissue ends at a mask."""
+ROUNDS = 6
+"""Voxels that tissue goes on beyond a mask."""
+MOST = 1 << 24
+"""Values that a quantile is taken of."""
+FAR = 3.0
+"""Voxels from the edge of a mask after which distance no longer grows."""
 
 
 class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own order of bases
-    """Volumes (B, 1, X, Y, Z) to stacks of slices (B, L, H, W) and back.
+    """Volumes (B, 1, X, Y, Z) to stacks of slices (B, L, H, W) and back; L doubles with outlines.
 
     Args:
         shape: (X, Y, Z).
         plane: Whose slices are stacked.
         multiples: L, H and W are padded at their ends to multiples of these.
         levelled: Whether a person's brightness is taken off and given back.
-        lowest: Values nearer to 0 are background, which is 0.
+        outlined: Whether tissue ends at a mask, whose distance is a stack of its own.
+        lowest: Values nearer to 0 are background, which is 0; with outlines, no tissue is fainter.
         largest: Values end here.
     """
 
     inside: Tensor
+    typical: Tensor
     brightness: Tensor
     logs: Tensor
 
@@ -58,6 +74,7 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
         plane: str,
         multiples: Sequence[int],
         levelled: bool,
+        outlined: bool = False,
         lowest: float = 0.0,
         largest: float = float("inf"),
     ) -> None:
@@ -65,8 +82,10 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
         self.axis = PLANES[plane]
         sides = [shape[self.axis], *(n for k, n in enumerate(shape) if k != self.axis)]
         self.sides = tuple(sides)
-        self.padded = tuple(-(-n // m) * m for n, m in zip(sides, multiples, strict=True))
+        self.room = tuple(-(-n // m) * m for n, m in zip(sides, multiples, strict=True))
+        self.padded = (self.room[0] * (2 if outlined else 1), *self.room[1:])
         self.register_buffer("inside", torch.ones(*self.padded, dtype=torch.bool))
+        self.register_buffer("typical", torch.zeros(*(self.room if outlined else (0, 0, 0))))
         self.register_buffer("brightness", torch.ones(()))
         self.register_buffer("logs", torch.zeros(2))  # mean and deviation of log b
 
@@ -78,25 +97,53 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
             logs = (own / own.mean()).log()
             self.logs.copy_(torch.stack([logs.mean(), logs.std(unbiased=len(logs) > 1)]))
         # Half a tissue's least is enough: an edge counts.
-        there = (self.stack(volumes).abs() > FAINT / 2 * own.mean()).float().mean(0)
+        slices = self.stack(volumes)
+        there = (slices.abs() > FAINT / 2 * own.mean()).float().mean(0)
         brain = F.pad((there > RARE)[None].float(), (1, 1, 1, 1, 1, 1))
-        self.inside.copy_(F.max_pool3d(brain, 3, 1)[0] > 0)
+        inside = F.max_pool3d(brain, 3, 1)[0] > 0
+        self.inside.copy_(inside.repeat(self.padded[0] // self.room[0], 1, 1))
+        if self.config["outlined"]:
+            scaled = self._scaled(volumes, slices) + 1
+            tissue = scaled > self.least
+            mean = (scaled * tissue).sum(0) / tissue.sum(0).clamp_min(1)
+            self.typical.copy_(_continued(mean[None], tissue.any(0)[None])[0])
 
     def encode(self, volumes: Tensor) -> Tensor:
         """(B, L, H, W) of volumes, -1 outside of the brain."""
+        slices = self.stack(volumes)
+        scaled = self._scaled(volumes, slices)
+        if self.config["outlined"]:
+            tissue = scaled + 1 > self.least
+            own = torch.where(tissue, scaled + 1 - self.typical, 0.0)
+            filled = self.typical + _continued(own, tissue) - 1
+            scaled = torch.cat([torch.where(tissue, scaled, filled), _distance(tissue)], 1)
+        return torch.where(self.inside, scaled, -1.0)
+
+    @property
+    def least(self) -> float:
+        """Half of the faintest tissue, as it is scaled."""
+        return float(self.config["lowest"] / (2 * HALF * self.brightness))
+
+    def _scaled(self, volumes: Tensor, slices: Tensor) -> Tensor:
+        """Slices of volumes, -1 where they are 0."""
         unit = self.brightness.expand(len(volumes))
         if self.config["levelled"]:
             unit = self._brightness(volumes)
-        scaled = self.stack(volumes) / (HALF * unit)[:, None, None, None] - 1
-        return torch.where(self.inside, scaled, -1.0)
+        return slices / (HALF * unit)[:, None, None, None] - 1
 
     def decode(self, stacks: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """(B, 1, X, Y, Z) of stacks; each gets a brightness from its generator, if levelled."""
         logs = torch.stack([torch.randn((), generator=g) for g in generators]).to(stacks)
         unit = self.brightness * (self.logs[0] + self.logs[1] * logs).exp()
-        values = (stacks + 1) * (HALF * unit)[:, None, None, None]
+        count = self.room[0]
+        values = (stacks[:, :count] + 1) * (HALF * unit)[:, None, None, None]
         low, high = self.config["lowest"], self.config["largest"]
-        values = torch.where(self.inside & (values.abs() >= low), values, 0.0).clamp_max(high)
+        if self.config["outlined"]:
+            kept = stacks[:, count:] > 0
+            values = values.clamp_min(low)
+        else:
+            kept = values.abs() >= low
+        values = torch.where(self.inside[:count] & kept, values, 0.0).clamp_max(high)
         if low:  # nothing was negative in training
             values = values.clamp_min(0)
         return self.unstack(values)
@@ -104,7 +151,7 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
     def stack(self, volumes: Tensor) -> Tensor:
         """Slices of volumes (B, 1, X, Y, Z), (B, L, H, W), with padding of zeros."""
         slices = volumes[:, 0].movedim(1 + self.axis, 1)
-        ends = [n - side for n, side in zip(self.padded, self.sides, strict=True)]
+        ends = [n - side for n, side in zip(self.room, self.sides, strict=True)]
         return F.pad(slices, (0, ends[2], 0, ends[1], 0, ends[0]))
 
     def unstack(self, stacks: Tensor) -> Tensor:
@@ -114,29 +161,52 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
 
     def _brightness(self, volumes: Tensor) -> Tensor:
         """90 % quantile of the tissue of each volume, (B,)."""
-        bright = []
-        for volume in volumes:
-            values = volume[volume.abs() > FAINT * volume.abs().max()]
-            if not len(values) or bool((values == values[0]).all()):
-                raise InputError(
-                    "an image is constant; maps of tissue are needed: drop the subject"
-                )
-            bright.append(values.abs().float().quantile(BRIGHT) if len(values) < 2**24 else
-                          values.abs().float().kthvalue(int(BRIGHT * len(values)))[0])  # fmt: skip
-        return torch.stack(bright)
+        return torch.stack([tissue_of(volume).abs().quantile(BRIGHT) for volume in volumes])
 
 
-def codec_of(
-    volumes: Tensor, plane: str, multiples: Sequence[int], image: str, limits: Any
-) -> VolumeCodec:
-    """A codec fitted to training volumes (N, 1, X, Y, Z) of an image; ``limits`` of MD alone."""
-    lowest, largest = limits if image == "md" else (0.0, float(volumes.max()))
+def codec_of(volumes: Tensor, plane: str, multiples: Sequence[int], image: str) -> VolumeCodec:
+    """A codec fitted to training volumes (N, 1, X, Y, Z) of an image."""
+    tissues = [tissue_of(volume) for volume in volumes]
+    rim = float(torch.stack([tissue.quantile(EDGE) for tissue in tissues]).median())
+    bright = float(torch.stack([tissue.abs().quantile(BRIGHT) for tissue in tissues]).median())
+    outlined = rim > HARD * bright
+    if outlined:
+        lowest = min(float(tissue.min()) for tissue in tissues)
+    else:
+        lowest = FAINT / 2 * bright if float(volumes.min()) >= 0 else 0.0
+    if image == "md":
+        lowest = max(lowest, FAINTEST)
     codec = VolumeCodec(
         shape=list(volumes.shape[2:]), plane=plane, multiples=list(multiples),
-        levelled=image not in QUANTITATIVE, largest=largest,
+        levelled=image not in QUANTITATIVE, outlined=outlined, lowest=lowest,
+        largest=LARGEST if image == "md" else float(volumes.max()),
     )  # fmt: skip
     codec.fit(volumes)
-    if image != "md" and float(volumes.min()) >= 0:
-        lowest = FAINT / 2 * float(codec.brightness)
-    codec.register_to_config(lowest=float(lowest))
     return codec.eval()
+
+
+def tissue_of(volume: Tensor) -> Tensor:
+    """The values of a volume that are no background."""
+    values = volume[volume.abs() > FAINT * volume.abs().max()].float()
+    return values[:: -(-len(values) // MOST)]  # torch has no quantile of more
+
+
+def _distance(tissue: Tensor) -> Tensor:
+    """Distance (B, L, H, W) to the edge of masks, -1 to 1, and a little smoother than they are."""
+    signed = [distance_transform_edt(m) - distance_transform_edt(~m) for m in tissue.cpu().numpy()]
+    edge = torch.from_numpy(np.stack(signed).astype(np.float32)).to(tissue.device)
+    edge = edge - 0.5 * edge.sign()  # an edge lies between two voxels
+    distance = smooth((edge / FAR).clamp(-1, 1))
+    # Corners that smoothing would take stay, if only just.
+    return torch.where(distance * edge > 0, distance, 0.1 / FAR * edge.sign())
+
+
+def _continued(values: Tensor, there: Tensor) -> Tensor:
+    """Values (B, L, H, W) that go on from where they are known, voxel by voxel; 0 beyond."""
+    known = there.float()
+    values = values * known
+    for _ in range(ROUNDS):
+        near = smooth(known)
+        values = torch.where(known > 0, values, smooth(values) / near.clamp_min(1e-6))
+        known = (near > 0).float()
+    return values

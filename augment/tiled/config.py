@@ -12,6 +12,8 @@ LARGEST = 3.2
 """Diffusivity at body temperature does not pass that of free water, 3.0, by more than noise."""
 FAINTEST = 0.15
 """Lower values are background: no tissue diffuses so slowly."""
+QUANTITATIVE = ("md", "fa", "ad", "rd", "gm", "wm", "csf")
+"""Maps whose values mean the same in everybody."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from neuromix.augment.diffusion.fitting import Job
 from neuromix.augment.diffusion.label_embedding import encode_rows, label_features
 from neuromix.augment.diffusion.prior import Prior, fit_priors, settings_of
 from neuromix.augment.tiled.codec import VolumeCodec, codec_of
-from neuromix.augment.tiled.config import FAINTEST, LARGEST, TiledMDConfig
+from neuromix.augment.tiled.config import TiledMDConfig
 from neuromix.augment.tiled.mosaic import PLANES
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class StackSet:
         rows: Sequence[Mapping[str, Any]],
         folds: np.ndarray,
         augmented: bool,
-        contrast: bool,
+        contrast: int,
     ) -> None:
         self.stacks = np.load(path, mmap_mode="r")
         self.codes = encode_rows(space, rows)
@@ -101,7 +101,7 @@ def make_statistics(
     few = cohort.where(np.isin(np.arange(len(cohort)), rows))
     volumes = torch.from_numpy(few.volumes(config.image))[:, None]
     multiples = (min(config.depth, grid.shape[PLANES[config.plane]]), config.token, config.token)
-    codec = codec_of(volumes, config.plane, multiples, config.image, (FAINTEST, LARGEST))
+    codec = codec_of(volumes, config.plane, multiples, config.image)
     stacks = codec.encode(volumes)
     sides = list(grid.spacing)
     spacing = [sides.pop(codec.axis), *sides]
@@ -138,7 +138,7 @@ def stack_set(job: Job, space: LabelSpace, codec: VolumeCodec, number: int, path
         folds = nobody
     return StackSet(
         path, space, label_rows(cohort), folds, training and config.augment,
-        codec.config["levelled"],
+        codec.room[0] if codec.config["levelled"] else 0,
     )  # fmt: skip
 
 

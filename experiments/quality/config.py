@@ -33,8 +33,6 @@ SAMPLERS: dict[str, tuple[float, dict[str, Any]]] = {
 """Settings of the sampler that are compared: share of the time, and what differs from the preset.
 """
 CONTENDERS = (*SAMPLERS, *BASELINES)
-ABSOLUTE = ("md", "fa", "ad", "rd", "gm", "wm", "csf")
-"""Maps in a unit of their own; the brightness of others is taken off each volume."""
 FEWEST = 12
 """Volumes that a set needs to be compared."""
 UNITS = ("subject", "run")

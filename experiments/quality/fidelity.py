@@ -30,6 +30,7 @@ from neuromix.augment.metrics import privacy, realism
 from neuromix.augment.metrics.fidelity import Judge, labels_shown
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.codec import HALF
+from neuromix.augment.tiled.config import QUANTITATIVE
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
@@ -45,7 +46,6 @@ from neuromix.experiments.quality.baselines import (
     inside_space,
 )
 from neuromix.experiments.quality.config import (
-    ABSOLUTE,
     COPIES,
     FEWEST,
     GAUSSIAN,
@@ -144,7 +144,7 @@ class Bench:
                 raise InputError(f"{path} holds one value alone; leave it out or mend it")
         place = {key: k for k, key in enumerate(cohort.subject_keys)}
         raw = [maps[[place[key] for key in part.subject_keys]] for part in (train, heldout)]
-        brain = realism.Brain.of(raw[0], is_levelled=config.image not in ABSOLUTE)
+        brain = realism.Brain.of(raw[0], is_levelled=config.image not in QUANTITATIVE)
         order = np.random.default_rng(config.seed).permutation(len(heldout))
         asked = [int(order[k % len(order)]) for k in range(config.samples)]
         return cls(
@@ -251,21 +251,33 @@ class _Sampler:
 
     @torch.no_grad()
     def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
-        """E[x | noisy] of volumes (N, X, Y, Z) with noise of a deviation."""
+        """E[x | noisy] of the held-out people with noise of a deviation.
+
+        Their outlines, where the sampler looks at them, are as noisy.
+        """
         codec, denoiser = self.sampler.codec, self.sampler.transformer
         unit = HALF * (1.0 if codec.config["levelled"] else float(codec.brightness))
         t = sigma / (sigma + unit)
         wanted = [inside_space(self.sampler.label_space, row) for row in labels]
         codes = encode_rows(self.sampler.label_space, wanted)
         cleaned = []
+        rng = np.random.default_rng(self.config.seed)
         for k in range(len(noisy)):
             stack = codec.stack(torch.from_numpy(noisy[k : k + 1, None])).float() / unit - 1
+            if codec.config["outlined"]:
+                true = torch.from_numpy(self.bench.heldout[k : k + 1, None]).float()
+                edges = sigma / unit * rng.standard_normal(stack.shape).astype(np.float32)
+                added = stack + 1 - codec.stack(true) / unit
+                stack = codec.encode(true) + torch.cat([added, torch.from_numpy(edges)], 1)
             moment = torch.tensor([1000 * t])
             code = {name: values[k : k + 1] for name, values in codes.items()}
             velocity = denoiser((1 - t) * stack, moment, code)
             clean = (1 - t) * stack - t * velocity
-            clean = torch.where(codec.inside, clean, -1.0)
-            cleaned.append(codec.unstack((clean + 1) * unit)[0, 0].numpy())
+            values = (clean[:, : codec.room[0]] + 1) * unit
+            kept = codec.inside[: codec.room[0]]
+            if codec.config["outlined"]:
+                kept = kept & (clean[:, codec.room[0] :] > 0)
+            cleaned.append(codec.unstack(torch.where(kept, values, 0.0))[0, 0].numpy())
         return np.stack(cleaned)
 
     def _steps(self, config: TiledMDConfig, seconds: float, folder: Path) -> int:

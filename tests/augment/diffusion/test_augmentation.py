@@ -11,7 +11,7 @@ def blob():
 
 
 def draws(contrast, count=40):
-    return [augment(blob(), torch.Generator().manual_seed(k), contrast) for k in range(count)]
+    return [augment(blob(), torch.Generator().manual_seed(k), 2 * contrast) for k in range(count)]
 
 
 def test_half_stay_as_they_are_and_say_so():
@@ -28,6 +28,7 @@ def test_background_stays_background_and_values_change_with_contrast_alone(contr
         assert volume.shape == (3, 32, 24) and parameters.shape == (PARAMETERS,)
         assert volume.min() == -1
         assert (volume[1, 15, 11] == pytest.approx(0.5)) is not bool(contrast and parameters[6])
+        assert volume[2, 15, 11] == pytest.approx(0.5)  # beyond the slices that it is for
         assert bool(parameters[6]) is (contrast and bool(parameters.any()))
 
 

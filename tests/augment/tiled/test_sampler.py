@@ -340,7 +340,7 @@ def test_any_map_is_made_in_its_own_unit_and_name(t1, tmp_path):
     sampler, _ = TiledMDSampler.fit(t1, replace(CONFIG, image="t1"), tmp_path)
     again = TiledMDSampler.from_pretrained(tmp_path)
     assert again.image == sampler.image == "t1"
-    made = sampler([{}] * 6, range(6), steps=3)
+    made = sampler([{}] * 16, range(16), steps=3)
     real = t1.volumes("t1")
     tissue = [np.quantile(s["t1"].numpy()[s["t1"].numpy() > 0], 0.9) for s in made]
     theirs = [np.quantile(volume[volume > 0], 0.9) for volume in real]
