@@ -15,7 +15,8 @@ beside the labels under that name; the prior's filters and F see them too.
 
 A person in training is served by the prior of the other folds (:func:`fit_priors`). *Guidance by
 the prior* takes the network's answer ``guide`` times, which is p + guide (x̂ - p) with the prior p
-as the bad model (Karras et al. 2024), while t lies in :data:`INTERVAL`.
+as the bad model (Karras et al. 2024), while t lies in :data:`INTERVAL`; the bad model may also be
+the network as it was earlier in its training.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         prior_settings: Of the :class:`Prior`.
         network_settings: Of the :class:`HybridNet`; empty for the prior alone.
         parameters: Numbers of an augmentation.
-        guide: Above 1, guidance by the prior.
+        guide: Above 1, guidance by the prior, or by the early network.
+        has_early: Whether there is an early network.
+        interval: Times between which guidance by labels acts.
     """
 
     @register_to_config
@@ -62,22 +65,22 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         network_settings: dict[str, Any],
         parameters: int,
         guide: float = 1.0,
+        has_early: bool = False,
+        interval: Sequence[float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
         self.label_space = LabelSpace.from_dict(label_space)
         self.prior = Prior(**prior_settings)
         self.latent_shape = tuple(prior_settings["shape"])
-        self.network = (
-            HybridNet(
-                self.label_space,
-                self.latent_shape,
-                4 + prior_settings.get("context", 0),
-                parameters,
-                **network_settings,
+
+        def network() -> HybridNet:
+            channels = 4 + prior_settings.get("context", 0)
+            return HybridNet(
+                self.label_space, self.latent_shape, channels, parameters, **network_settings
             )
-            if network_settings
-            else None
-        )
+
+        self.network = network() if network_settings else None
+        self.early = network() if network_settings and has_early else None
 
     def features(self, labels: Mapping[str, Tensor]) -> Tensor | None:
         """What the prior's mean is linear in, (B, F)."""
@@ -95,9 +98,14 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
             none = latents.new_zeros(len(latents), self.config["parameters"])
             inputs = self.inputs(latents, t, estimate, mean, context)
             answer = self.network(inputs, timestep, labels, none).float()
-            within = (t > INTERVAL[0]) & (t < INTERVAL[1])
-            gain = torch.where(within, self.config["guide"], 1.0)[:, None, None, None]
-            estimate = estimate + gain * self.prior.spread(t) * answer * self.prior.inside
+            within = ((t > INTERVAL[0]) & (t < INTERVAL[1]))[:, None, None, None]
+            if self.config["guide"] != 1 and bool(within.any()):
+                bad = 0.0
+                if self.early is not None:
+                    bad = self.early(inputs, timestep, labels, none).float()
+                guided = bad + self.config["guide"] * (answer - bad)
+                answer = torch.where(within, guided, answer)
+            estimate = estimate + self.prior.spread(t) * answer * self.prior.inside
         # The solver takes it times the t that it knows.
         return (latents - estimate) / (timestep / 1000).to(latents)[:, None, None, None]
 

@@ -87,8 +87,9 @@ class Job:
         return paths
 
     def train(
-        self, objective: Objective, sets: Sequence[TrainingSet], config: TrainConfig, part: str = ""
-    ) -> Trained:
+        self, objective: Objective, sets: Sequence[TrainingSet], config: TrainConfig,
+        part: str = "", early: int = 0,
+    ) -> Trained:  # fmt: skip
         """Train on the first set, and by the second, if there is one, choose the best step."""
         return train(
             objective,
@@ -98,6 +99,7 @@ class Job:
             validation=sets[1] if len(sets) > 1 else None,
             resume=self.resume,
             progress=self.progress,
+            early=early,
         )
 
     def record(

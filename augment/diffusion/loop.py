@@ -35,7 +35,7 @@ from neuromix.augment.diffusion.precision import precision_of
 from neuromix.augment.diffusion.state import TrainingState
 from neuromix.augment.errors import InputError, TrainingError
 
-BEST, LOG = "best.safetensors", "metrics.jsonl"
+BEST, EARLY, LOG = "best.safetensors", "early.safetensors", "metrics.jsonl"
 
 
 class TrainingSet(Protocol):
@@ -72,6 +72,7 @@ def train(
     resume: bool = True,
     progress: bool = False,
     on_step: Callable[[int], None] | None = None,
+    early: int = 0,
 ) -> Trained:
     """Train the networks of an objective; they hold the best averaged weights at the end.
 
@@ -85,10 +86,11 @@ def train(
             there is removed before the first step.
         progress: Show a progress bar with the time left.
         on_step: Called after each step with its number.
+        early: Step whose averaged weights are kept beside the result, in ``early.safetensors``.
     """
-    return _Training(objective, data, validation, config, Path(folder)).run(
-        resume, progress, on_step
-    )
+    training = _Training(objective, data, validation, config, Path(folder))
+    training.early = early
+    return training.run(resume, progress, on_step)
 
 
 def estimate(objective: Objective, data: TrainingSet, config: TrainConfig) -> float:
@@ -161,6 +163,7 @@ class _Training:
                 "micro-batches); choose a batch_size that does"
             )
         check_size(len(data), config)
+        self.early = 0
         self.best: dict[str, Any] = {"step": 0, "loss": math.inf}
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=int))
 
@@ -192,6 +195,9 @@ class _Training:
                 if done % config.log_every == 0 or done == config.steps:
                     self._log(done, losses)
                 bar.update(task, advance=1, loss=f"loss {next(iter(losses.values())):.4f}")
+                if done == self.early and accelerator.is_main_process:
+                    with self.state.averaged():
+                        self._write(EARLY, self.state.weights())
                 if self.validation is not None and (
                     done % config.validate_every == 0 or done == config.steps
                 ):
@@ -328,7 +334,7 @@ class _Training:
             for old in checkpoints(self.folder):
                 shutil.rmtree(old)
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-            for name in (BEST, LOG):
+            for name in (BEST, EARLY, LOG):
                 (self.folder / name).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
         return 0

@@ -207,16 +207,20 @@ def solve(
     guidance: float,
     wanted: Mapping[str, Tensor],
     nothing: Mapping[str, Tensor],
+    interval: Sequence[float] = (0.0, 1.0),
 ) -> Tensor:
     """From noise (B, ...) to samples, step by step, with classifier-free guidance.
 
     p = p(x, t, nothing) + guidance (p(x, t, wanted) - p(x, t, nothing)),      x <- step(p, t, x)
+
+    Guidance acts while t / 1000 lies in the ``interval`` (Kynkäänniemi et al. 2024).
     """
+    low, high = interval
     both = {name: torch.cat([wanted[name], nothing[name]]) for name in wanted}
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         time = t.expand(len(latents)).to(latents.device)
-        if guidance == 1:
+        if guidance == 1 or not low <= float(t) / 1000 <= high:
             predicted = network(latents, time, wanted)
         else:
             pair = network(torch.cat([latents, latents]), torch.cat([time, time]), both)

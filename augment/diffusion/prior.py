@@ -81,6 +81,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         reach: Voxels on each side that a filter sees, (l, h, w).
         cell: Voxels of a coarse cell, (l, h, w).
         share: Voxels that share a filter, (l, h, w).
+        sites: Places that have a filter; all by default.
     """
 
     mean: Tensor
@@ -89,6 +90,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
     context_mean: Tensor
     variance: Tensor
     inside: Tensor
+    where: Tensor
     filters: Tensor
     vectors: Tensor
     powers: Tensor
@@ -105,12 +107,14 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         reach: Sequence[int] = (1, 3, 3),
         cell: Sequence[int] = (1, 4, 4),
         share: Sequence[int] = (1, 1, 1),
+        sites: int = 0,
     ) -> None:
         super().__init__()
         self.shape, self.cell, self.share = tuple(shape), tuple(cell), tuple(share)
         self.reach = tuple(reach)
         cells = [-(-n // c) for n, c in zip(shape, cell, strict=True)]
-        sites = [-(-n // c) for n, c in zip(shape, share, strict=True)]
+        self.grid = tuple(-(-n // c) for n, c in zip(shape, share, strict=True))
+        sites = sites or math.prod(self.grid)
         taps = (1 + context) * math.prod(2 * r + 1 for r in reach)
         self.register_buffer("mean", torch.zeros(*shape))
         self.register_buffer("effects", torch.zeros(features, *shape))
@@ -118,7 +122,8 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         self.register_buffer("context_mean", torch.zeros(context, *shape))
         self.register_buffer("variance", torch.ones(*shape))
         self.register_buffer("inside", torch.ones(*shape, dtype=torch.bool))
-        self.register_buffer("filters", torch.zeros(LEVELS, taps, *sites, dtype=torch.float16))
+        self.register_buffer("where", torch.arange(sites))
+        self.register_buffer("filters", torch.zeros(LEVELS, taps, sites, dtype=torch.float16))
         self.register_buffer("vectors", torch.zeros(math.prod(cells), math.prod(cells)))
         self.register_buffer("powers", torch.zeros(math.prod(cells)))
         self.register_buffer("blend", torch.zeros(LEVELS))
@@ -178,9 +183,11 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
     def _filtered(self, channels: Tensor, t: float) -> Tensor:
         """The sum of weights times neighbours, (B, L, H, W), of channels (B, C, L, H, W)."""
         low, share = place(torch.tensor([t]))
-        weights = torch.lerp(
+        weights = torch.zeros(self.filters.shape[1], math.prod(self.grid), device=channels.device)
+        weights[:, self.where] = torch.lerp(
             self.filters[int(low)].float(), self.filters[int(low) + 1].float(), float(share)
         )
+        weights = weights.unflatten(1, self.grid)
         for axis, (times, side) in enumerate(zip(self.share, self.shape, strict=True), start=1):
             if times > 1:
                 weights = weights.repeat_interleave(times, axis).narrow(axis, 0, side)
@@ -307,9 +314,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         taps = len(offsets)
         target = math.prod(2 * r + 1 for r in self.reach)
         noisy = (torch.arange(taps) < target).float()
-        grid = self.filters.shape[2:]
-        pooled = F.max_pool3d(self.inside[None].float(), self.share, ceil_mode=True)[0] > 0
-        sites = pooled.nonzero()
+        sites = sites_of(self.inside, self.share)
         # A site's filter is that of every voxel of its block, and their neighbours lend theirs.
         lent = [
             (dl * high + dh) * wide + dw
@@ -321,8 +326,11 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
             (sites[:, 0] * self.share[0]) * high + sites[:, 1] * self.share[1]
         ) * wide + sites[:, 2] * self.share[2]
         levels = (times() / (1 - times())).tolist()
-        found = torch.zeros(LEVELS, taps, math.prod(grid), dtype=torch.float16)
-        numbers = (sites[:, 0] * grid[1] + sites[:, 1]) * grid[2] + sites[:, 2]
+        numbers = (sites[:, 0] * self.grid[1] + sites[:, 1]) * self.grid[2] + sites[:, 2]
+        if len(numbers) == len(self.where):
+            self.where.copy_(numbers)
+        rows = torch.searchsorted(self.where, numbers)
+        self.filters.zero_()
         size = max(1, MEMORY // (taps * (taps + len(flat)) * 8))
 
         def solve(begin: int) -> None:
@@ -337,7 +345,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
             for number, level in enumerate(levels):
                 system = covariance + torch.diag(noisy * level**2 + 1e-5)
                 solved = torch.cholesky_solve(side, torch.linalg.cholesky(system))[..., 0]
-                found[number][:, numbers[begin : begin + size]] = solved.T.half()
+                self.filters[number][:, rows[begin : begin + size]] = solved.T.half()
 
         # Small systems are solved one a thread: threads that share one wait for each other.
         threads = torch.get_num_threads()
@@ -349,7 +357,6 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
                 list(pool.map(solve, range(0, len(sites), size)))
         finally:
             torch.set_num_threads(threads)
-        self.filters.copy_(found.reshape(self.filters.shape))
 
 
 def fit_priors(
@@ -411,7 +418,7 @@ def settings_of(
     shape: Sequence[int], spacing: Sequence[float], inside: Tensor, features: int, context: int = 0
 ) -> dict[str, Any]:
     """Settings of a prior for a grid: cells and sites as fine as is affordable."""
-    voxels = int(inside.sum())
+    share = block(shape, spacing, int(inside.sum()), SITES)
     near = [max(1, min(3, round(REACH / side))) for side in spacing[1:]]
     return {
         "shape": list(shape),
@@ -420,8 +427,27 @@ def settings_of(
         "context": context,
         "reach": [min(1, shape[0] - 1), *near],
         "cell": block(shape, spacing, inside.numel(), CELLS),
-        "share": block(shape, spacing, voxels, SITES),
+        "share": share,
+        "sites": len(sites_of(inside, share)),
     }
+
+
+def sites_of(inside: Tensor, share: Sequence[int]) -> Tensor:
+    """Blocks of voxels that hold a part of the brain, (S, 3)."""
+    return (F.max_pool3d(inside[None].float(), tuple(share), ceil_mode=True)[0] > 0).nonzero()
+
+
+def budget_of(settings: dict[str, Any], people: int, folds: int) -> tuple[float, float]:
+    """GiB of memory that :func:`fit_priors` takes at most, and MB of a saved prior."""
+    taps = (1 + settings["context"]) * math.prod(2 * r + 1 for r in settings["reach"])
+    voxels = math.prod(settings["shape"])
+    cells = math.prod(-(-n // c) for n, c in zip(settings["shape"], settings["cell"], strict=True))
+    floats = (LEVELS + settings["features"] + settings["context"] + 4) * voxels + cells**2
+    saved = 2 * LEVELS * taps * settings["sites"] + 4 * floats
+    images = 4 * (6 + settings["context"]) * people * voxels
+    dense = 4 * 2 * taps * voxels + 8 * 4 * cells**2
+    memory = (folds + 1) * saved + images + dense + 4 * 4 * torch.get_num_threads() * MEMORY
+    return memory / 2**30, saved / 1e6
 
 
 def times() -> Tensor:

@@ -44,6 +44,10 @@ class TiledMDConfig:
     """Turn, shift and bend training images a little, and tell the network so."""
     guide: float = 1.0
     """Above 1, what the network adds to the prior is taken this many times while sampling."""
+    early: float = 0.0
+    """Above 0, guide by the network as it was at this share of its training, not by the prior."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Times, from noise (1) to data (0), between which guidance by labels acts."""
     autoencoder: str = ""
     """Empty for the prior and its network. A plain tiled DiT has ``kl`` (a convolutional one that
     is trained first) or a pretrained ``AutoencoderKL``: a folder, or NAME or NAME@REVISION on the
@@ -87,6 +91,26 @@ class TiledMDConfig:
             raise InputError(
                 "a pretrained network or the objective noise came without an autoencoder; name the "
                 "one that the network was trained with, or kl"
+            )
+        allowed = {
+            "plane": ("axial", "coronal", "sagittal"),
+            "prior": ("filters", "none"),
+            "kind": ("hybrid", "conv", "transformer"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise InputError(
+                    f"{name} {getattr(self, name)!r} came; allowed are {', '.join(values)}"
+                )
+        if self.width % 8 or self.width < 8 or (2 * self.width) % self.heads:
+            raise InputError(
+                f"width {self.width} and {self.heads} heads came; allowed are multiples of 8, and "
+                "heads that divide twice the width"
+            )
+        if not 0 <= self.early < 1 or not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise InputError(
+                f"early {self.early:g} and interval {self.interval} came; allowed are shares of "
+                "the training below 1, and two times from 0 to 1, the earlier one last"
             )
         if self.folds < 2 or self.depth < 1 or self.token < 2 or self.token % 2:
             raise InputError(

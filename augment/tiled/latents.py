@@ -20,13 +20,10 @@ from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.fitting import ImageSet, Job
 from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.diffusion.objectives import Autoencoding, noise_like
-from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.mosaic import Tiling
 from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 
 if TYPE_CHECKING:
-    import torchio as tio
-
     from neuromix.augment.data.cohort import Cohort
 
 
@@ -58,9 +55,10 @@ class LatentSet:
 
 def volumes(cohort: Cohort, image: str, size: int = BATCH) -> Iterator[Tensor]:
     """Batches (B, 1, X, Y, Z) of maps, read one after the other."""
-    subjects = cohort.subjects()
-    for start in range(0, len(subjects), size):
-        yield torch.stack([_read(subject, image) for subject in subjects[start : start + size]])
+    numbers = np.arange(len(cohort))
+    for start in range(0, len(cohort), size):
+        batch = cohort.where((numbers >= start) & (numbers < start + size))
+        yield torch.from_numpy(batch.volumes(image))[:, None]
 
 
 def write_slices(tiling: Tiling, cohort: Cohort, image: str, path: Path) -> ImageSet:
@@ -102,13 +100,3 @@ def write_latents(
     )
     files.write_array(path, len(cohort), moments, np.float32)
     return path
-
-
-def _read(subject: tio.Subject, image: str) -> Tensor:
-    from neuromix.augment.data.scans import WholeImage
-
-    # A copy of the image, so that the subject does not keep the data.
-    data: Tensor = WholeImage(subject[image].path).data.float()
-    if not torch.isfinite(data).all():
-        raise InputError(f"{subject['md'].path} holds NaN or Inf; mend it or drop the subject")
-    return data

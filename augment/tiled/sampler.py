@@ -27,6 +27,7 @@ import torch
 from accelerate import PartialState
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from safetensors.torch import load_file
 
 from neuromix.augment.data import bids, origin
 from neuromix.augment.data.cohort import label_rows
@@ -37,7 +38,7 @@ from neuromix.augment.diffusion.denoiser import Denoiser
 from neuromix.augment.diffusion.fitting import Job, Trainable
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.label_embedding import drop_labels
-from neuromix.augment.diffusion.loop import Trained, check_size, estimate
+from neuromix.augment.diffusion.loop import EARLY, Trained, check_size, estimate
 from neuromix.augment.diffusion.objectives import Autoencoding, FlowMatching, NoisePrediction
 from neuromix.augment.diffusion.pipeline import SamplerSource, check_requests, recipe, solve
 from neuromix.augment.errors import InputError
@@ -54,6 +55,7 @@ from neuromix.augment.tiled.network import TiledDiT, add_lora
 from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 from neuromix.augment.tiled.stacks import (
     begin_denoiser,
+    budget,
     fit_statistics,
     make_statistics,
     stack_set,
@@ -170,6 +172,16 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
                 + estimate(parts.objective(config), latents, config.training)
             )
 
+    @classmethod
+    def budget(cls, cohort: Cohort, config: TiledMDConfig) -> str:
+        """What a fit asks of the machine beside time, in a line; empty for a plain DiT."""
+        if config.autoencoder:
+            return ""
+        few = cohort.where(np.arange(len(cohort)) < ESTIMATED)
+        space = LabelSpace.from_known(label_rows(few), config.labels)
+        memory, saved = budget(cohort, few, config, space, cohort.grid(config.image))
+        return f"at most {memory:.1f} GiB for its priors, of which one of {saved:.0f} MB is saved"
+
     @torch.no_grad()
     def __call__(
         self,
@@ -221,7 +233,10 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
         latents = torch.stack([
             torch.randn(self.transformer.latent_shape, generator=g) for g in generators
         ]).to(device)  # fmt: skip
-        latents = solve(self.transformer, self.scheduler, latents, steps, guidance, wanted, nothing)
+        interval = self.transformer.config.get("interval", (0.0, 1.0))
+        latents = solve(
+            self.transformer, self.scheduler, latents, steps, guidance, wanted, nothing, interval
+        )
         codec: Any = self.codec
         if isinstance(codec, VolumeCodec):
             decoded = codec.decode(latents, generators)
@@ -244,8 +259,12 @@ def _fit_denoiser(job: Job, grid: Grid) -> tuple[Any, Any, Any, Trained]:
     denoiser, objective = begin_denoiser(config, space, codec, priors)
     if not config.training.steps:
         return denoiser, codec, FlowMultistepScheduler(), Trained(0, 0, math.inf, 0.0, 0.0)
-    trained = job.train(objective, sets, config.training)
+    early = round(config.early * config.training.steps)
+    trained = job.train(objective, sets, config.training, early=early)
     denoiser.network = objective.networks["network"]  # type: ignore[assignment]
+    if denoiser.early is not None:
+        weights = load_file(job.work / EARLY)
+        denoiser.early.load_state_dict({k.split("/", 1)[1]: v for k, v in weights.items()})
     return denoiser.eval(), codec, FlowMultistepScheduler(), trained
 
 

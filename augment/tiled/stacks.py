@@ -20,9 +20,10 @@ from neuromix.augment.diffusion.augmentation import PARAMETERS, augment
 from neuromix.augment.diffusion.denoiser import Denoiser, PriorFlow
 from neuromix.augment.diffusion.fitting import Job
 from neuromix.augment.diffusion.label_embedding import encode_rows, label_features
-from neuromix.augment.diffusion.prior import Prior, fit_priors, settings_of
+from neuromix.augment.diffusion.prior import Prior, budget_of, fit_priors, settings_of
 from neuromix.augment.tiled.codec import VolumeCodec, codec_of
 from neuromix.augment.tiled.config import TiledMDConfig
+from neuromix.augment.tiled.latents import volumes
 from neuromix.augment.tiled.mosaic import PLANES
 
 if TYPE_CHECKING:
@@ -97,12 +98,35 @@ def make_statistics(
     cohort: Cohort, config: TiledMDConfig, space: LabelSpace, grid: Grid
 ) -> tuple[VolumeCodec, list[Prior]]:
     """A codec and priors of training people."""
+    few, codec, stacks, features, settings = _prepared(cohort, config, space, grid)
+    if config.prior == "none":
+        plain = Prior(**settings | {"share": list(codec.padded), "reach": [0, 0, 0], "sites": 1})
+        plain.fit_plain(stacks, codec.inside)
+        return codec, [plain]
+    folds = torch.from_numpy(folds_of(few, config.folds, config.training.seed))
+    generator = torch.Generator().manual_seed(config.training.seed)
+    priors = fit_priors(settings, stacks, codec.inside, features, folds, generator)
+    return codec, priors
+
+
+def budget(
+    cohort: Cohort, few: Cohort, config: TiledMDConfig, space: LabelSpace, grid: Grid
+) -> tuple[float, float]:
+    """GiB of memory that the priors of a cohort take, and MB of one; ``few`` of it are read."""
+    _, _, _, _, settings = _prepared(few, config, space, grid)
+    return budget_of(settings, min(len(cohort), MOST), config.folds)
+
+
+def _prepared(
+    cohort: Cohort, config: TiledMDConfig, space: LabelSpace, grid: Grid
+) -> tuple[Cohort, VolumeCodec, torch.Tensor, torch.Tensor | None, dict[str, Any]]:
+    """Those whom priors are made of, their codec, stacks and features, and the priors' settings."""
     rows = np.unique(np.linspace(0, len(cohort) - 1, min(len(cohort), MOST)).astype(int))
     few = cohort.where(np.isin(np.arange(len(cohort)), rows))
-    volumes = torch.from_numpy(few.volumes(config.image))[:, None]
+    maps = torch.from_numpy(few.volumes(config.image))[:, None]
     multiples = (min(config.depth, grid.shape[PLANES[config.plane]]), config.token, config.token)
-    codec = codec_of(volumes, config.plane, multiples, config.image)
-    stacks = codec.encode(volumes)
+    codec = codec_of(maps, config.plane, multiples, config.image)
+    stacks = codec.encode(maps)
     sides = list(grid.spacing)
     spacing = [sides.pop(codec.axis), *sides]
     codes = encode_rows(space, label_rows(few))
@@ -110,14 +134,7 @@ def make_statistics(
     settings = settings_of(
         codec.padded, spacing, codec.inside, 0 if features is None else features.shape[1]
     )
-    if config.prior == "none":
-        plain = Prior(**settings | {"share": list(codec.padded), "reach": [0, 0, 0]})
-        plain.fit_plain(stacks, codec.inside)
-        return codec, [plain]
-    folds = torch.from_numpy(folds_of(few, config.folds, config.training.seed))
-    generator = torch.Generator().manual_seed(config.training.seed)
-    priors = fit_priors(settings, stacks, codec.inside, features, folds, generator)
-    return codec, priors
+    return few, codec, stacks, features, settings
 
 
 def folds_of(cohort: Cohort, folds: int, seed: int) -> np.ndarray:
@@ -144,8 +161,7 @@ def stack_set(job: Job, space: LabelSpace, codec: VolumeCodec, number: int, path
 
 def write_stacks(codec: VolumeCodec, cohort: Cohort, image: str, path: Path) -> None:
     """Write the stacks of a cohort, one after the other."""
-    singles = (cohort.where(np.arange(len(cohort)) == k) for k in range(len(cohort)))
-    parts = (codec.encode(torch.from_numpy(one.volumes(image))[:, None]).numpy() for one in singles)
+    parts = (codec.encode(batch).numpy() for batch in volumes(cohort, image))
     files.write_array(path, len(cohort), parts, np.float16)
 
 
@@ -161,6 +177,7 @@ def begin_denoiser(
         denoiser = Denoiser(
             label_space=space.to_dict(), prior_settings=settings, parameters=PARAMETERS,
             network_settings=network if config.training.steps else {}, guide=config.guide,
+            has_early=config.early > 0, interval=config.interval,
         )  # fmt: skip
     denoiser.prior.load_state_dict(priors[0].state_dict())
     device = PartialState().device

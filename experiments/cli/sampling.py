@@ -42,6 +42,8 @@ def train(
         estimate = sampler.estimate(cohort, config)
         seconds = estimate[0] if isinstance(estimate, tuple) else estimate
         console.print(f"{len(cohort)} scans, about {seconds / 60:.1f} minutes on this machine")
+        if needs := hasattr(sampler, "budget") and sampler.budget(cohort, config):
+            console.print(needs)
         return
     _, result = sampler.fit(cohort, config, out, validation=judges, progress=True)
     console.print(

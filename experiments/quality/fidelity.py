@@ -30,8 +30,7 @@ from neuromix.augment.metrics import privacy, realism
 from neuromix.augment.metrics.fidelity import Judge, labels_shown
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.codec import HALF
-from neuromix.augment.tiled.config import QUANTITATIVE
-from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
+from neuromix.augment.tiled.config import PRESETS, QUANTITATIVE, TiledMDConfig
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
 from neuromix.experiments.frame.pace import SECONDS, phantom_seconds

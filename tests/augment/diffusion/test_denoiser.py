@@ -68,6 +68,20 @@ def test_guidance_by_the_prior_takes_the_network_more_than_once_in_its_interval(
     assert torch.allclose(more, gain * added, atol=1e-4)
 
 
+def test_guidance_by_an_early_network_goes_on_in_its_direction(priors):
+    noisy = torch.randn(2, *SHAPE)
+    early, late, guided = (denoiser(priors, **kind) for kind in ({}, {}, EARLY))
+    for made, bias in ((early.network, 0.1), (late.network, 0.3), (guided.network, 0.3)):
+        torch.nn.init.constant_(made.head.bias, bias)
+    guided.early.load_state_dict(early.network.state_dict())
+    before, after = clean(early, noisy, 0.5), clean(late, noisy, 0.5)
+    assert torch.allclose(clean(guided, noisy, 0.5), before + 2 * (after - before), atol=1e-4)
+    assert torch.allclose(clean(guided, noisy, 0.9), clean(late, noisy, 0.9), atol=1e-5)
+
+
+EARLY = {"guide": 2.0, "has_early": True}
+
+
 def batch(fold):
     return {
         "latents": torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(3)),

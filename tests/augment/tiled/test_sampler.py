@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -359,6 +360,28 @@ def test_no_step_leaves_the_prior_alone(parts, tmp_path):
     assert torch.equal(again(REQUESTS[:1], [0], steps=3)[0]["md"].data, made)
 
 
+def test_an_early_network_is_kept_to_guide_by(parts, tmp_path):
+    config = replace(CONFIG, early=0.5, guide=1.5)
+    sampler, _ = TiledMDSampler.fit(parts.train, config, tmp_path)
+    early, late = (dict(sampler.transformer.get_submodule(name).named_parameters())
+                   for name in ("early", "network"))  # fmt: skip
+    assert any(not torch.equal(early[name], late[name]) for name in late)
+    again = TiledMDSampler.from_pretrained(tmp_path)
+    made, same = (each(REQUESTS[:1], [0], steps=3)[0]["md"].data for each in (sampler, again))
+    assert torch.equal(made, same)
+
+
+def test_what_a_fit_needs_is_told_beforehand(parts, tmp_path):
+    line = TiledMDSampler.budget(parts.train, CONFIG)
+    memory, saved = (float(number) for number in re.findall(r"([\d.]+) (?:GiB|MB)", line))
+    still = replace(CONFIG, training=replace(CONFIG.training, steps=0))
+    TiledMDSampler.fit(parts.train, still, tmp_path)
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_size / 1e6 == pytest.approx(saved, rel=0.2, abs=1)
+    assert 0 < memory < 4
+    assert TiledMDSampler.budget(parts.train, replace(CONFIG, autoencoder="kl")) == ""
+
+
 def test_training_people_have_folds_and_scans_of_one_person_the_same(parts):
     table = pd.concat([parts.train.table] * 2).sort_values(
         ["dataset", "subject_id"], ignore_index=True
@@ -375,6 +398,11 @@ BAD = [
     ({"lora_rank": -1, "pretrained": "x"}, "lora_rank -1 came"),
     ({"pretrained": "PUBLISHED"}, "came without an autoencoder; name the one"),
     ({"objective": "noise"}, "came without an autoencoder; name the one"),
+    ({"kind": "mlp"}, "kind 'mlp' came; allowed are hybrid, conv, transformer"),
+    ({"plane": "top"}, "plane 'top' came; allowed are axial"),
+    ({"width": 20}, "width 20 and 2 heads came; allowed are multiples of 8"),
+    ({"early": 1.0}, "early 1 and interval .* came; allowed are shares"),
+    ({"interval": (0.8, 0.2)}, "interval \\(0.8, 0.2\\) came"),
     ({"folds": 1}, "folds 1, depth 8 and token 8 came; allowed are at least 2 folds"),
     (
         {"pretrained": "PUBLISHED", "autoencoder": "kl", "channels": 8},
