@@ -2,5 +2,6 @@
 
 - sampler, config: the pipeline and its presets
 - codec, stacks: volumes as stacks of slices, and what is fitted to them in closed form
-- mosaic, latents, network, published: the plain tiled DiT over latents of slices, as published
+- mosaic: slices beside one another
+- published: the plain tiled DiT over latents of slices
 """

@@ -16,7 +16,7 @@ reaches into the neighbouring tile.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,10 @@ from neuromix.augment.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+    from neuromix.augment.data.cohort import Cohort
+
+BATCH = 16
+"""Volumes that are read at a time."""
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Voxel axis along which the slices of a plane are stacked, in a volume whose axes run right,
 anterior, superior (in either direction)."""
@@ -203,3 +207,13 @@ def _pad(tensor: torch.Tensor, shape: Sequence[int], fill: float) -> torch.Tenso
     padded = tensor.new_full(shape, fill)
     padded[tuple(slice(side) for side in tensor.shape)] = tensor
     return padded
+
+
+def volumes(cohort: Cohort, image: str, size: int = BATCH) -> Iterator[torch.Tensor]:
+    """Batches (B, 1, X, Y, Z) of maps, read one after the other."""
+    import torch
+
+    numbers = np.arange(len(cohort))
+    for start in range(0, len(cohort), size):
+        batch = cohort.where((numbers >= start) & (numbers < start + size))
+        yield torch.from_numpy(batch.volumes(image))[:, None]

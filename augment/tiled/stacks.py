@@ -23,8 +23,7 @@ from neuromix.augment.diffusion.label_embedding import encode_rows, label_featur
 from neuromix.augment.diffusion.prior import Prior, budget_of, fit_priors, settings_of
 from neuromix.augment.tiled.codec import VolumeCodec, codec_of
 from neuromix.augment.tiled.config import TiledMDConfig
-from neuromix.augment.tiled.latents import volumes
-from neuromix.augment.tiled.mosaic import PLANES
+from neuromix.augment.tiled.mosaic import PLANES, volumes
 
 if TYPE_CHECKING:
     from neuromix.augment.data.cohort import Cohort

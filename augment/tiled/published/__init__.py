@@ -1,1 +1,6 @@
-"""Parts of the published design: the autoencoder of slices, the pretrained DiT."""
+"""The published design: a plain DiT over mosaics of latents of slices.
+
+- plain: how it is fitted
+- dit: the network, fresh or with the published weights, and low-rank updates of it
+- latents, slice_autoencoder: slices to latents and back
+"""

@@ -25,8 +25,8 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.tiled import sampler as tiled_md
 from neuromix.augment.tiled import stacks
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
-from neuromix.augment.tiled.latents import LatentSet, write_latents
 from neuromix.augment.tiled.mosaic import Tiling
+from neuromix.augment.tiled.published.latents import LatentSet, write_latents
 from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 from neuromix.augment.tiled.sampler import TiledMDSampler
 from neuromix.augment.tiled.stacks import folds_of

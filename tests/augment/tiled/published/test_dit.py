@@ -11,7 +11,7 @@ from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.label_embedding import drop_labels
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.mosaic import Tiling
-from neuromix.augment.tiled.network import TiledDiT, add_lora
+from neuromix.augment.tiled.published.dit import TiledDiT, add_lora
 
 # In an order that a saved config does not keep, and with a name that modules have.
 SPACE = LabelSpace({"type": ("NC", "AD"), "sex": ("F", "M")}, {"age": (18, 88)})

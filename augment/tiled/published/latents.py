@@ -6,29 +6,24 @@ with a mean and a standard deviation: both are kept, and each training step draw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch import Tensor
 
 from neuromix.augment import files
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.fitting import ImageSet, Job
 from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.diffusion.objectives import Autoencoding, noise_like
-from neuromix.augment.tiled.mosaic import Tiling
+from neuromix.augment.tiled.mosaic import BATCH, Tiling, volumes
 from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 
 if TYPE_CHECKING:
     from neuromix.augment.data.cohort import Cohort
-
-
-BATCH = 16
-"""Volumes that are read at a time."""
 
 
 class LatentSet:
@@ -51,14 +46,6 @@ class LatentSet:
         chosen = list(indices)
         labels = {name: codes[chosen] for name, codes in self.codes.items()}
         return {"latents": latents, "labels": labels}
-
-
-def volumes(cohort: Cohort, image: str, size: int = BATCH) -> Iterator[Tensor]:
-    """Batches (B, 1, X, Y, Z) of maps, read one after the other."""
-    numbers = np.arange(len(cohort))
-    for start in range(0, len(cohort), size):
-        batch = cohort.where((numbers >= start) & (numbers < start + size))
-        yield torch.from_numpy(batch.volumes(image))[:, None]
 
 
 def write_slices(tiling: Tiling, cohort: Cohort, image: str, path: Path) -> ImageSet:
