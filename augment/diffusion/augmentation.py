@@ -3,10 +3,14 @@
 An image is turned, scaled, shifted and bent a little in its slices, and where its unit means
 nothing, its contrast changes too. The parameters are a condition of the network, and zero when it
 samples, so that no sample is turned or bent (Karras et al. 2020). Half of the images stay as they
-are. Nothing is mirrored: the midline of a brain is not the middle of its image.
+are. No image is mirrored: the midline of a brain is not the middle of its image. What a network
+sees of an image and of its prior, and what it should answer, are, and are shifted, all together
+(:func:`move`): there is no midline to be missed.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +20,10 @@ TURN, SCALE, SHIFT, BEND, CONTRAST = 0.03, 0.015, 0.01, 0.005, 0.08
 """Standard deviations: radians, logs, shares of a side, shares of a side, logs."""
 PARAMETERS = 7
 """Turn, two scales, two shifts, how much was bent, contrast."""
+MOVES = 3
+"""Mirrored or not, and two shifts in voxels."""
+STEP = 4
+"""Voxels that what a network sees is shifted by at most."""
 KNOTS = 5
 """Points along a side that a bend is drawn at."""
 
@@ -49,3 +57,26 @@ def augment(volume: Tensor, generator: torch.Generator, contrast: int) -> tuple[
         moved = torch.cat([changed, moved[contrast:]])
     parameters[5] = bend
     return moved - 1, parameters
+
+
+def move(
+    volumes: Sequence[Tensor], generators: Sequence[torch.Generator], mirrored: int | None
+) -> tuple[list[Tensor], Tensor]:
+    """Volumes (B, ..., H, W) of the same people mirrored and shifted together, and how (B, MOVES).
+
+    Whole voxels alone: noise stays white, and what a prior said of an image stays true of it. A
+    quarter stays as it is. ``mirrored`` is the axis that runs from left to right, -2 or -1.
+    """
+    moves = torch.zeros(len(generators), MOVES)
+    made = [each.clone() for each in volumes]
+    for k, generator in enumerate(generators):
+        draws = torch.rand(MOVES + 1, generator=generator)
+        if draws[0] < 0.25:
+            continue
+        is_mirrored = mirrored is not None and bool(draws[1] < 0.5)
+        shifts = [int(share * (2 * STEP + 1)) - STEP for share in draws[2:].tolist()]
+        moves[k] = torch.tensor([is_mirrored, shifts[0] / STEP, shifts[1] / STEP])
+        for each in made:
+            image = each[k].flip(mirrored) if is_mirrored and mirrored is not None else each[k]
+            each[k] = image.roll(shifts, (-2, -1))
+    return made, moves.to(volumes[0].device)

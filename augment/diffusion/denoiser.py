@@ -25,11 +25,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.augmentation import MOVES, move
 from neuromix.augment.diffusion.label_embedding import drop_labels, label_features
 from neuromix.augment.diffusion.network import HybridNet
 from neuromix.augment.diffusion.objectives import Batch, Generators, Objective, noise_like
@@ -130,13 +132,16 @@ class PriorFlow(Objective):
 
     ``priors`` are those of the folds; a batch is ``{"latents", "labels", "parameters", "fold"}``,
     with the number of a fold, or -1 for people in none, whom the prior of all serves, and
-    ``"context"``, if the prior has any.
+    ``"context"``, if the prior has any. With ``moved``, what the network sees is mirrored (along an
+    axis that runs from left to right, if there is one) and shifted in training.
     """
 
     def __init__(
-        self, denoiser: Denoiser, priors: Sequence[Prior], label_dropout: float = 0.1
-    ) -> None:
+        self, denoiser: Denoiser, priors: Sequence[Prior], label_dropout: float = 0.1,
+        *, moved: bool = False, mirrored: int | None = None,
+    ) -> None:  # fmt: skip
         self.denoiser, self.priors = denoiser, list(priors)
+        self.moved, self.mirrored = moved, mirrored
         self.label_dropout = label_dropout
         self.networks = {} if denoiser.network is None else {"network": denoiser.network}
 
@@ -162,6 +167,12 @@ class PriorFlow(Objective):
         estimate, mean = (torch.cat(parts) for parts in zip(*rows, strict=True))
         wanted = (clean - estimate) / self.denoiser.prior.spread(t)
         inputs = self.denoiser.inputs(noisy, t, estimate, mean, context)
-        answer = self.networks[name](inputs, 1000 * t, labels, batch["parameters"])
-        inside = self.denoiser.prior.inside.expand_as(clean)
+        inside, parameters = self.denoiser.prior.inside.expand_as(clean), batch["parameters"]
+        if self.moved and self.networks[name].training:
+            parts = (inputs, wanted, inside)
+            (inputs, wanted, inside), moves = move(parts, generators, self.mirrored)
+            parameters = torch.cat([parameters, moves], 1)
+        elif self.moved:
+            parameters = F.pad(parameters, (0, MOVES))
+        answer = self.networks[name](inputs, 1000 * t, labels, parameters)
         return ((answer.float() - wanted)[inside] ** 2).mean()

@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 from neuromix.augment import files
 from neuromix.augment.data.cohort import label_rows
-from neuromix.augment.diffusion.augmentation import PARAMETERS, augment
+from neuromix.augment.diffusion.augmentation import MOVES, PARAMETERS, augment
 from neuromix.augment.diffusion.denoiser import Denoiser, PriorFlow
 from neuromix.augment.diffusion.fitting import Job
 from neuromix.augment.diffusion.label_embedding import encode_rows, label_features
@@ -174,10 +174,15 @@ def begin_denoiser(
     with torch.random.fork_rng():
         torch.manual_seed(config.training.seed)
         denoiser = Denoiser(
-            label_space=space.to_dict(), prior_settings=settings, parameters=PARAMETERS,
+            label_space=space.to_dict(), prior_settings=settings,
+            parameters=PARAMETERS + MOVES * config.augment,
             network_settings=network if config.training.steps else {}, guide=config.guide,
             has_early=config.early > 0, interval=config.interval,
         )  # fmt: skip
     denoiser.prior.load_state_dict(priors[0].state_dict())
     device = PartialState().device
-    return denoiser.to(device), PriorFlow(denoiser, priors[1:], config.label_dropout)
+    objective = PriorFlow(
+        denoiser, priors[1:], config.label_dropout, moved=config.augment,
+        mirrored=None if config.plane == "sagittal" else -2,
+    )  # fmt: skip
+    return denoiser.to(device), objective

@@ -23,7 +23,7 @@ from torch import nn
 
 from neuromix.augment.data.conditions import CATEGORIES, LabelSpace
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.diffusion.augmentation import PARAMETERS
+from neuromix.augment.diffusion.augmentation import MOVES, PARAMETERS
 from neuromix.augment.diffusion.denoiser import Denoiser
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.prior import settings_of
@@ -87,7 +87,7 @@ def ours_alone(config: TiledMDConfig, grid: Grid) -> tuple[VolumeCodec, Denoiser
     return codec, Denoiser(
         label_space=SPACE.to_dict(), network_settings=config.network | {"depth": depth},
         prior_settings=settings_of(codec.padded, (z, x, y), codec.inside, features),
-        parameters=PARAMETERS,
+        parameters=PARAMETERS + MOVES,
     )  # fmt: skip
 
 

@@ -41,8 +41,10 @@ class Generator(Protocol):
 class Denoiser(Protocol):
     """A generator that can be judged by its denoising error, too."""
 
-    def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
-        """E[x | x + sigma n] of volumes (N, X, Y, Z), n standard normal at every voxel."""
+    def denoise(
+        self, volumes: np.ndarray, noise: np.ndarray, sigma: float, labels: Labels
+    ) -> np.ndarray:
+        """E[x | x + n] of volumes (N, X, Y, Z) and noise n of a deviation sigma at every voxel."""
         ...
 
 
@@ -65,8 +67,11 @@ class MeanNoise:
         means = np.concatenate([self.means_([row]) for row in labels])
         return as_volumes(means + noise * self.deviation_, self.mask_, self.top_)
 
-    def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
+    def denoise(
+        self, volumes: np.ndarray, noise: np.ndarray, sigma: float, labels: Labels
+    ) -> np.ndarray:
         """See :class:`Denoiser`."""
+        noisy = volumes + noise
         means, result = self.means_(labels), np.zeros_like(noisy)
         kept = self.deviation_**2 / (self.deviation_**2 + sigma**2)
         result[:, self.mask_] = means + kept * (noisy[:, self.mask_] - means)
@@ -127,8 +132,11 @@ class PCAGaussian:
             rows.append(self.means_([row])[0] + score @ root)
         return as_volumes(np.stack(rows), self.mask_, self.top_)
 
-    def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
+    def denoise(
+        self, volumes: np.ndarray, noise: np.ndarray, sigma: float, labels: Labels
+    ) -> np.ndarray:
         """See :class:`Denoiser`; in the space of the subjects, of whom there are few."""
+        noisy = volumes + noise
         means, result = self.means_(labels), np.zeros_like(noisy)
         classes = np.array([_class(row) for row in labels])
         for name in np.unique(classes):

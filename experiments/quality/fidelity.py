@@ -60,6 +60,8 @@ NAME = "fidelity"
 SIMPLE: dict[str, Callable[[], Any]] = {MEAN: MeanNoise, COPIES: Copies, GAUSSIAN: PCAGaussian}
 TIMES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 """Noise levels t of x_t = (1 - t) x + t n at which denoisers are compared."""
+GIVEN_AWAY = 0.3
+"""Noise level at which what weights know of a person is looked for."""
 LABELS = ("sex", "diagnosis")
 FEWEST_OF_A_CLASS = 3
 """People that a label's value needs among training and among held-out people."""
@@ -167,6 +169,8 @@ class Bench:
             "membership": privacy.membership(*sets, seed=seed),
             **self._labels(made, labels),
         }  # fmt: skip
+        if hasattr(fitted, "denoise"):
+            metrics["membership by weights"] = self._membership_by_weights(fitted)
         return {
             "metrics": metrics,
             "errors": self._errors(fitted) if hasattr(fitted, "denoise") else {},
@@ -194,15 +198,31 @@ class Bench:
 
     def _errors(self, denoiser: Any) -> dict[str, list[float]]:
         """By t the mean squared error of each held-out person, in half ranges."""
-        scale, result = self.brain.top / 2, {}
-        for t in TIMES:
-            rng = np.random.default_rng([self.seed, int(100 * t)])
-            sigma = scale * t / (1 - t)
-            noisy = self.heldout + sigma * rng.standard_normal(self.heldout.shape)
-            clean = denoiser.denoise(noisy.astype(np.float32), sigma, self.others)
-            off = (clean - self.heldout)[:, self.brain.mask] / scale
-            result[f"{t:g}"] = (off**2).mean(axis=1).tolist()
-        return result
+        return {
+            f"{t:g}": self._error(denoiser, t, self.heldout, self.others).tolist() for t in TIMES
+        }
+
+    def _error(self, denoiser: Any, t: float, volumes: np.ndarray, rows: Labels) -> np.ndarray:
+        """The mean squared error of denoising each volume, in half ranges."""
+        scale = self.brain.top / 2
+        sigma = scale * t / (1 - t)
+        rng = np.random.default_rng([self.seed, int(100 * t)])
+        noise = (sigma * rng.standard_normal(volumes.shape)).astype(np.float32)
+        clean = denoiser.denoise(volumes, noise, sigma, rows)
+        off = (clean - volumes)[:, self.brain.mask] / scale
+        error: np.ndarray = (off**2).mean(axis=1)
+        return error
+
+    def _membership_by_weights(self, denoiser: Any) -> dict[str, Any]:
+        """AUC of telling training from held-out people by how well their noise is taken off."""
+        rng = np.random.default_rng(self.seed)
+        chosen = rng.permutation(len(self.train))[: len(self.heldout)]
+        member = self._error(
+            denoiser, GIVEN_AWAY, self.train[chosen], [self.rows[k] for k in chosen]
+        )
+        other = self._error(denoiser, GIVEN_AWAY, self.heldout, self.others)
+        wins = realism.compare(-member, -other)
+        return realism.auc(wins, np.ones(wins.shape), seed=self.seed)
 
 
 def _values(name: str, rows: Labels) -> list[str | None]:
@@ -249,11 +269,10 @@ class _Sampler:
         return np.stack([subject[self.config.image].numpy()[0] for subject in made])
 
     @torch.no_grad()
-    def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
-        """E[x | noisy] of the held-out people with noise of a deviation.
-
-        Their outlines, where the sampler looks at them, are as noisy.
-        """
+    def denoise(
+        self, volumes: np.ndarray, noise: np.ndarray, sigma: float, labels: Labels
+    ) -> np.ndarray:
+        """E[x | x + n] of volumes, whose outlines, if the sampler looks at them, are as noisy."""
         codec, denoiser = self.sampler.codec, self.sampler.transformer
         unit = HALF * (1.0 if codec.config["levelled"] else float(codec.brightness))
         t = sigma / (sigma + unit)
@@ -261,13 +280,16 @@ class _Sampler:
         codes = encode_rows(self.sampler.label_space, wanted)
         cleaned = []
         rng = np.random.default_rng(self.config.seed)
-        for k in range(len(noisy)):
-            stack = codec.stack(torch.from_numpy(noisy[k : k + 1, None])).float() / unit - 1
+        for k in range(len(volumes)):
+            clean, added = (
+                torch.from_numpy(each[k : k + 1, None]).float() for each in (volumes, noise)
+            )
+            added = codec.stack(added) / unit
             if codec.config["outlined"]:
-                true = torch.from_numpy(self.bench.heldout[k : k + 1, None]).float()
-                edges = sigma / unit * rng.standard_normal(stack.shape).astype(np.float32)
-                added = stack + 1 - codec.stack(true) / unit
-                stack = codec.encode(true) + torch.cat([added, torch.from_numpy(edges)], 1)
+                edges = sigma / unit * rng.standard_normal(added.shape).astype(np.float32)
+                stack = codec.encode(clean) + torch.cat([added, torch.from_numpy(edges)], 1)
+            else:
+                stack = codec.stack(clean) / unit - 1 + added
             moment = torch.tensor([1000 * t])
             code = {name: values[k : k + 1] for name, values in codes.items()}
             velocity = denoiser((1 - t) * stack, moment, code)

@@ -29,6 +29,7 @@ NAMES = {
     "structure": "structure AUC", "texture": "texture AUC", "mmd": "MMD² / p95",
     "spread": "spread / real", "spectrum": "worst band, sd", "nearest": "nearest / real",
     "patch copies": "patch copies (real .01)", "membership": "membership AUC",
+    "membership by weights": "membership by weights",
 }  # fmt: skip
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -125,7 +126,9 @@ def page(results: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> str:
             "this size have 0.3 to 0.5. MMD²: of the pooled slices, over the 95th percentile of "
             "splits of real people. Worst band: log power less that of people, in deviations of "
             "people. Nearest: distance to the nearest training person. Patch copies: share of "
-            "7 x 7 x 3 patches nearer to a training person's than 99 % of people's are.",
+            "7 x 7 x 3 patches nearer to a training person's than 99 % of people's are. "
+            "Membership: AUC of telling training from held-out people by their distance to the "
+            "nearest sample; by weights, by how well noise of t = 0.3 is taken off them.",
             "Told: balanced accuracy of a classifier of training people on the labels asked for. "
             "Intervals: bootstrap over samples and held-out people (told: Jeffreys); another "
             "training seed is in none. Copies of training people are what real people score.",

@@ -232,8 +232,11 @@ class VolumeUNet:
         return result
 
     @torch.no_grad()
-    def denoise(self, noisy: np.ndarray, sigma: float, labels: Labels) -> np.ndarray:
-        """E[x | x + sigma n], of the flow at t = s / (1 + s), s the noise in units of training."""
+    def denoise(
+        self, volumes: np.ndarray, noise: np.ndarray, sigma: float, labels: Labels
+    ) -> np.ndarray:
+        """E[x | x + n], of the flow at t = s / (1 + s), s the noise in units of training."""
+        noisy = volumes + noise
         (mean, deviation), device = self.scale_, self.network_.device
         time = sigma / (sigma + deviation)
         x = (1 - time) * torch.from_numpy((noisy - mean) / deviation)[:, None].float().to(device)

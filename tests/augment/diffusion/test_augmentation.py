@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from neuromix.augment.diffusion.augmentation import PARAMETERS, SHIFT, augment
+from neuromix.augment.diffusion.augmentation import PARAMETERS, SHIFT, STEP, augment, move
 
 
 def blob():
@@ -43,3 +43,19 @@ def test_the_parameters_say_how_far_it_moved():
 def test_it_follows_from_its_generator():
     one, other = draws(True, 3), draws(True, 3)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(one, other, strict=True))
+
+
+def test_what_belongs_together_is_moved_together_in_whole_voxels():
+    count = 60
+    noise = torch.randn(count, 2, 3, 32, 24, generator=torch.Generator().manual_seed(0))
+    generators = [torch.Generator().manual_seed(k) for k in range(count)]
+    (made, half), moves = move((noise, noise[:, 0]), generators, -2)
+    assert torch.equal(made[:, 0], half) and not torch.equal(made, noise)
+    assert torch.equal(made.flatten(1).sort(1)[0], noise.flatten(1).sort(1)[0])
+    for before, after, (mirrored, down, right) in zip(noise, made, moves.tolist(), strict=True):
+        image = before.flip(-2) if mirrored else before
+        shifts = (round(STEP * down), round(STEP * right))
+        assert torch.equal(image.roll(shifts, (-2, -1)), after)
+    assert 0.1 < (moves == 0).all(1).float().mean() < 0.45
+    _, moves = move((noise,), generators, None)
+    assert not moves[:, 0].any()

@@ -94,13 +94,27 @@ def test_every_name_has_something_that_makes_it():
     assert all(set(changes) <= fields for _, changes in SAMPLERS.values())
 
 
+WEIGHTS = {"membership by weights"}
+
+
 def test_every_generator_has_a_row_with_intervals(finished):
     config, results = finished
     written = json.loads((config.out / "results.json").read_text())
     assert list(written["rows"]) == [PRIOR, OWN, COPIES, GAUSSIAN, UNET]
     for row in written["rows"].values():
-        assert {"structure", "texture", "mmd", "spread", "spectrum", "nearest", "patch copies",
-                "membership", "sex told", "diagnosis told"} == set(row["metrics"])  # fmt: skip
+        assert {
+            "structure",
+            "texture",
+            "mmd",
+            "spread",
+            "spectrum",
+            "nearest",
+            "patch copies",
+            "membership",
+            "sex told",
+            "diagnosis told",
+        } == set(row["metrics"]) - WEIGHTS
+        assert (set(row["metrics"]) >= WEIGHTS) is bool(row["errors"])  # fmt: skip
         for metric in row["metrics"].values():
             assert metric["interval"][0] <= metric["value"] <= metric["interval"][1]
         assert row["cost"]["minutes"] >= 0

@@ -125,7 +125,7 @@ def test_without_noise_it_denoises_nothing_and_noise_is_told_from_the_image(tmp_
     volumes = np.random.default_rng(0).random((8, 8, 9, 7), np.float32)
     rows = [{"sex": "FM"[k % 2]} for k in range(8)]
     fitted = VolumeUNet(TRAINING, tmp_path, weights=1, seconds=0.0).fit(volumes, rows)
-    assert np.allclose(fitted.denoise(volumes, 1e-9, rows), volumes, atol=1e-5)
+    assert np.allclose(fitted.denoise(volumes, 0 * volumes, 1e-9, rows), volumes, atol=1e-5)
 
     class Truth(torch.nn.Module):  # the velocity n - x of the flow, where x is 0 in its units
         device = torch.device("cpu")
@@ -136,5 +136,6 @@ def test_without_noise_it_denoises_nothing_and_noise_is_told_from_the_image(tmp_
 
     fitted.network_ = Truth()
     noisy = fitted.scale_[0] + np.random.default_rng(1).standard_normal(volumes.shape)
-    clean = fitted.denoise(noisy.astype(np.float32), 1.0, rows)
+    noisy = noisy.astype(np.float32)
+    clean = fitted.denoise(noisy, 0 * noisy, 1.0, rows)
     assert np.allclose(clean, fitted.scale_[0], atol=1e-5)
