@@ -169,7 +169,7 @@ class _Demo:
         sizes, split = self.sizes, self.folder / "split"
         config = audit.Audit(
             self.folder / "bank-md", split / "train.tsv", split / "test.tsv", seeds=sizes.seeds,
-            steps=sizes.judge_steps, judge_steps=sizes.judge_steps, seed=SEED,
+            steps=sizes.judge_steps, seed=SEED,
         )  # fmt: skip
         card = audit.run(config, self.folder / AUDIT)
         return {key: card[key] for key in ("verdict", "level", "utility")}

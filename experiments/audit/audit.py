@@ -1,13 +1,13 @@
 """The audit of a bank: is it fit for use, and if not, why?
 
-    training subjects ──► bank ──► fidelity, diversity, anatomy   ┐
+    training subjects ──► bank ──► realism, anatomy               ┐
             │                      labels, and whether they matter │
             └── privacy ───────────┘                               ├─► findings ──► verdict
-    held-out subjects ─┬─ judges: train classifiers and features   │
+    held-out subjects ─┬─ judges: train the reader of labels       │
                        └─ tests: everything is compared with them ─┘
 
 Held-out subjects had no part in the bank: that is the first thing that is checked. Half of them
-train the classifier that judges labels and the features, the other half are compared with and
+train the classifier that reads labels and choose checkpoints, the other half are compared with and
 tested on, so that no subject judges what it has shaped. Utility is measured there, too: a
 classifier trained on real subjects, on samples, and on both. What is looked at depends on the
 images: :mod:`neuromix.experiments.audit.maps` for a scalar map,

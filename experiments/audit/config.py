@@ -28,16 +28,14 @@ class Audit:
     """Of the classifiers that tell what samples are good for."""
     steps: int = 250
     """Optimiser steps of each of them."""
-    judge_steps: int = 500
-    """Optimiser steps of the classifiers that judge labels."""
     most: int = 400
     """Scans or samples of each set that are looked at, at random."""
     seed: int = 0
     """Decides halves, choices and draws."""
 
     def __post_init__(self) -> None:
-        if min(self.seeds, self.steps, self.judge_steps) < 1 or self.most < FEWEST:
+        if min(self.seeds, self.steps) < 1 or self.most < FEWEST:
             raise InputError(
-                f"seeds {self.seeds}, steps {self.steps}, judge-steps {self.judge_steps} and most "
-                f"{self.most} came; allowed are 1 or more, and {FEWEST} or more for most"
+                f"seeds {self.seeds}, steps {self.steps} and most {self.most} came; allowed are 1 "
+                f"or more, and {FEWEST} or more for most"
             )

@@ -1,59 +1,61 @@
 """The audit of a bank of scalar maps, see :mod:`neuromix.experiments.audit.audit`.
 
-Volumes of a map that is no MD are divided by a unit learnt from training subjects, and tissues are
-looked at where the subjects lie in MNI152 space.
+Samples and people are seen through one :class:`~neuromix.augment.metrics.realism.Brain`, which is
+learnt from training people, and judged by :mod:`~neuromix.augment.metrics.realism` and
+:mod:`~neuromix.augment.metrics.privacy`. Units, left and right and the range are looked at in the
+values as they are; tissues where the subjects lie in MNI152 space.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torchio as tio
 
 from neuromix.augment.bank.bank import SampleBank
+from neuromix.augment.data.cohort import label_rows
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics import anatomy
-from neuromix.augment.metrics import features as clouds
-from neuromix.augment.metrics.fidelity import label_faithfulness
+from neuromix.augment.metrics import anatomy, privacy
+from neuromix.augment.metrics.label_reading import labels_told
+from neuromix.augment.metrics.realism import Brain, realism, structure
 from neuromix.augment.tiled.config import FAINTEST, LARGEST
+from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.audit import base
 from neuromix.experiments.audit.base import NEAREST, Limit
 from neuromix.experiments.audit.config import FEWEST, Audit
 from neuromix.experiments.evidence.samples import sex_or_dementia
 from neuromix.experiments.frame.cohorts import first_scans, names_of
-from neuromix.experiments.frame.figures import WHITE, label_text, slices
-from neuromix.experiments.frame.findings import (
-    CARE,
-    FAULT,
-    FINE,
-    Finding,
-    interval_text,
-    metrics_table,
-)
+from neuromix.experiments.frame.figures import label_text, slices
+from neuromix.experiments.frame.findings import CARE, FAULT, FINE, Finding, estimate_text
+from neuromix.experiments.frame.findings import interval_text as ends
 from neuromix.experiments.frame.run import Run
-from neuromix.experiments.quality.fidelity_judges import TARGETS, Bench, targets
+from neuromix.experiments.quality.baselines import Labels
+from neuromix.experiments.quality.config import ABSOLUTE
+from neuromix.experiments.quality.fidelity_report import METHODS, NAMES
 
 LIMITS = {
-    "copies": Limit(0.05, 0.2, "share of near-copies, 0.01 among real subjects"),
+    "copies": Limit(0.05, 0.2, "share of patch copies, 0.01 in people, lower end of its interval"),
+    "nearness": Limit(0.1, 0.5, "distance to the nearest training person that is surely missing"),
     "membership": base.MEMBERSHIP,
-    "likeness": Limit(0.03, 0.1, "MS-SSIM between samples less that between real subjects"),
-    "variety": Limit(0.15, 0.5, "recall that is missing, as a share of real subjects'"),
-    "realism": Limit(0.15, 0.5, "precision that is missing, as a share of real subjects'"),
-    "distance": Limit(1.0, 10.0, "MMD² over the 95th percentile of real-real splits"),
-    "detail": Limit(0.15, 0.5, "log power of fine detail, more or less than real"),
-    "grain": Limit(0.15, 0.5, "relative change of noise where tissue is uniform"),
-    "units": Limit(0.02, 0.1, "relative change of a tissue's mean diffusivity"),
+    "variety": Limit(0.05, 0.3, "relative change of the spread, the end nearest to none"),
+    "distance": Limit(1.0, 10.0, "MMD² over the 95th percentile of splits of real people"),
+    "structure": Limit(0.6, 0.9, "AUC by the coarse image, lower end of its interval"),
+    "texture": Limit(0.6, 1.0, "AUC by detail, lower end of its interval, which is care alone"),
+    "detail": Limit(
+        0.3, 0.75, "deviations of people that the worst band of the spectrum is surely off"
+    ),
     "slices": Limit(0.1, 0.3, "relative change of the difference between neighbouring slices"),
+    "units": Limit(0.02, 0.1, "relative change of a tissue's mean"),
     "range": Limit(0.0, 0.01, "share of voxels that no tissue can have"),
     "labels": Limit(0.1, 0.3, "share of real subjects' label accuracy that is missing"),
     "use": base.USE,
 }
 """Chosen on phantoms, so that fresh real subjects in place of samples pass them all."""
-SHUFFLES = 20
-"""Random deals of the labels among the samples."""
+TARGETS = ("sex", "dementia")
 TITLE = ("sex", "diagnosis")
 
 
@@ -78,17 +80,16 @@ class MapAudit(base.BankAudit):
             if size < least:
                 what = "samples" if name == "the bank" else "people"
                 raise InputError(f"{name} has {size} {what}; an audit needs {least} or more")
-        parts = {
+        self.cohorts = {
             "train": self.some(train),
             "heldout": self.some(tests),
             "judges": self.some(halves.train),
         }
-        self.bench = Bench(parts, config.judge_steps, config.seed, self.image)
-        grid, other = self.bench.grid, train.grid(self.image)
-        if grid != other:
-            raise InputError(f"--train lies on {other} and --heldout on {grid}; use one grid")
+        self.grid, other = tests.grid(self.image), train.grid(self.image)
+        if self.grid != other:
+            raise InputError(f"--train lies on {other} and --heldout on {self.grid}; use one grid")
         self.chosen, self.is_matched = _matched(
-            bank, self.bench.rows("heldout"), config.most, config.seed
+            bank, self.rows("heldout"), config.most, config.seed
         )
 
     def parts(self) -> dict[str, Any]:
@@ -99,15 +100,8 @@ class MapAudit(base.BankAudit):
     def findings(self, parts: Mapping[str, Any]) -> Iterator[Finding]:
         """The findings of all parts."""
         yield from super().findings(parts)
-        yield from _fidelity_findings(parts["fidelity"])
-        anatomy = parts["anatomy"]
-        odd = anatomy["outside the range"]
-        yield LIMITS["range"].finding(
-            "range", odd,
-            f"{100 * odd:.2g} % of voxels in the brain have values that no tissue has (no training "
-            f"subject, but for MD); all lie from {interval_text(anatomy['range'])}",
-        )  # fmt: skip
-        yield base.laterality_finding(anatomy["left-right"])
+        yield from _realism_findings(parts["fidelity"] | parts["privacy"], self.is_matched)
+        yield from _anatomy_findings(parts["anatomy"])
         yield base.membership_finding(parts["privacy"]["membership"])
         for name, row in parts["labels"]["targets"].items():
             yield _label_finding(name, row)
@@ -116,93 +110,96 @@ class MapAudit(base.BankAudit):
 
     def page(self, results: Mapping[str, Any]) -> str:
         """The data card."""
-        sizes = results["fidelity"]["sizes"]
         near = results["privacy"]["closest"]
+        samples, train = self.seen("samples"), self.seen("train")
+        figures = [
+            {"figure": NAMES[name], "samples": estimate_text(row["value"], row["interval"])}
+            for name, row in (results["fidelity"] | results["privacy"]).items()
+            if name in NAMES
+        ]
         return self.card(
             results,
             figures=[
-                (slices(*zip(*self._pairs(), strict=True), upper=WHITE),
+                (slices(*zip(*self._pairs(), strict=True)),
                  "Held-out subjects and samples of the same sex and diagnosis."),
-                base.nearest_picture(
-                    near, self.made, self.bench.volumes("train"), WHITE, "subject"
-                ),
+                base.nearest_picture(near, samples, train, self.brain.top, "subject"),
                 *base.use_pictures(results["utility"]),
             ],
             methods=[
-                f"{sizes['synthetic']} samples are compared with {sizes['heldout']} held-out and "
-                f"{sizes['train']} training scans. Held-out subjects are parted in two: one half "
-                "trains the classifiers that judge labels, the features and the choice of "
-                "checkpoints, the other half is compared with and tested on.",
+                f"{len(samples)} samples are compared with {len(self.rows('heldout'))} held-out "
+                f"and {len(train)} training scans. Held-out subjects are parted in two: one half "
+                "trains the classifiers that read labels and chooses checkpoints, the other half "
+                "is compared with and tested on.",
+                *METHODS,
                 "Utility is the balanced accuracy of a compact CNN on real held-out subjects, "
                 "trained on the training subjects, on samples, or on both, for the same number of "
                 "steps. Intervals are over subjects and seeds of the classifier; another sampler "
                 "is in none.",
             ],
-            tables=base.use_tables(results["utility"]),
-            details=[("All metrics of fidelity", metrics_table(results["fidelity"]["metrics"]))],
+            tables=[
+                *base.use_tables(results["utility"]),
+                ("Beside held-out people", pd.DataFrame(figures)),
+            ],
         )  # fmt: skip
 
     def fidelity(self) -> dict[str, Any]:
-        """Every metric of fidelity, beside held-out subjects."""
-        table = self.bench.compare(self.made, self.asked)
-        return table | {"same labels as held-out": self.is_matched}
+        """Are samples told from held-out people?"""
+        train, heldout, made = map(self.seen, ("train", "heldout", "samples"))
+        return realism(train, heldout, made, self.brain, seed=self.config.seed)
 
     def labels(self) -> dict[str, Any]:
         """Do samples show their labels, and does it matter which label was asked for?"""
-        results = {}
-        rng, seed = np.random.default_rng(self.config.seed), self.config.seed
-        for target, classifier in self.bench.classifiers.items():
-            classes = [str(c) for c in classifier.classes_]
-            asked = np.array(targets(target, self.asked), dtype=object)
-            labelled = np.flatnonzero([label is not None for label in asked])
-            if not set(classes) <= set(asked[labelled]):
-                continue
-            made, asked, judge = self.made[labelled], asked[labelled], self.bench.predictor(target)
-            again = _repeat(judge(made))
-            shuffled = [
-                label_faithfulness(again, made, rng.permutation(asked).tolist(), classes)["value"]
-                for _ in range(SHUFFLES)
-            ]
-            real = targets(target, self.bench.rows("heldout"))
-            results[target] = {
-                "own": label_faithfulness(again, made, asked.tolist(), classes, seed=seed),
-                "shuffled": float(np.mean(shuffled)),
-                "real": label_faithfulness(
-                    judge, self.bench.volumes("heldout"), real, classes, seed=seed
-                ),
-                "chance": 1 / len(classes),
-            }
-        return {"targets": results}
+        names = ("judges", "samples", "heldout")
+        points = [structure(self.seen(part), self.brain.mask) for part in names]
+        rows = {
+            target: labels_told(
+                points, [_labels(target, self.rows(part)) for part in names], seed=self.config.seed
+            )
+            for target in TARGETS
+        }
+        return {"targets": {target: row for target, row in rows.items() if row is not None}}
 
     def anatomy(self) -> dict[str, Any]:
-        """Left and right, and values that no tissue has."""
-        mask = anatomy.common_mask(self.bench.volumes("train"))
-        inside = self.made[:, mask]
+        """Left and right, units, slices that fit together, and values that no tissue has."""
+        made, real = self.volumes("samples"), self.volumes("heldout")
+        mask, inside = self.brain.mask, made[:, self.brain.mask]
         # What the samplers leave, with room for rounding.
         low, high = FAINTEST / 2, LARGEST * 1.01
         if self.image != "md":
-            real = self.bench.volumes("train")[:, mask]
-            low, high = real.min(), real.max() + 0.01 * np.ptp(real)
+            train = self.volumes("train")[:, mask]
+            low, high = train.min(), train.max() + 0.01 * np.ptp(train)
         odd = ((inside < low) & (inside != 0)) | (inside > high)
-        sides = base.laterality(self.made, self.bench.volumes("heldout"), mask, self.config.seed)
+        is_in_mni = self.cohorts["heldout"].is_in_mni(self.image)
+        tissues = anatomy.tissue_masks(self.grid) if is_in_mni else {}
+        steps = [anatomy.slice_steps(volumes, mask) for volumes in (made, real)]
         return {
-            "left-right": sides,
+            "left-right": base.laterality(made, real, mask, self.config.seed),
+            "tissues": {
+                name: [float(volumes[:, tissue].mean()) for volumes in (made, real)]
+                for name, tissue in tissues.items()
+                if tissue.any()
+            },
+            "slices": [float(each.mean()) for each in steps],
             "outside the range": float(odd.mean()),
-            "range": [float(each * self.bench.unit) for each in (self.made.min(), self.made.max())],
+            "range": [float(made.min()), float(made.max())],
         }
 
     def privacy(self) -> dict[str, Any]:
-        """Do samples give away who was trained on?"""
-        mask = anatomy.common_mask(self.bench.volumes("train"))
-        images = {part: self.volumes(part)[:, mask] for part in ("samples", "train", "heldout")}
-        among = clouds.squared_distances(images["heldout"], images["heldout"])
-        np.fill_diagonal(among, np.inf)
-        attack = self.membership(images.__getitem__, lambda part: names_of(self.bench.parts[part]))
-        return attack | {"closest real pair": float(np.sqrt(among.min() / mask.sum()))}
+        """Do samples give away who was trained on, in whole or in pieces?"""
+        mask, seed = self.brain.mask, self.config.seed
+        made, train, heldout = map(self.seen, ("samples", "train", "heldout"))
+        points = [each[:, mask] for each in (made, train, heldout)]
+        attack = self.membership(
+            lambda part: self.seen(part)[:, mask], lambda part: names_of(self.cohorts[part])
+        )
+        return attack | {
+            "nearest": privacy.nearest(points[0], points[1], points[2], seed=seed),
+            "patch copies": privacy.patch_copies(made, train, heldout, mask, seed=seed),
+        }
 
     def utility(self) -> dict[str, Any]:
         """Balanced accuracy on test subjects, trained on real subjects, on samples and on both."""
-        sets = [self.bench.rows("train"), self.bench.rows("heldout"), self.asked]
+        sets = [self.rows(part) for part in ("train", "heldout", "samples")]
         shared = [t for t in TARGETS if min(_fewest_of_a_class(t, rows) for rows in sets) > 1]
         make = functools.partial(sex_or_dementia, image=self.image)
         return self.worth(shared, make, self.subjects)
@@ -211,118 +208,141 @@ class MapAudit(base.BankAudit):
         """Of ``samples`` or of a part of the real ones."""
         if part == "samples":
             return self.samples
-        return list(self.keep("subjects", part, self.bench.parts[part].subjects))
+        return list(self.keep("subjects", part, self.cohorts[part].subjects))
+
+    def rows(self, part: str) -> Labels:
+        """Labels of ``samples`` or of a part of the real ones."""
+        if part == "samples":
+            names = (*TITLE, "age")
+            return [{name: subject[name] for name in names} for subject in self.samples]
+        return label_rows(self.cohorts[part])
 
     def volumes(self, part: str) -> np.ndarray:
         """Of ``samples`` or of a part of the real ones, (N, X, Y, Z)."""
-        return self.made if part == "samples" else self.bench.volumes(part)
+
+        def read() -> np.ndarray:
+            if part == "samples":
+                return np.stack([s[self.image].data[0].float().numpy() for s in self.samples])
+            return self.cohorts[part].volumes(self.image)
+
+        return np.asarray(self.keep("volumes", part, read))
+
+    def seen(self, part: str) -> np.ndarray:
+        """The same volumes as the brain is looked at."""
+        return np.asarray(self.keep("seen", part, lambda: self.brain(self.volumes(part))))
+
+    @functools.cached_property
+    def brain(self) -> Brain:
+        """Of the training people."""
+        return Brain.of(self.volumes("train"), is_levelled=self.image not in ABSOLUTE)
 
     @functools.cached_property
     def samples(self) -> list[tio.Subject]:
         """The chosen samples, on the grid of the real subjects."""
         every = self.bank.subjects()
         chosen = [every[k] for k in self.chosen]
-        grid, image = self.bench.grid, chosen[0][self.image]
-        is_there = np.allclose(image.affine, grid.affine, atol=1e-3)
-        if tuple(image.spatial_shape) != grid.shape or not is_there:
+        image = chosen[0][self.image]
+        is_there = np.allclose(image.affine, self.grid.affine, atol=1e-3)
+        if tuple(image.spatial_shape) != self.grid.shape or not is_there:
             raise InputError(
                 f"{self.bank.path} has samples of {tuple(image.spatial_shape)} voxels and the "
-                f"real subjects lie on {grid}, or they lie elsewhere; bring the real ones to "
+                f"real subjects lie on {self.grid}, or they lie elsewhere; bring the real ones to "
                 "the grid of the bank with `neuromix prepare`"
             )
         return chosen
 
-    @functools.cached_property
-    def made(self) -> np.ndarray:
-        """Their volumes, (N, X, Y, Z)."""
-        made = [subject[self.image].data[0].float().numpy() for subject in self.samples]
-        return np.stack(made) / np.float32(self.bench.unit)
-
-    @property
-    def asked(self) -> list[dict[str, Any]]:
-        """Their labels."""
-        names = ("sex", "diagnosis", "age")
-        return [{name: subject[name] for name in names} for subject in self.samples]
-
     def _pairs(self) -> list[tuple[np.ndarray, str]]:
         """Held-out subjects, each with the sample that has most of its labels."""
-        pairs = []
-        rows, volumes = self.bench.rows("heldout"), self.bench.volumes("heldout")
+        pairs, made, asked = [], self.volumes("samples"), self.rows("samples")
+        rows, volumes = self.rows("heldout"), self.volumes("heldout")
         for row, volume in list(zip(rows, volumes, strict=True))[:NEAREST]:
-            alike = [sum(each.get(n) == row.get(n) for n in TITLE) for each in self.asked]
+            alike = [sum(each.get(n) == row.get(n) for n in TITLE) for each in asked]
             best = int(np.argmax(alike))
             pairs += [(volume, f"real {label_text(row)}")]
-            pairs += [(self.made[best], f"sample {label_text(self.asked[best])}")]
+            pairs += [(made[best], f"sample {label_text(asked[best])}")]
         return pairs
 
 
-def _fidelity_findings(table: Mapping[str, Any]) -> Iterator[Finding]:
-    """Of :func:`neuromix.augment.metrics.fidelity.fidelity_table`."""
-    metrics = table["metrics"]
-
-    def beside(name: str) -> str:
-        row = metrics[name]
-        return f"{row['value']:.3g}, real {row['real']:.3g}"
-
-    def worst(prefix: str) -> tuple[str, Mapping[str, Any]]:
-        rows = ((n.removeprefix(prefix), m) for n, m in metrics.items() if n.startswith(prefix))
-        return max(rows, key=lambda item: abs(item[1]["change"]))
-
-    copies = metrics["near_copies"]
+def _realism_findings(rows: Mapping[str, Any], is_matched: bool) -> Iterator[Finding]:
+    """Of :mod:`neuromix.augment.metrics.realism` and :mod:`neuromix.augment.metrics.privacy`."""
+    text = {n: estimate_text(r["value"], r["interval"]) for n, r in rows.items() if n in NAMES}
     yield LIMITS["copies"].finding(
-        "copies", copies["interval"][0],
-        f"{100 * copies['value']:.0f} % of samples lie as near to a training subject as 1 % of "
-        f"real ones ({interval_text(copies['interval'], times=100)} %)",
+        "copies", rows["patch copies"]["interval"][0],
+        f"a share of {text['patch copies']} of patches are pieces of a training person, 0.01 of "
+        "real ones",
     )  # fmt: skip
-    likeness = metrics["ms_ssim"]["change"]
-    note = f"MS-SSIM between samples {beside('ms_ssim')}"
-    yield LIMITS["likeness"].finding("likeness", likeness, note)
-    for what, name in (("variety", "recall"), ("realism", "precision")):
-        lost = 1 - metrics[name]["value"] / max(metrics[name]["real"], 1e-9)
-        yield LIMITS[what].finding(what, lost, f"{name} {beside(name)}")
-    ratio = metrics["mmd2"]["ratio"]
+    yield LIMITS["nearness"].finding(
+        "nearness", 1 - rows["nearest"]["interval"][1],
+        f"distance to the nearest training person is {text['nearest']} of held-out people's",
+    )  # fmt: skip
+    low, high = rows["spread"]["interval"]
+    yield LIMITS["variety"].finding(
+        "variety", max(low - 1, 1 - high, 0.0),
+        f"the spread over samples is {text['spread']} of that over people",
+        "samples are too " + ("alike" if high < 1 else "far apart"),
+    )  # fmt: skip
     yield LIMITS["distance"].finding(
-        "distance", ratio, f"MMD² is {ratio:.2g} times the 95th percentile of real splits",
-        more="" if table["same labels as held-out"] else
+        "distance", rows["mmd"]["value"],
+        f"MMD² is {text['mmd']} times the 95th percentile of real splits",
+        more="" if is_matched else
         " (labels are in other shares than among held-out subjects)",
     )  # fmt: skip
-    off = metrics["sharpness"]["change"]
-    blur = "blurred" if off < 0 else "too rough"
-    yield LIMITS["detail"].finding("detail", abs(off), f"log power {off:+.2f} against real", blur)
-    off = metrics["graininess"]["change"]
-    yield LIMITS["grain"].finding("grain", abs(off), f"{100 * off:+.0f} % against real")
-    if any(name.startswith("tissue_md_") for name in metrics):
-        tissue, row = worst("tissue_md_")
+    for name in ("structure", "texture"):
+        note = f"samples are told from people with an AUC of {text[name]}"
+        yield LIMITS[name].finding(name, rows[name]["interval"][0], note)
+    low, high = rows["spectrum"]["interval"]
+    yield LIMITS["detail"].finding(
+        "detail", max(low, -high, 0.0),
+        f"the worst band of the spectrum is {text['spectrum']} deviations of people off",
+        "blurred" if high < 0 else "too rough",
+    )  # fmt: skip
+
+
+def _anatomy_findings(anatomy: Mapping[str, Any]) -> Iterator[Finding]:
+    own, real = anatomy["slices"]
+    off = own / max(real, 1e-12) - 1
+    yield LIMITS["slices"].finding("slices", abs(off), f"{100 * off:+.0f} % against real")
+    if anatomy["tissues"]:
+        ratios = {n: own / max(real, 1e-12) for n, (own, real) in anatomy["tissues"].items()}
+        worst = max(ratios, key=lambda name: abs(ratios[name] - 1))
+        own, real = anatomy["tissues"][worst]
         yield LIMITS["units"].finding(
-            "units", abs(row["change"]),
-            f"{tissue} has {row['value']:.4g}, real {row['real']:.4g}, in 1e-3 mm²/s",
-            base.unit_error(row["value"] / max(row["real"], 1e-12)),
+            "units", abs(ratios[worst] - 1), f"{worst} has {own:.4g}, real {real:.4g}",
+            base.unit_error(ratios[worst]),
         )  # fmt: skip
     else:
         yield Finding("units", FINE, "tissues are left out: the maps are not in MNI152 space")
-    off = worst("continuity_")[1]["change"]
-    yield LIMITS["slices"].finding("slices", abs(off), f"{100 * off:+.0f} % against real")
+    odd = anatomy["outside the range"]
+    yield LIMITS["range"].finding(
+        "range", odd,
+        f"{100 * odd:.2g} % of voxels in the brain have values that no tissue has (no training "
+        f"subject, but for MD); all lie from {ends(anatomy['range'])}",
+    )  # fmt: skip
+    yield base.laterality_finding(anatomy["left-right"])
 
 
 def _label_finding(name: str, row: Mapping[str, Any]) -> Finding:
-    own, real = row["own"], row["real"]
     what = f"label {name}"
     note = (
-        f"shown in {100 * own['value']:.0f} % ({interval_text(own['interval'], times=100)}), real "
-        f"subjects {100 * real['value']:.0f} %, with labels shuffled {100 * row['shuffled']:.0f} %"
+        f"shown in {100 * row['value']:.0f} % ({ends(row['interval'], times=100)}), real "
+        f"subjects {100 * row['real']:.0f} %, with labels shuffled {100 * row['shuffled']:.0f} %"
     )
-    if real["interval"][0] <= row["chance"]:
+    if row["real_interval"][0] <= row["chance"]:
         return Finding(what, CARE, f"{note}: the judge does not tell it on real subjects either")
-    if own["interval"][1] < row["chance"]:
+    if row["interval"][1] < row["chance"]:
         return Finding(what, FAULT, f"{note}: labels are wrong")
-    if own["interval"][0] <= row["chance"]:
+    if row["interval"][0] <= row["chance"]:
         return Finding(what, FAULT, f"{note}: labels have no effect that can be seen")
-    return LIMITS["labels"].finding(what, 1 - own["value"] / real["value"], note)
+    return LIMITS["labels"].finding(what, 1 - row["ratio"], note)
 
 
-def _matched(
-    bank: SampleBank, rows: list[dict[str, Any]], most: int, seed: int
-) -> tuple[np.ndarray, bool]:
+def _labels(target: str, rows: Labels) -> Sequence[str | None]:
+    """What a classifier of this target should say of each row; ``None`` where there is no truth."""
+    texts = [{name: row.get(name) or "" for name in TITLE} for row in rows]
+    return VolumeClassifier(target).labels(texts)
+
+
+def _matched(bank: SampleBank, rows: Labels, most: int, seed: int) -> tuple[np.ndarray, bool]:
     """Samples that have sex and diagnosis in the shares of held-out subjects, so far as it goes.
 
     Returns:
@@ -350,11 +370,6 @@ def _matched(
 
 def _fewest_of_a_class(target: str, rows: Sequence[Mapping[str, Any]]) -> int:
     """Zero if there is one class alone."""
-    labels = [label for label in targets(target, rows) if label is not None]
+    labels = [label for label in _labels(target, rows) if label is not None]
     counts = np.unique(labels, return_counts=True)[1]
     return int(counts.min()) if len(counts) > 1 else 0
-
-
-def _repeat(probabilities: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A judge that has said this of the volumes already."""
-    return lambda _: probabilities

@@ -7,5 +7,4 @@
 - maps: finished MD volumes
 - training: the loop, its memory
 - transforms: draws and loaders
-- images_4d: completed subjects, task fMRI runs
 """

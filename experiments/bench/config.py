@@ -86,34 +86,6 @@ class Transforms(Benchmark):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completing(Benchmark):
-    """Time the completion of a subject: ours, MONAI's diffusion U-Net, regressions."""
-
-    preset: Literal["demo", "tiny"] = "tiny"
-    """Of our completer."""
-    spacing: float = 6.0
-    """Voxel side in mm."""
-    samples: int = 16
-    """Of a subject, two or more."""
-    rounds: int = 5
-    """In which each completes one; medians are shown."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Runs(Benchmark):
-    """Time task fMRI runs: our closed form and networks, MONAI's U-Net, reading a real run."""
-
-    preset: Literal["demo", "tiny"] = "tiny"
-    """Size of the networks."""
-    spacing: float = 12.0
-    """Voxel side in mm; networks need 12 voxels along each axis."""
-    frames: int = 100
-    """Of a run."""
-    rounds: int = 5
-    """In which each makes one; medians are shown."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Everything(Benchmark):
     """Run every benchmark with its defaults: one table, each figure beside its peer.
 

@@ -14,7 +14,6 @@ from neuromix.augment.errors import InputError
 from neuromix.experiments.bench import config
 from neuromix.experiments.bench.figures import Figure, keep, machine
 from neuromix.experiments.bench.foundation import foundation
-from neuromix.experiments.bench.images_4d import completing, runs
 from neuromix.experiments.bench.maps import sampling
 from neuromix.experiments.bench.training import training
 from neuromix.experiments.bench.transforms import transforms
@@ -25,8 +24,6 @@ PARTS: list[tuple[Callable[[Any], list[Figure]], config.Benchmark]] = [
     (sampling, config.Sampling(preset="demo", spacing=8.0, repeats=1)),
     (training, config.Training(preset="demo", spacing=8.0, pairs=2, cohorts=(200, 2000))),
     (transforms, config.Transforms(spacing=8.0, samples=8, rounds=5, workers=(0, 2), draws=100)),
-    (completing, config.Completing(preset="demo", spacing=12.0, samples=2, rounds=1)),
-    (runs, config.Runs(preset="demo", frames=40, rounds=1)),
 ]
 """Each benchmark and its quick size; its defaults are the whole."""
 

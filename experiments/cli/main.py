@@ -87,8 +87,6 @@ GROUPS: dict[str, dict[str, Configured]] = {
             ("sampling", "Sampling", "maps.sampling"),
             ("training", "Training", "training.training"),
             ("transforms", "Transforms", "transforms.transforms"),
-            ("completing", "Completing", "images_4d.completing"),
-            ("runs", "Runs", "images_4d.runs"),
         )
     },
 }  # fmt: skip

@@ -277,19 +277,6 @@ def glass_brains(
     return to_png(figure), caption
 
 
-def matrices(shown: Mapping[str, np.ndarray], conditions: Sequence[str]) -> Picture:
-    """Matrices (C, C) of dissimilarity between conditions, side by side."""
-    figure, (axes,) = _axes(3.2 * len(shown) + 1, 3.6, 1, len(shown))
-    top = max(float(np.nanmax(each)) for each in shown.values())
-    for axis, (title, each) in zip(axes, shown.items(), strict=True):
-        picture = axis.imshow(each, vmin=0, vmax=top, cmap="viridis")
-        axis.set_title(title, fontsize=9)
-        axis.set(xticks=[], yticks=[])
-    axes[0].set_yticks(range(len(conditions)), conditions, fontsize=7)
-    figure.colorbar(picture, ax=axes, label="1 - correlation")
-    return to_png(figure), "Dissimilarity of conditions: one less the correlation of their maps."
-
-
 def _axes(
     width: float, height: float, rows: int = 1, columns: int = 1, facecolor: str = "white",
     **options: Any,

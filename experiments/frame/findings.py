@@ -63,21 +63,6 @@ def estimate_text(value: float, interval: Sequence[float], spec: str = ".3g") ->
     return f"{value:{spec}} ({interval_text(interval, spec)})"
 
 
-def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Every metric of samples with its 95 % interval, beside real volumes."""
-    return pd.DataFrame([
-        {
-            "metric": name,
-            "value": row["value"],
-            "95 %": interval_text(row["interval"]),
-            "real": row["real"],
-            "real, 95 %": interval_text(row["real_interval"]),
-            "change": f"{row['change']:.3g}" if "change" in row else "",
-        }
-        for name, row in metrics.items()
-    ])  # fmt: skip
-
-
 def pairs_table(
     content: Mapping[str, Any], names: Sequence[str] = ("what", "value")
 ) -> pd.DataFrame:

@@ -31,14 +31,12 @@ from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.completion import completion_table
 from neuromix.augment.pds.completer import ModalityCompleter
-from neuromix.augment.pds.config import (
-    MODALITIES,
-)
+from neuromix.augment.pds.config import MODALITIES
 from neuromix.augment.pds.pairs import common_frame, paired, read
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
 from neuromix.experiments.frame.figures import slices
-from neuromix.experiments.frame.pace import SECONDS, few_subjects, phantom_seconds
+from neuromix.experiments.frame.pace import few_subjects, phantom_seconds
 from neuromix.experiments.frame.run import Run, show_plan
 from neuromix.experiments.quality.completion_baselines import TRAINED, baselines
 from neuromix.experiments.quality.completion_report import page, summarise
@@ -51,7 +49,6 @@ HALF = 0.5
 LOOKED = 6
 """Held-out subjects that numbers of steps are compared on."""
 STEPS = (2, 5, 10, 20)
-SECONDS_PER_SUBJECT = SECONDS["paired subject"]
 
 
 def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from neuromix.augment.data.conditions import known
 from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import privacy, realism
-from neuromix.augment.metrics.fidelity import Judge, labels_shown
+from neuromix.augment.metrics.label_reading import labels_told
 from neuromix.augment.phantom import make_phantom
 from neuromix.augment.tiled.codec import HALF
 from neuromix.augment.tiled.config import PRESETS, QUANTITATIVE, TiledMDConfig
@@ -63,8 +63,6 @@ TIMES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 GIVEN_AWAY = 0.3
 """Noise level at which what weights know of a person is looked for."""
 LABELS = ("sex", "diagnosis")
-FEWEST_OF_A_CLASS = 3
-"""People that a label's value needs among training and among held-out people."""
 KEPT = 4
 """Volumes that are kept of each generator, for the pictures."""
 FREE = ("contenders",)
@@ -182,18 +180,10 @@ class Bench:
         result = {}
         points = [realism.structure(v, self.brain.mask) for v in (self.train, made, self.heldout)]
         for name in LABELS:
-            sets = [_values(name, rows) for rows in (self.rows, asked, self.others)]
-            classes = [
-                value
-                for value in sorted({str(v) for v in sets[0] if v})
-                if min(each.count(value) for each in sets) >= FEWEST_OF_A_CLASS
-            ]
-            if len(classes) < 2:
-                continue
-            sets = [[v if v in classes else None for v in each] for each in sets]
-            reader = realism.label_reader(points[0], sets[0])
-            judge = Judge(reader.predict_proba, reader.classes_.tolist(), *sets[1:])
-            result[f"{name} told"] = labels_shown(judge, points[1], points[2], self.seed)
+            labels = [_values(name, rows) for rows in (self.rows, asked, self.others)]
+            row = labels_told(points, labels, seed=self.seed)
+            if row is not None:
+                result[f"{name} told"] = row
         return result
 
     def _errors(self, denoiser: Any) -> dict[str, list[float]]:

@@ -32,6 +32,17 @@ NAMES = {
     "membership by weights": "membership by weights",
 }  # fmt: skip
 
+METHODS = (
+    "Structure and texture: AUC of a logistic regression (C = 0.1), five folds dealt four "
+    "times, on slices pooled 4 x 4 (20 components), and on spectrum, gradients, what "
+    "pooling loses, Laplacian and steps between slices. 0.5 is perfect; two real sets of "
+    "this size have 0.3 to 0.5. MMD²: of the pooled slices, over the 95th percentile of "
+    "splits of real people. Worst band: log power less that of people, in deviations of "
+    "people. Nearest: distance to the nearest training person. Patch copies: share of "
+    "7 x 7 x 3 patches nearer to a training person's than 99 % of people's are.",
+)
+"""How figures are measured, for pages."""
+
 Rows = Mapping[str, Mapping[str, Any]]
 """By generator: ``metrics``, ``errors`` by noise level, ``cost``."""
 
@@ -120,13 +131,7 @@ def page(results: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> str:
             "for the labels of held-out people, the same for all. All volumes, real and made, are "
             "set to 0 outside the training people's brain and below 6 % of the range; maps "
             "without a unit are divided by the 90 % quantile of their tissue.",
-            "Structure and texture: AUC of a logistic regression (C = 0.1), five folds dealt four "
-            "times, on slices pooled 4 x 4 (20 components), and on spectrum, gradients, what "
-            "pooling loses, Laplacian and steps between slices. 0.5 is perfect; two real sets of "
-            "this size have 0.3 to 0.5. MMD²: of the pooled slices, over the 95th percentile of "
-            "splits of real people. Worst band: log power less that of people, in deviations of "
-            "people. Nearest: distance to the nearest training person. Patch copies: share of "
-            "7 x 7 x 3 patches nearer to a training person's than 99 % of people's are. "
+            *METHODS,
             "Membership: AUC of telling training from held-out people by their distance to the "
             "nearest sample; by weights, by how well noise of t = 0.3 is taken off them.",
             "Told: balanced accuracy of a classifier of training people on the labels asked for. "

@@ -1,4 +1,4 @@
-"""What came out of :mod:`neuro`: tables, maps and matrices on a page."""
+"""What came out of :mod:`neuro`: tables and maps on a page."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuromix.augment.metrics import response_maps
-from neuromix.experiments.frame.figures import Picture, glass_brains, matrices
+from neuromix.experiments.frame.figures import glass_brains
 from neuromix.experiments.frame.findings import estimate_text
 from neuromix.experiments.frame.pages import report_page
 
@@ -49,15 +48,6 @@ def faults_table(failed: Mapping[str, list[str]]) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def map_pictures(shown: Mapping[str, np.ndarray], judge: NeuroJudge) -> list[Picture]:
-    """Mean maps (C, V) by name, one below the other, and how unlike conditions are in each."""
-    unlike = {name: response_maps.rdm(each) for name, each in shown.items()}
-    return [
-        glass_brains(shown, judge.conditions, judge.mask, judge.affine),
-        matrices(unlike, judge.conditions),
-    ]
-
-
 def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: NeuroJudge) -> str:
     """The report, with mean maps (C, V) by name."""
     return report_page(
@@ -69,7 +59,7 @@ def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: Neu
             ("Metrics in which a generator is surely below 0.9 of real",
              faults_table(results["failed"])),
         ],
-        figures=map_pictures(shown, judge),
+        figures=[glass_brains(shown, judge.conditions, judge.mask, judge.affine)],
         methods=[
             "Each value compares as many subjects as half of the held-out ones with one half of "
             "them, over random splits; real is one half against the other. The interval holds 95 % "

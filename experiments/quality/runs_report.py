@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment.metrics.neuro import failed
-from neuromix.experiments.frame.figures import Line, Picture, Point, curves, panels
+from neuromix.experiments.frame.figures import Line, Picture, Point, curves, glass_brains, panels
 from neuromix.experiments.frame.findings import criterion, tally
 from neuromix.experiments.frame.pages import report_page
 from neuromix.experiments.quality.neuro_report import (
     Rows,
     faults_table,
-    map_pictures,
     overview,
     share_text,
 )
@@ -120,7 +119,7 @@ def page(results: Mapping[str, Any], shown: Mapping[str, np.ndarray], judge: Neu
              _timing(results["timing"])),
         ],
         figures=[
-            *map_pictures(shown, judge),
+            glass_brains(shown, judge.conditions, judge.mask, judge.affine),
             *(_courses(name, each) for name, each in results["timing"].items()),
             *(_scaling(rows[group], first) for group, (_, first) in varied.items()
               if group != "ablation"),

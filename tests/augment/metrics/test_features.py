@@ -4,7 +4,7 @@ from scipy.spatial.distance import cdist
 
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import features
-from neuromix.augment.metrics.features import mmd_bootstrap, near_copies, precision_recall
+from neuromix.augment.metrics.features import mmd_bootstrap
 
 WIDTH = 2.5
 
@@ -22,45 +22,6 @@ def test_the_bandwidth_is_the_median_distance():
     x = points(50, 0)
     expected = np.median([np.linalg.norm(x[i] - x[j]) for i in range(50) for j in range(i)])
     assert features.median_bandwidth(x) == pytest.approx(expected, rel=1e-5)
-
-
-class TestPCA:
-    @pytest.fixture(scope="class")
-    def volumes(self):
-        rng = np.random.default_rng(0)
-        ways = rng.standard_normal((6, 5, 5, 5))
-        amounts = rng.standard_normal((60, 6)) * [6, 5, 4, 3, 2, 1]
-        volumes = 10 + np.einsum("nk,kxyz->nxyz", amounts, ways)
-        volumes[:, 0] = 0
-        return volumes.astype(np.float32)
-
-    def test_components_are_uncorrelated_and_of_variance_one(self, volumes):
-        found = features.pca_features(volumes, components=4)(volumes)
-        assert found.shape == (60, 4)
-        assert np.allclose(np.cov(found.T), np.eye(4), atol=1e-4)
-        assert np.allclose(found.mean(axis=0), 0, atol=1e-4)
-
-    def test_the_largest_come_first_and_new_volumes_are_projected(self, volumes):
-        fitted = features.pca_features(volumes, components=4)
-        inside = volumes[:, 1:].reshape(60, -1).astype(np.float64)
-        _, _, axes = np.linalg.svd(inside - inside.mean(0), full_matrices=False)
-        new = volumes[:7] + 0.3
-        expected = (new[:, 1:].reshape(7, -1) - inside.mean(0)) @ axes[:4].T
-        expected /= ((inside - inside.mean(0)) @ axes[:4].T).std(0, ddof=1)
-        assert np.allclose(abs(fitted(new)), abs(expected), atol=1e-3)
-
-    def test_only_the_brain_counts(self, volumes):
-        fitted = features.pca_features(volumes, components=4)
-        changed = volumes.copy()
-        changed[:, 0] = 99
-        assert np.array_equal(fitted(changed), fitted(volumes))
-
-    def test_few_volumes_give_few_features(self, volumes):
-        assert features.pca_features(volumes[:17])(volumes).shape == (60, 4)
-        with pytest.raises(InputError, match="four are needed"):
-            features.pca_features(volumes[:3])
-        with pytest.raises(InputError, match="remove duplicates"):
-            features.pca_features(np.repeat(volumes[:2], 20, axis=0))
 
 
 def mmd2(x, y, *, bandwidth):
@@ -108,58 +69,3 @@ class TestMMD:
         low, high = np.quantile(draws, (0.025, 0.975))
         assert low < value < high
         assert abs((low + high) / 2 - value) < 0.025
-
-
-class TestPrecisionRecall:
-    def test_it_counts_balls(self):
-        real, synthetic, k = points(15, 0, size=2), points(12, 1, shift=0.7, size=2), 3
-        across = cdist(real, synthetic)
-        reach = np.sort(cdist(real, real), axis=1)[:, k]
-        reach_synthetic = np.sort(cdist(synthetic, synthetic), axis=1)[:, k]
-        precision = np.mean([any(across[:, j] < reach) for j in range(12)])
-        recall = np.mean([any(across[i] < reach_synthetic) for i in range(15)])
-        assert precision_recall(real, synthetic, k) == pytest.approx((precision, recall))
-
-    def test_a_lost_mode_costs_recall_and_strays_cost_precision(self):
-        real = np.concatenate([points(40, 0), points(40, 1, shift=20)])
-        precision, recall = precision_recall(real, points(60, 2))
-        assert precision > 0.85 and recall < 0.55
-        stray = np.concatenate([real + 0.01, points(80, 3, shift=-20)])
-        precision, recall = precision_recall(real, stray)
-        assert recall > 0.95 and precision == 0.5
-
-    def test_too_few_points_are_refused(self):
-        with pytest.raises(InputError, match="no 5-th neighbours"):
-            precision_recall(points(20, 0), points(5, 1))
-
-
-class TestCopies:
-    @pytest.mark.parametrize("scale", [1.0, 0.8])
-    def test_new_samples_are_no_copies_though_the_training_set_is_larger(self, scale):
-        train, heldout = points(400, 0, size=20), points(100, 1, size=20)
-        copies, real = near_copies(points(200, 2, size=20, scale=scale), train, heldout)
-        assert copies.mean() < 0.04 and real.sum() == 1
-
-    def test_copies_are_found_one_by_one(self):
-        train, heldout = points(400, 0, size=20), points(100, 1, size=20)
-        synthetic = points(50, 2, size=20)
-        synthetic[[3, 8]] = train[[5, 6]] + 0.1 * points(2, 3, size=20)
-        copies, _ = near_copies(synthetic, train, heldout)
-        assert copies[[3, 8]].all() and copies.sum() <= 4
-
-
-def test_real_and_synthetic_sets_of_one_size_stand_beside_each_other():
-    real, synthetic = np.arange(20.0)[:, None], 100 + np.arange(7.0)[:, None]
-    seen = []
-
-    def metric(x, y):
-        seen.append((x, y))
-        return [y.mean() - x.mean(), len(y)]
-
-    values, references = features.beside_real(metric, real, synthetic, splits=30)
-    assert values.shape == references.shape == (30, 2)
-    assert (values[:, 1] == 7).all() and (references[:, 1] == 7).all()
-    assert (values[:, 0] > 80).all() and abs(references[:, 0].mean()) < 2
-    for (a, s), (again, b) in zip(seen[::2], seen[1::2], strict=True):
-        assert a is again and not set(a.ravel()) & set(b.ravel())
-        assert set(s.ravel()) == set(synthetic.ravel())

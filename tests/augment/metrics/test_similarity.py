@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from monai.metrics import MultiScaleSSIMMetric, SSIMMetric
+from monai.metrics import SSIMMetric
 from scipy import ndimage
 
 from neuromix.augment.errors import InputError
-from neuromix.augment.metrics.similarity import SCALE_WEIGHTS, ms_ssim, ssim
+from neuromix.augment.metrics.similarity import ssim
 
 
 def smooth(n, side, seed=0):
@@ -42,35 +42,6 @@ def test_ssim_averages_over_the_mask():
     assert ssim(x, y, data_range=3.0)[0] < 0.95
 
 
-def test_ms_ssim_is_that_of_monai():
-    volumes = smooth(2, 16)
-    metric = MultiScaleSSIMMetric(
-        spatial_dims=3, data_range=3.0, kernel_size=3, weights=SCALE_WEIGHTS, reduction="none"
-    )
-    reference = metric(tensor(volumes[:1]), tensor(volumes[1:])).item()
-    assert np.allclose(ms_ssim(volumes, data_range=3.0, pairs=1), reference, atol=1e-5)
-
-
-def test_ms_ssim_pairs_volumes_that_differ_and_uses_all_of_them():
-    volumes = smooth(8, 12)
-    values = ms_ssim(volumes, pairs=12, seed=3)
-    assert values.shape == (12,) and values.max() < 0.9  # a volume with itself gives one
-    assert len(set(ms_ssim(np.repeat(volumes[:2], 4, axis=0), pairs=40).round(5))) == 2
-    one = volumes.copy()
-    one[5] = 100  # like no other volume: it is in just one of the first four pairs
-    assert (ms_ssim(one, pairs=4, seed=3) != values[:4]).sum() == 1
-    assert np.array_equal(values, ms_ssim(volumes, pairs=12, seed=3))
-    assert not np.array_equal(values, ms_ssim(volumes, pairs=12, seed=4))
-
-
-def test_less_variety_means_higher_ms_ssim():
-    volumes = smooth(12, 12)
-    alike = volumes.mean(axis=0) + 0.2 * (volumes - volumes.mean(axis=0))
-    assert ms_ssim(alike, pairs=6).mean() > ms_ssim(volumes, pairs=6).mean() + 0.3
-
-
 def test_volumes_that_are_too_small_are_refused():
-    with pytest.raises(InputError, match="at least 12 voxels"):
-        ms_ssim(smooth(4, 8))
     with pytest.raises(InputError, match="at least 7 voxels"):
         ssim(smooth(1, 6), smooth(1, 6), data_range=3.0)

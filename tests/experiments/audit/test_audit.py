@@ -71,14 +71,14 @@ def parts(tmp_path_factory):
 def audited(parts, tmp_path_factory):
     folder, (train, fresh, _) = parts
 
-    def look(name, change=lambda v: v, source=fresh, seen=train, relabel=list, steps=0, judge=1):
+    def look(name, change=lambda v: v, source=fresh, seen=train, relabel=list, steps=0):
         sampler = Given(source, seen, change)
         bank = folder / name
         wanted = relabel(sampler.rows)
         SampleBank.fill(bank, sampler, wanted, 0)
         config = Audit(
             bank, folder / "split" / "train.tsv", folder / "split" / "test.tsv",
-            seeds=1, steps=max(steps, 1), judge_steps=judge,
+            seeds=1, steps=max(steps, 1),
         )  # fmt: skip
         out = look.folder = tmp_path_factory.mktemp("runs") / "0001-audit"
         with pytest.MonkeyPatch.context() as patch:
@@ -96,7 +96,7 @@ def faults(findings):
 
 
 def test_fresh_subjects_in_place_of_samples_have_no_fault(audited):
-    results, findings = audited("fresh", steps=30, judge=60)
+    results, findings = audited("fresh", steps=30)
     assert not faults(findings)
     cares = {what for what, finding in findings.items() if finding["level"] == CARE}
     assert cares <= {"label sex", "label dementia", "units"}  # few subjects, so wide intervals
@@ -107,10 +107,13 @@ def test_fresh_subjects_in_place_of_samples_have_no_fault(audited):
 
 
 PLANTED = {
-    "collapse": (lambda v: np.repeat(v.mean(0, keepdims=True), len(v), 0), {"likeness", "variety"}),
-    "blur": (lambda v: ndimage.gaussian_filter(v, (0, 0.7, 0.7, 0.7)), {"detail", "grain"}),
+    "collapse": (lambda v: np.repeat(v.mean(0, keepdims=True), len(v), 0), {"variety"}),
+    "blur": (lambda v: ndimage.gaussian_filter(v, (0, 0.7, 0.7, 0.7)),
+             {"detail", "structure", "distance", "variety"}),
     "noise": (lambda v: np.abs(v + 0.3 * np.random.default_rng(0).standard_normal(v.shape)),
-              {"grain", "range"}),
+              {"detail", "range", "variety"}),
+    "jitter": (lambda v: v * np.random.default_rng(0).normal(1, 0.2, (len(v), 1, 1, v.shape[-1])),
+               {"slices"}),
     "units": (lambda v: v / 1000, {"units", "range"}),
     "mirrored": (lambda v: v[:, ::-1], {"left and right"}),
 }  # fmt: skip
@@ -146,7 +149,6 @@ def test_slabs_of_another_unit_and_space_are_judged_as_maps_of_md_are(parts, tmp
         bank = SampleBank.fill(tmp_path / f"bank-{change}", sampler, sampler.rows, 0)
         config = Audit(
             bank.path, tmp_path / "train.tsv", tmp_path / "test.tsv", seeds=1, steps=1,
-            judge_steps=1,
         )  # fmt: skip
         rows = {row["name"]: row for row in run(config, tmp_path / "runs")["findings"]}
         assert "tissues are left out: the maps are not in MNI152" in rows["units"]["note"]
@@ -159,11 +161,20 @@ def test_slabs_of_another_unit_and_space_are_judged_as_maps_of_md_are(parts, tmp
 def test_copies_are_named(audited, parts):
     _, (train, _, _) = parts
     _, findings = audited("copies", lambda v: v + 0.001 * (v > 0), source=train)
-    assert {"copies", "membership"} <= faults(findings)
+    assert {"copies", "nearness", "membership"} <= faults(findings)
+
+
+def test_copies_among_others_are_named(audited, parts):
+    _, (train, fresh, _) = parts
+    mixed = np.concatenate([train.volumes("md")[:30], fresh.volumes("md")[30:]])
+    _, findings = audited("some copies", lambda _: mixed)
+    assert "copies" in faults(findings)
+    assert findings["structure"]["level"] == findings["distance"]["level"] == FINE
+    assert "pieces of a training person" in findings["copies"]["note"]
 
 
 def test_wrong_labels_are_named(audited):
-    _, findings = audited("wrong", relabel=swapped, judge=60)
+    _, findings = audited("wrong", relabel=swapped)
     assert "label sex" in faults(findings)
     assert "labels are wrong" in findings["label sex"]["note"]
 
@@ -182,7 +193,7 @@ def test_a_held_out_subject_in_the_training_is_named(audited, parts):
 def test_a_run_that_was_stopped_goes_on_and_another_bank_is_refused(parts, audited, tmp_path):
     folder, (train, fresh, _) = parts
     paths = {"train": folder / "split" / "train.tsv", "heldout": folder / "split" / "test.tsv"}
-    config = Audit(folder / "fresh", **paths, seeds=1, steps=1, judge_steps=1)
+    config = Audit(folder / "fresh", **paths, seeds=1, steps=1)
     out = tmp_path / "0001-audit"
     first = run(config, out)
     kept = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json")}
@@ -276,7 +287,7 @@ def test_people_are_compared_and_not_their_scans(parts, audited, tmp_path, monke
         Cohort(table.reset_index(drop=True), once.name).save(paths[name])
     config = Audit(folder / "fresh", paths["train"], paths["test"])
     audit = MapAudit(config, SampleBank(config.bank), None)
-    heldout, train = (audit.bench.parts[part] for part in ("heldout", "train"))
+    heldout, train = (audit.cohorts[part] for part in ("heldout", "train"))
     assert len(heldout) == len(heldout.subject_keys)
     assert len(train) == 2 * len(train.subject_keys)
     given = []

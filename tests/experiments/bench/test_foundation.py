@@ -90,28 +90,6 @@ def test_training_is_timed_and_its_memory_is_flat(small, tmp_path):
     assert many - few < 30  # of stacks of more than 60 MB
 
 
-def test_completions_are_timed_beside_their_rivals(tmp_path):
-    options = ["--spacing", "12", "--samples", "2", "--rounds", "1"]
-    rows = run("completing", tmp_path / "c.json", *options)
-    names = [
-        "neuromix", "MONAI's diffusion U-Net", "MONAI's U-Net, one prediction",
-        "voxelwise regression, one prediction", "reading the two real files",
-    ]  # fmt: skip
-    assert list(rows) == names
-    assert rows["neuromix"]["ratio"] == 1
-    assert all(row["value"] > 0 for row in rows.values())
-    weights = [rows[name]["weights"] for name in names[1:]]
-    assert weights[0] > weights[1] > weights[2] == 0
-
-
-def test_runs_are_timed_beside_their_rivals(tmp_path):
-    options = ["--spacing", "12", "--frames", "40", "--rounds", "1"]
-    ours, *networks, real = run("runs", tmp_path / "r.json", *options).values()
-    assert (ours["ratio"], ours["weights"], real["weights"]) == (1, 0, 0)
-    assert all(row["value"] > 0 for row in (ours, *networks, real))
-    assert 0.5 < networks[-1]["weights"] / networks[-2]["weights"] < 2
-
-
 @pytest.mark.parametrize(
     "build", [autoencoder, lambda target: dit(target, layers=6, heads=4, side=38)]
 )
@@ -134,8 +112,6 @@ def test_a_dit_makes_square_pictures_of_the_wanted_size():
         (["sampling", "--repeats", "0"], "measure nothing"),
         (["training", "--pairs", "0"], "measure nothing"),
         (["training", "--cohorts", "3"], "fewer than a batch"),
-        (["completing", "--samples", "1"], "measure nothing"),
-        (["runs", "--frames", "0"], "measure nothing"),
     ],
 )
 def test_sizes_that_measure_nothing_are_refused(options, words, capsys):
