@@ -13,9 +13,9 @@ any order.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +44,7 @@ SMOOTHING = 0.1
 """Share of the target that is spread over all classes."""
 
 
+@dataclass(eq=False, repr=False)
 class VolumeClassifier(ClassifierMixin, BaseEstimator):
     """Tell a label from an image.
 
@@ -77,63 +78,28 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         device: ``auto`` takes CUDA where there is one.
     """
 
-    def __init__(
-        self,
-        target: str = "sex",
-        image: str | Sequence[str] = "md",
-        network: str = "compact",
-        frames: str = "all",
-        steps: int = 300,
-        batch_size: int = 16,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 0.05,
-        class_weight: str | Mapping[str, float] | None = None,
-        shift: int = 1,
-        flip: bool = False,
-        augment: Callable[[tio.Subject], tio.Subject] | None = None,
-        workers: int = 0,
-        check_every: int = 25,
-        monitor: str = "loss",
-        patience: int | None = None,
-        pretrained: saving.Pretrained | None = None,
-        freeze: bool = False,
-        precision: str = "float32",
-        progress: bool = False,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.target = target
-        self.image = image
-        self.network = network
-        self.frames = frames
-        self.steps = steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.class_weight = class_weight
-        self.shift = shift
-        self.flip = flip
-        self.augment = augment
-        self.workers = workers
-        self.check_every = check_every
-        self.monitor = monitor
-        self.patience = patience
-        self.pretrained = pretrained
-        self.freeze = freeze
-        self.precision = precision
-        self.progress = progress
-        self.seed = seed
-        self.device = device
-
-    @classmethod
-    def _get_param_names(cls) -> list[str]:
-        """Those of ``__init__``, and where it passes ``**options`` on, those of this class too."""
-        own = inspect.signature(cls.__init__).parameters
-        names = {name for name in own if name not in ("self", "options")}
-        if "options" in own:
-            passed = inspect.signature(VolumeClassifier.__init__).parameters
-            names |= set(passed) - {"self", "target"}
-        return sorted(names)
+    target: str = "sex"
+    image: str | Sequence[str] = "md"
+    network: str = "compact"
+    frames: str = "all"
+    steps: int = 300
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    class_weight: str | Mapping[str, float] | None = None
+    shift: int = 1
+    flip: bool = False
+    augment: Callable[[tio.Subject], tio.Subject] | None = None
+    workers: int = 0
+    check_every: int = 25
+    monitor: str = "loss"
+    patience: int | None = None
+    pretrained: saving.Pretrained | None = None
+    freeze: bool = False
+    precision: str = "float32"
+    progress: bool = False
+    seed: int = 0
+    device: str = "auto"
 
     @classmethod
     def from_classifier(
@@ -209,11 +175,11 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             held_out = collect(self, validation, None, "validation")
             self._check_shapes(held_out.rows)
             held_out.require_apart(chosen)
-            judged = inputs.Store.of(held_out.rows, self.scale_), self._codes(held_out.labels)
+            judged = self._store(held_out.rows), self._codes(held_out.labels)
             self.record_ = leakage.merge([self.record_, held_out.record()])
         rng = np.random.default_rng([self.seed, len(codes)])
         batches = inputs.Batches(
-            inputs.Store.of(chosen.rows, self.scale_),
+            self._store(chosen.rows),
             codes,
             inputs.draw_order(len(codes), self.steps * self.batch_size, rng),
             seed=self.seed,
@@ -239,7 +205,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             some = range(begin, min(begin + 2 * self.batch_size, len(subjects)))
             rows = [inputs.read(subjects[k], self._images(), self.frames) for k in some]
             self._check_shapes(rows)
-            logits.append(self._logits(rows))
+            logits.append(self._logits(self._store(rows, torch.float32)))
         probabilities: np.ndarray = softmax(np.concatenate(logits) / self.temperature_, axis=1)
         return probabilities
 
@@ -348,7 +314,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         if judged:
             store, codes = judged
             monitor = training.Monitor(
-                lambda: self._store_logits(store), codes, self.monitor, self.patience, chunks
+                lambda: self._logits(store), codes, self.monitor, self.patience, chunks
             )
             callbacks.append(monitor)
         with Progress(disable=not self.progress) as bars:
@@ -391,19 +357,12 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             self.temperature_ = training.temperature(monitor.best_logits, monitor.codes)
         self.net_ = self._wrap(module)
 
-    def _logits(self, rows: list[dict[str, np.ndarray]]) -> np.ndarray:
-        """Logits of images as they are, in full precision."""
-        volumes = {}
-        for name, shape in self.shapes_.items():
-            volumes[name] = torch.zeros(len(rows), *shape)
-            for k, row in enumerate(rows):
-                if name in row:
-                    standard = inputs.standardise(row[name], self.scale_[name])
-                    volumes[name][k] = torch.from_numpy(standard)
-        present = torch.tensor([[name in row for name in self.shapes_] for row in rows])
-        return self.net_.logits(inputs.network_input(volumes, present))
+    def _store(
+        self, rows: list[dict[str, np.ndarray]], dtype: torch.dtype = torch.float16
+    ) -> inputs.Store:
+        return inputs.Store.of(rows, self.shapes_, self.scale_, dtype)
 
-    def _store_logits(self, store: inputs.Store) -> np.ndarray:
+    def _logits(self, store: inputs.Store) -> np.ndarray:
         size = 2 * self.batch_size
         parts = [slice(begin, begin + size) for begin in range(0, len(store), size)]
         return np.concatenate([self.net_.logits(store.batch(part)) for part in parts])

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from neuromix.augment.data.cohort import Cohort
-from neuromix.augment.errors import InputError
+from neuromix.augment.errors import InputError, require_choice
 from neuromix.classifiers import inputs, training
 from neuromix.classifiers.networks import NETWORKS
 
@@ -24,10 +24,7 @@ def check_settings(classifier: Any, subjects: Any, validation: Any) -> None:
         ("frames", inputs.FRAMES),
         ("monitor", training.MONITORS),
     ):
-        if getattr(classifier, name) not in allowed:
-            raise InputError(
-                f"{name} {getattr(classifier, name)!r} is not known; allowed are {list(allowed)}"
-            )
+        require_choice(name, getattr(classifier, name), allowed)
     if min(classifier.steps, classifier.batch_size, classifier.check_every) < 1:
         raise InputError(
             f"{classifier.steps} steps of {classifier.batch_size} volumes with a look every "

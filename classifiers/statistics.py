@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from neuromix.augment.errors import InputError
+from neuromix.augment.errors import InputError, require_choice
 from neuromix.classifiers.predictions import Predictions, aligned, people
 from neuromix.classifiers.scores import SCORES
 
@@ -145,8 +145,7 @@ def _bootstrap(
     arms: Sequence[Sequence[Predictions]], metric: str, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (arms, seeds), and their means over seeds in each draw, (arms, draws)."""
-    if metric not in SCORES:
-        raise InputError(f"metric {metric!r} is not known; allowed are {', '.join(SCORES)}")
+    require_choice("metric", metric, SCORES)
     if draws < 1:
         raise InputError(f"{draws} draws came; give 1 or more, such as 2000")
     runs = aligned(arms)
