@@ -26,7 +26,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -272,25 +272,34 @@ def has_backslash(path: str | Path) -> bool:
     return os.sep == "/" and "\\" in str(path)
 
 
-def metadata(path: str | Path) -> dict[str, Any]:
-    """What the JSON sidecars say of an image, by the inheritance principle.
+def inherited(image: Path, ending: str, roots: Sequence[Path] = ()) -> Iterator[Path]:
+    """The files of a dataset that speak of an image by BIDS's inheritance principle, nearest first.
 
-    A sidecar speaks of an image if it has the same suffix and no entity that the image lacks; those
-    nearer to the image win. The folders above are looked at up to the dataset's root. An image
-    outside a dataset has at most the sidecar of its own name.
+    They end in ``ending``, such as ``events.tsv``, have no entity that the image lacks, and lie in
+    its folder or above, up to the dataset's root; and so in other datasets, given by their
+    ``roots``. Of those in a folder, the most specific comes first. An image outside a dataset has
+    at most files of its own folder.
     """
+    *pairs, _ = image.name.split("_")
+    subject = next((up for up in image.parents if up.name.startswith("sub-")), image)
+    inside = image.parent.relative_to(subject.parent)
+    for root in (subject.parent, *roots):
+        for folder in (inside, *inside.parents):
+            # Names are tried rather than listed: a root can hold 100,000 folders.
+            for count in range(len(pairs), -1, -1):
+                for chosen in itertools.combinations(pairs, count):
+                    path = root / folder / "_".join([*chosen, ending])
+                    if path.is_file():
+                        yield path
+
+
+def metadata(path: str | Path) -> dict[str, Any]:
+    """What the JSON sidecars say of an image; those nearer to the image win."""
     path = Path(path)
-    *pairs, suffix = path.name.partition(".")[0].split("_")
-    subject = next((up for up in path.parents if up.name.startswith("sub-")), path)
-    folders = [up for up in path.parents if up == subject.parent or subject.parent in up.parents]
+    suffix = path.name.partition(".")[0].rpartition("_")[2]
     merged: dict[str, Any] = {}
-    for folder in reversed(folders):
-        # Names are tried rather than listed: a root can hold 100,000 folders.
-        for count in range(len(pairs) + 1):
-            for chosen in itertools.combinations(pairs, count):
-                sidecar = folder / ("_".join([*chosen, suffix]) + ".json")
-                if sidecar.is_file():
-                    merged.update(read_json(sidecar))
+    for sidecar in inherited(path, f"{suffix}.json"):
+        merged = read_json(sidecar) | merged
     return merged
 
 

@@ -123,15 +123,18 @@ class Content:
             }
             rows.append({"says": says, "images": marks})
             places += paths.items()
-        listing = functools.cache(_sidecars)
-        runs = [_beside(Path(p), listing) if name == "bold" else ([], []) for name, p in places]
-        groups: list[list[str | Path]] = [
-            [path, *events] for (_, path), (events, _) in zip(places, runs, strict=True)
-        ]
+        # To a run belong its events, and the times between frames that sidecars tell.
+        groups: list[list[str | Path]] = []
+        times: list[list[Any]] = []
+        for name, path in places:
+            image, is_run = Path(path), name == "bold"
+            groups.append([path, *(bids.inherited(image, "events.tsv") if is_run else ())])
+            sidecars = bids.inherited(image, "bold.json") if is_run else ()
+            times.append([bids.read_json(each).get("RepetitionTime") for each in sidecars])
         digests = file_digests(itertools.chain(*groups))
         image_digests = [
-            digest_of([*itertools.islice(digests, len(group)), times])
-            for group, (_, times) in zip(groups, runs, strict=True)
+            digest_of([*itertools.islice(digests, len(group)), told])
+            for group, told in zip(groups, times, strict=True)
         ]
         digests.close()  # keeps the new ones
         return cls([digest_of(row) for row in rows], image_digests, more)
@@ -171,29 +174,6 @@ def _bytes_of(path: Path) -> str:
         with each.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()[:24]
-
-
-def _beside(image: Path, listing: Callable[[Path], list[str]]) -> tuple[list[Path], list[Any]]:
-    """Events of a run, and times between frames that sidecars tell, by BIDS's inheritance."""
-    *pairs, suffix = image.name.partition(".")[0].split("_")
-    subject = next((up for up in image.parents if up.name.startswith("sub-")), image)
-    events, times = [], []
-    for folder in image.parents:
-        if subject.parent not in (folder, *folder.parents):
-            break  # above the dataset
-        for name in listing(folder):
-            *own, kind = name.partition(".")[0].split("_")
-            if set(own) <= set(pairs) and kind == "events" and name.endswith(".tsv"):
-                events.append(folder / name)
-            elif set(own) <= set(pairs) and kind == suffix and name.endswith(".json"):
-                times.append(bids.read_json(folder / name).get("RepetitionTime"))
-    return events, times
-
-
-def _sidecars(folder: Path) -> list[str]:
-    """Of all runs of a folder; it is listed once, for a dataset has many."""
-    names = (entry.name for entry in os.scandir(folder))
-    return sorted(name for name in names if name.endswith((".json", ".tsv")))
 
 
 def _stamp(path: Path) -> list[int]:

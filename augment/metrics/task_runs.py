@@ -12,7 +12,6 @@ import numpy as np
 from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
 from neuromix.augment.prepare.bold import check_events, check_frames, read_events, repetition_time
-from neuromix.augment.prepare.scans import inherited_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,8 +97,7 @@ def read_runs(cohort: Cohort) -> list[TaskRun]:
         image = nib.load(path)
         try:
             tr = repetition_time(image.header, bids.metadata(path))
-            root = next(up.parent for up in path.parents if up.name.startswith("sub-"))
-            place = inherited_file(path, [root], "events.tsv")
+            place = next(bids.inherited(path, "events.tsv"), None)
             if place is None:
                 raise InputError(
                     "there is no events.tsv for it; put one beside it, or prepare the data again "
