@@ -347,7 +347,7 @@ def location(name: str, image: str, space: str, run: Mapping[str, Any]) -> str:
     entities = {"sub": name, "space": space, **own}
     if datatype == "func":
         entities |= {key: str(run[key]) for key in bids.RUN if run.get(key)}
-    return f"sub-{name}/{datatype}/{bids.build_name(entities, suffix, '.nii')}"
+    return bids.path_of(datatype, entities, suffix, ".nii")
 
 
 def _events_path(path: Path) -> Path:

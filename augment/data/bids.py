@@ -94,6 +94,13 @@ def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
     return "_".join([*pairs, suffix]) + extension
 
 
+def path_of(datatype: str, entities: Mapping[str, str], suffix: str, extension: str) -> str:
+    """Where a file lies in its dataset."""
+    session = f"ses-{entities['ses']}/" if entities.get("ses") else ""
+    name = build_name(entities, suffix, extension)
+    return f"sub-{entities['sub']}/{session}{datatype}/{name}"
+
+
 def space_of(paths: Iterable[str | Path]) -> str:
     """The one ``space`` that the names of images tell, or ``custom``."""
     matches = (re.search(r"_space-([A-Za-z0-9+]+)_", Path(path).name) for path in paths)

@@ -1,13 +1,12 @@
 """What is wrong with one file: read whole, once, and nothing raises.
 
-Files are streamed in blocks, so that memory holds one volume, whatever a file contains or its
-header claims. Only NIfTI files (``.nii``, ``.nii.gz``) are understood.
+Memory holds a few copies of one volume, whatever a file contains or its header claims. Only NIfTI
+files (``.nii``, ``.nii.gz``) are understood.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
 import itertools
 import math
 import zlib
@@ -253,28 +252,19 @@ def _check_tr(header: Any, path: Path, look: Look) -> None:
 
 
 def _check_values(path: Path, stored: Any, look: Look) -> np.ndarray | None:
-    """Read all values in blocks; the first volume, NaN set to 0, unless that is pointless."""
-    size = math.prod(stored.shape[:3])
-    first = np.empty(size, np.float32)
-    total, done = math.prod(stored.shape), 0
-    broken = np.zeros(total // size, dtype=int)  # NaN and infinite voxels of each frame
-    dark = np.ones(total // size, dtype=bool)  # frames without a value that is not 0
-    low, high = math.inf, -math.inf
-    for values in _values(path, stored):
-        frames = range(done // size, -(-(done + len(values)) // size))
-        borders = [max(frame * size - done, 0) for frame in frames]
-        here = slice(frames.start, frames.stop)
+    """Read all volumes; the first one, NaN set to 0, unless that is pointless."""
+    frames, low, high = [], math.inf, -math.inf
+    total = math.prod(stored.shape)
+    for values in _volumes(path, stored):
         good = np.isfinite(values)
-        if not good.all():
-            broken[here] += np.add.reduceat(~good, borders, dtype=int)
-            values[~good] = 0
         if good.any():
             low, high = min(low, values[good].min()), max(high, values[good].max())
-        dark[here] &= ~np.logical_or.reduceat(values != 0, borders)
-        if done < size:
-            part = values[: size - done]
-            first[done : done + len(part)] = part
-        done += len(values)
+        values[~good] = 0
+        frames.append((np.count_nonzero(~good), not values.any()))
+        if len(frames) == 1:
+            first = values
+    broken = np.array([count for count, _ in frames])  # NaN and infinite voxels of each frame
+    dark = np.array([is_dark for _, is_dark in frames])  # frames without a value that is not 0
     if broken.sum() == total:
         look.report("every voxel is NaN or infinite", AGAIN)
         return None
@@ -294,26 +284,20 @@ def _check_values(path: Path, stored: Any, look: Look) -> np.ndarray | None:
     return first.reshape(stored.shape[:3], order="F")
 
 
-def _values(path: Path, stored: Any) -> Iterator[np.ndarray]:
-    """The scaled values of a file, a block at a time, in the order of the file."""
+def _volumes(path: Path, stored: Any) -> Iterator[np.ndarray]:
+    """The scaled values of a file, a volume at a time, in the order of the file."""
+    size = math.prod(stored.shape[:3]) * stored.dtype.itemsize
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as stream:
-        for _ in _blocks(stream, stored.offset):
-            pass
-        for block in _blocks(stream, math.prod(stored.shape) * stored.dtype.itemsize):
+        stream.read(stored.offset)
+        for _ in range(math.prod(stored.shape[3:])):
+            block = stream.read(size)
+            if len(block) < size:
+                raise EOFError(f"{size - len(block):,} bytes are lacking")
             values = np.frombuffer(block, stored.dtype).astype(np.float32)
             yield values * np.float32(stored.slope) + np.float32(stored.inter)
         while stream.read(BLOCK):  # to its end, where gzip compares its checksum
             pass
-
-
-def _blocks(stream: io.BufferedIOBase, count: int) -> Iterator[bytes]:
-    while count > 0:
-        block = stream.read(min(BLOCK, count))
-        if len(block) < min(BLOCK, count):
-            raise EOFError(f"{count - len(block):,} bytes are lacking")
-        count -= len(block)
-        yield block
 
 
 def _check_md(values: np.ndarray, look: Look) -> None:

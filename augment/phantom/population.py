@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from neuromix.augment.errors import InputError
+from neuromix.augment.errors import require_choice
 from neuromix.augment.phantom.anatomy import Shape
 
 
@@ -76,8 +76,7 @@ def person(
     Both versions of the md phantom have the same people with the same labels; what the labels do to
     the form of a brain is wider, and not linear, in the second.
     """
-    if site not in SITES:
-        raise InputError(f"site {site!r} is not known; allowed are {', '.join(SITES)}")
+    require_choice("site", site, SITES)
     where = SITES[site]
     rng = np.random.default_rng([seed, ord(site), index])
     sex = "FM"[rng.integers(2)]

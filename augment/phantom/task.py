@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import ndimage, signal
 
 from neuromix.augment import files
+from neuromix.augment.data import bids
 from neuromix.augment.data.grid import SPACE
 from neuromix.augment.phantom.anatomy import Anatomy
 from neuromix.augment.phantom.population import Participant
@@ -159,12 +160,13 @@ def write_subject(
     for task in TASKS:
         for direction in ("LR", "RL"):
             events = block_events(task, rng)
-            stem = f"sub-{person.subject_id}_task-{task}_dir-{direction}"
             run = simulate(anatomy, maps, response, task, direction, events, rng)
-            place = folder / f"sub-{person.subject_id}" / "func"
-            files.write_table(place / f"{stem}_events.tsv", events)
-            name = f"{stem}_space-{SPACE}_desc-preproc_bold.nii.gz"
-            files.write_nifti(place / name, run, anatomy.grid.affine, tr=TR)
+            own = {"sub": person.subject_id, "task": task, "dir": direction}
+            place = folder / bids.path_of("func", own, "events", ".tsv")
+            files.write_table(place, events)
+            own |= {"space": SPACE, "desc": "preproc"}
+            place = folder / bids.path_of("func", own, "bold", ".nii.gz")
+            files.write_nifti(place, run, anatomy.grid.affine, tr=TR)
     return {"amplitude": response.amplitude, "delay": response.delay}
 
 

@@ -274,12 +274,11 @@ def _paths(scan: Scan, settings: Settings, out: Path, chunk: int) -> tuple[Path,
         own["chunk"] = f"{chunk:02d}"
     full = {**own, "space": scan.prepared_space(settings.to), **_description(settings)}
     suffix = {"md": "dwimap", "map": bids.MAP}.get(settings.what, scan.kind)
-    folder = out / f"sub-{own['sub']}" / (f"ses-{own['ses']}" if "ses" in own else "")
-    folder /= {"bold": "func", "map": "anat"}.get(scan.kind, "dwi")
+    datatype = {"bold": "func", "map": "anat"}.get(scan.kind, "dwi")
     return (
-        folder / bids.build_name(full, suffix, ".nii.gz"),
-        folder / bids.build_name(full, suffix, ".json"),
-        folder / bids.build_name(own, "events", ".tsv"),
+        out / bids.path_of(datatype, full, suffix, ".nii.gz"),
+        out / bids.path_of(datatype, full, suffix, ".json"),
+        out / bids.path_of(datatype, own, "events", ".tsv"),
     )
 
 
