@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +14,7 @@ from scipy import ndimage
 
 from neuromix.augment.data.examine import MD_MEDIAN, MD_UNITS
 from neuromix.augment.data.grid import Grid, bright, resample
-from neuromix.augment.errors import InputError
+from neuromix.augment.errors import InputError, require_choice
 from neuromix.augment.prepare import bold, diffusion, segments, space
 from neuromix.augment.prepare.scans import KINDS, Scan
 
@@ -30,23 +31,33 @@ FULL = 0.8
 
 @dataclass(frozen=True)
 class Settings:
-    """What to make; see :func:`neuromix.augment.prepare.prepare`."""
+    """What to make."""
 
     what: str
+    """``md`` (MD maps, from MD maps or DWI), ``bold`` (BOLD and its events), ``segments`` (segments
+    of BOLD along time and of DWI along gradients) or ``map`` (any scalar map, skull-stripped, whose
+    unit and range stay)."""
     spacing: float | None = None
+    """Of the grid, in mm, by default 4; of maps that are registered to none, their own."""
     window: float | None = None
+    """Cut BOLD into windows of this many seconds."""
     overlap: float = 0.0
+    """Share of a window that the next one repeats, 0 to below 1."""
     segments: int = 8
+    """Number of segments."""
     b_max: float = 1500.0
+    """Largest b-value for the tensor, in s/mm²."""
     image: str = ""
+    """Name of the map in the cohort; it can be left out where there is one image."""
     to: str = "template"
+    """What maps are registered to: the ``template``, their own ``mean`` (of a cohort of whole
+    brains; kept in the output, so that others can follow), or ``none``."""
     pool: tuple[int, int, int] | None = None
+    """Blocks of voxels to average, in place of a spacing, of maps registered to none."""
 
     def __post_init__(self) -> None:
-        if self.what not in KINDS:
-            raise InputError(f"cannot prepare {self.what!r}; allowed are {', '.join(KINDS)}")
-        if self.to not in WAYS:
-            raise InputError(f"to {self.to!r} came; allowed are {', '.join(WAYS)}")
+        require_choice("what", self.what, KINDS)
+        require_choice("to", self.to, WAYS)
         if self.pool is not None and (min(self.pool) < 1 or self.spacing is not None):
             raise InputError(
                 f"pool {' '.join(map(str, self.pool))} and spacing {self.spacing} came; give whole "
@@ -133,9 +144,7 @@ def _md(scan: Scan, settings: Settings) -> Output:
         mask = outline(md)
     # As attenuation, exp(-MD), tissue spreads over more bins of the mutual information than in MD,
     # where fluid takes most: on a synthetic map the error fell from 0.6 to 0.2 mm.
-    transform, mask, quality = _find(scan, np.exp(-md), affine, mask)
-    image, record = space.place(md, affine, settings.grid, transform, mask)
-    return Output(image, {**sidecar, "SkullStripped": True, **quality, "Record": {"space": record}})
+    return Output(*_found(scan, np.exp(-md), affine, mask).place(md, settings, sidecar))
 
 
 def read_map(scan: Scan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -166,9 +175,7 @@ def outline(volume: np.ndarray) -> np.ndarray:
 def _map(scan: Scan, settings: Settings, reference: space.Reference | None) -> Output:
     if settings.to != "none":
         data, affine, mask = read_map(scan)
-        transform, _, quality = _find(scan, data, affine, mask, reference)
-        image, record = space.place(data, affine, settings.grid, transform, mask)
-        return Output(image, {"SkullStripped": True, **quality, "Record": {"space": record}})
+        return Output(*_found(scan, data, affine, mask, reference).place(data, settings))
     data, affine = _varied(scan)
     source = Grid(data.shape, affine)
     target = source.respaced(settings.spacing) if settings.spacing else source
@@ -193,53 +200,39 @@ def pooled(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
 def _bold(scan: Scan, settings: Settings) -> list[Output]:
     if settings.has_windows and "chunk" in scan.entities:
         raise InputError("this is a window (chunk) already; cut the whole run, or give no window")
-    data, affine, header = _read(scan.image, 4)
-    bold.check_frames(np.moveaxis(data, 3, 0))
-    tr = bold.repetition_time(header, scan.sidecar)
+    data, affine, tr = _read_run(scan)
     frames = data.shape[3]
     events = _events(scan, frames, tr)
     length = frames if settings.window is None else round(settings.window / tr)
     starts = bold.windows(frames, length, settings.overlap)
     mean = data.mean(axis=3)
-    transform, mask, quality = _find(scan, mean, affine, _mask(scan, mean.shape, affine))
-    image, record = space.place(data, affine, settings.grid, transform, mask)
-    sidecar = {
-        "RepetitionTime": tr,
-        "TaskName": scan.entities.get("task", ""),
-        "SkullStripped": mask is not None,
-        **quality,
-        "Record": {"space": record},
-    }
+    found = _found(scan, mean, affine, _mask(scan, mean.shape, affine))
+    told = {"RepetitionTime": tr, "TaskName": scan.entities.get("task", "")}
+    image, sidecar = found.place(data, settings, told)
     outputs = []
     for start in starts:
         part, own = bold.cut(image, events, tr, start, length)
         where = {"Windows": len(starts), "FirstFrame": start, "RunFrames": frames}
-        outputs.append(
-            Output(part, {**sidecar, **(where if settings.has_windows else {})}, tr, own)
-        )
+        outputs.append(Output(part, sidecar | (where if settings.has_windows else {}), tr, own))
     return outputs
 
 
 def _bold_segments(scan: Scan, settings: Settings) -> Output:
-    data, affine, header = _read(scan.image, 4)
-    bold.check_frames(np.moveaxis(data, 3, 0))
-    tr = bold.repetition_time(header, scan.sidecar)
+    data, affine, tr = _read_run(scan)
     mean = data.mean(axis=3)
-    transform, mask, quality = _find(scan, mean, affine, _mask(scan, mean.shape, affine))
-    inside = space.brain_mask(mean, min(Grid(mean.shape, affine).spacing)) if mask is None else mask
+    found = _found(scan, mean, affine, _mask(scan, mean.shape, affine))
+    inside = found.mask
+    if inside is None:
+        inside = space.brain_mask(mean, min(Grid(mean.shape, affine).spacing))
     parts, division = segments.segment_bold(data, settings.segments, inside)
-    image, record = space.place(parts, affine, settings.grid, transform, mask)
     # BIDS wants the time between the frames of this file, which are segments.
     tr *= data.shape[3] / settings.segments
-    sidecar = {
+    told = {
         "Units": "fraction of the run's mean brain signal",
         "RepetitionTime": tr,
         "TaskName": scan.entities.get("task", ""),
-        "SkullStripped": mask is not None,
-        **quality,
-        "Record": {"segments": division, "space": record},
     }
-    return Output(image, sidecar, tr)
+    return Output(*found.place(parts, settings, told, division), tr)
 
 
 def _dwi_segments(scan: Scan, settings: Settings) -> Output:
@@ -249,32 +242,57 @@ def _dwi_segments(scan: Scan, settings: Settings) -> Output:
     rough, _ = segments.segment_dwi(data, bvals, bvecs, affine, 1)
     if mask is None and not scan.is_in_mni:
         mask = _b0_mask(data, bvals, affine)
-    transform, mask, quality = _find(scan, rough[..., 0], affine, mask)
-    superior = transform[:3, 2]
+    found = _found(scan, rough[..., 0], affine, mask)
+    superior = found.transform[:3, 2]
     parts, division = segments.segment_dwi(data, bvals, bvecs, affine, settings.segments, superior)
-    image, record = space.place(parts, affine, settings.grid, transform, mask)
-    sidecar = {
-        "Units": "attenuation S/S0",
-        "SkullStripped": mask is not None,
-        **quality,
-        "Record": {"segments": division, "space": record},
-    }
-    return Output(image, sidecar)
+    return Output(*found.place(parts, settings, {"Units": "attenuation S/S0"}, division))
 
 
-def _find(
+class Found(NamedTuple):
+    """Where the reference lies in a scan, its brain mask, and how well they overlap."""
+
+    affine: np.ndarray
+    transform: np.ndarray
+    mask: np.ndarray | None
+    quality: dict[str, Any]
+
+    def place(
+        self,
+        data: np.ndarray,
+        settings: Settings,
+        told: Mapping[str, Any] | None = None,
+        division: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Data of the scan on the grid, and their sidecar, which ``told`` begins."""
+        image, place = space.place(data, self.affine, settings.grid, self.transform, self.mask)
+        record = {"segments": division, "space": place} if division else {"space": place}
+        is_stripped = self.mask is not None
+        return image, {
+            **(told or {}), "SkullStripped": is_stripped, **self.quality, "Record": record,
+        }  # fmt: skip
+
+
+def _found(
     scan: Scan,
     volume: np.ndarray,
     affine: np.ndarray,
     mask: np.ndarray | None,
     reference: space.Reference | None = None,
-) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Where the reference lies in a scan, its brain mask, and how well they overlap."""
+) -> Found:
     if scan.is_in_mni and reference is None:
-        return np.eye(4), mask, {"Registration": f"as it came, in {scan.entities['space']}"}
+        quality = {"Registration": f"as it came, in {scan.entities['space']}"}
+        return Found(affine, np.eye(4), mask, quality)
     reference = reference or space.template_reference()
     transform, mask, overlap = space.register(volume, affine, mask, reference)
-    return transform, mask, {"Registration": f"affine to {reference.name}", "Overlap": overlap}
+    quality = {"Registration": f"affine to {reference.name}", "Overlap": overlap}
+    return Found(affine, transform, mask, quality)
+
+
+def _read_run(scan: Scan) -> tuple[np.ndarray, np.ndarray, float]:
+    """BOLD (X, Y, Z, T), its affine and its repetition time."""
+    data, affine, header = _read(scan.image, 4)
+    bold.check_frames(np.moveaxis(data, 3, 0))
+    return data, affine, bold.repetition_time(header, scan.sidecar)
 
 
 def _read(path: Path, dimensions: int) -> tuple[np.ndarray, np.ndarray, Any]:
