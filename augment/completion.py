@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment import files
-from neuromix.augment.bank.filling import PLACES, UNITS, require_empty, require_same
+from neuromix.augment.bank.filling import PLACES, require_empty, require_same
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.digests import file_digests
@@ -159,7 +159,7 @@ def complete_dataset(
             "Sources": [os.path.relpath(source, out)],
             **source_record, "Seed": number, "Samples": samples,
             "Completer": settings["completer"], "WeightsHash": settings["weights"],
-            "SpatialReference": space, "Units": UNITS[want],
+            "SpatialReference": space, "Units": bids.UNITS[want],
             "Uncertainty": deviation.name,
         }  # fmt: skip
         if want == "fmri":

@@ -194,7 +194,8 @@ class MixedDataset(Dataset[tio.Subject]):
             is_real = np.ones(count, bool)
             is_real[rng.permutation(self._models)[:wanted]] = False
             return MixPlan(everyone, is_real)
-        added = [_take(members, number, rng) for members, number in self._quotas(wanted)]
+        quotas = self._quotas(wanted)
+        added = [members[draw_order(len(members), number, rng)] for members, number in quotas]
         models = np.concatenate([everyone[:0], *added])
         is_real = np.arange(count + len(models)) < count
         return MixPlan(np.concatenate([everyone, models]), is_real)
@@ -233,6 +234,12 @@ class MixedDataset(Dataset[tio.Subject]):
                 if first is not None:
                     self._frames[name] = Frame.of(first[name])
         return self._frames
+
+
+def draw_order(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Which of ``count`` rows comes at each of ``size`` positions: equally often, or one more."""
+    rounds = [rng.permutation(count) for _ in range(-(-size // count))]
+    return np.concatenate([np.arange(0), *rounds])[:size]
 
 
 class SyntheticSampler(BaseEstimator):
@@ -320,11 +327,3 @@ def _match(
             if texts and tuple(labels[name] for name in texts) not in has:
                 source.draw(labels, 0)
     return names
-
-
-def _take(members: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw members, each as often as any other give or take one."""
-    rounds = -(-number // len(members))
-    return np.concatenate([members[:0], *(rng.permutation(members) for _ in range(rounds))])[
-        :number
-    ]

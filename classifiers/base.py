@@ -33,6 +33,7 @@ from neuromix.augment.data import leakage, origin
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import CATEGORIES, DEMENTIA
 from neuromix.augment.errors import InputError, TrainingError
+from neuromix.augment.mixing import draw_order
 from neuromix.classifiers import inputs, saving, training
 from neuromix.classifiers.checks import check_settings
 from neuromix.classifiers.networks import NETWORKS, ImageTowers
@@ -181,7 +182,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         batches = inputs.Batches(
             self._store(chosen.rows),
             codes,
-            inputs.draw_order(len(codes), self.steps * self.batch_size, rng),
+            draw_order(len(codes), self.steps * self.batch_size, rng),
             seed=self.seed,
             shift=self.shift,
             flip=self.flip,

@@ -221,9 +221,3 @@ class Batches(Dataset[Any]):
                 )
             made[name] = torch.from_numpy(standardise(data, self.store.scale[name]))
         return made, self.recode(result, int(self.codes[row])), origin.of_subject(result)
-
-
-def draw_order(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Which of ``count`` rows comes at each of ``size`` positions: equally often, or one more."""
-    rounds = [rng.permutation(count) for _ in range(-(-size // count))]
-    return np.concatenate(rounds)[:size]

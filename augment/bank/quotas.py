@@ -132,7 +132,8 @@ def deconfound(
     _require_category(target, space)
     if target in by:
         raise InputError(f"{target} is the target; leave it out of the confounders {list(by)}")
-    columns = [name for name in by if _varies(cohort, name)]
+    cohort.require_columns(by)
+    columns = [name for name in by if cohort.table[name].replace("", None).nunique() > 1]
     if not columns:
         raise InputError(
             f"{', '.join(by) or 'nothing'} came as confounders and none varies in "
@@ -250,14 +251,6 @@ def _require_category(name: str, space: LabelSpace) -> None:
             f"the sampler has no classes of {name!r}; it has those of "
             f"{', '.join(space.categories) or 'nothing'}"
         )
-
-
-def _varies(cohort: Cohort, name: str) -> bool:
-    if name not in cohort.table.columns:
-        raise InputError(
-            f"the cohort has no column {name!r}; it has {', '.join(cohort.table.columns)}"
-        )
-    return cohort.table[name].replace("", None).nunique() > 1
 
 
 def _cells(rows: Sequence[Labels], names: Sequence[str]) -> np.ndarray:

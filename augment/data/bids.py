@@ -47,6 +47,15 @@ MNI = "MNI152"
 """Begins the names of the spaces that the template's regions and tissues fit."""
 RUN = ("task", "dir", "run", "chunk")
 EXTENSIONS = (".nii", ".nii.gz")
+MAX_TR = 60.0
+TIMES = {"msec": 1e-3, "usec": 1e-6}
+"""Units of time in NIfTI headers, in seconds."""
+UNITS = {
+    "md": "1e-3 mm^2/s",
+    "fmri": "fraction of the run's mean brain signal",
+    "dmri": "attenuation S/S0",
+}
+"""Units of the images that have some; the others are arbitrary."""
 NOT_AVAILABLE = ("", "n/a")
 CUSTOM = "custom"
 """The space of images whose names tell none."""
@@ -308,6 +317,35 @@ def metadata(path: str | Path) -> dict[str, Any]:
     for sidecar in inherited(path, f"{suffix}.json"):
         merged = read_json(sidecar) | merged
     return merged
+
+
+def repetition_time(header: Any, sidecar: Mapping[str, Any]) -> float:
+    """Seconds between frames, from a NIfTI header and a JSON sidecar, which must agree."""
+    zooms = header.get_zooms()
+    times = {}
+    if len(zooms) > 3 and zooms[3] > 0:
+        times["header"] = float(zooms[3]) * TIMES.get(header.get_xyzt_units()[1], 1.0)
+    if (told := sidecar.get("RepetitionTime")) is not None:
+        if not isinstance(told, int | float):
+            raise InputError(f"RepetitionTime is {told!r} in the sidecar; write a number there")
+        times["sidecar"] = float(told)
+    if not times:
+        raise InputError(
+            "the repetition time is neither in the header nor in the sidecar; write it as "
+            "RepetitionTime into the JSON"
+        )
+    if max(times.values()) - min(times.values()) > 1e-3:
+        raise InputError(
+            f"the repetition time is {times['header']:g} s in the header and "
+            f"{times['sidecar']:g} s in the sidecar; correct the one that is wrong"
+        )
+    # The sidecar's is a decimal number, the header's has been through 32 bits.
+    tr = times["sidecar"] if "sidecar" in times else round(times["header"], 6)
+    if not 0 < tr < MAX_TR:
+        raise InputError(
+            f"a repetition time of {tr:g} s cannot be; it must be in seconds, below {MAX_TR:g}"
+        )
+    return tr
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromix.augment.data import bids
-from neuromix.augment.data.examine import COARSE, PREPARE, Look, look_at, write
-from neuromix.augment.data.grid import template_on
+from neuromix.augment.data.examine import PREPARE, Look, look_at, write
+from neuromix.augment.data.grid import COARSE, template_on
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +100,7 @@ def _contradictions(table: pd.DataFrame) -> Iterator[Problem]:
     several = told[told.duplicated(["dataset", "subject_id"], keep=False)]
     for (_, subject), rows in several.groupby(["dataset", "subject_id"], sort=False):
         what = f"sex is {' in one row and '.join(rows['sex'])} in another"
-        yield Problem(subject, "", "", "", what, "mend the one that is wrong")
+        yield Problem(str(subject), "", "", "", what, "mend the one that is wrong")
 
 
 def _repeated_rows(table: pd.DataFrame) -> Iterator[Problem]:
@@ -108,7 +108,7 @@ def _repeated_rows(table: pd.DataFrame) -> Iterator[Problem]:
     for values, rows in table[table.duplicated(key, keep=False)].groupby(key, sort=False):
         run = "".join(f", {k} {v}" for k, v in zip(bids.RUN, values[3:], strict=True) if v)
         what = f"{len(rows)} rows for this session{run}"
-        yield Problem(values[1], values[2], "", "", what, "keep one of them")
+        yield Problem(str(values[1]), str(values[2]), "", "", what, "keep one of them")
 
 
 def _shared_files(table: pd.DataFrame, images: Sequence[str]) -> Iterator[Problem]:
@@ -118,7 +118,9 @@ def _shared_files(table: pd.DataFrame, images: Sequence[str]) -> Iterator[Proble
         for path, rows in users[users.duplicated(column, keep=False)].groupby(column, sort=False):
             names = ", ".join(f"sub-{subject}" for subject in rows["subject_id"])
             what = f"the same file stands for {len(rows)} subjects ({names})"
-            yield Problem(rows["subject_id"].iloc[0], "", image, path, what, "give each its own")
+            yield Problem(
+                rows["subject_id"].iloc[0], "", image, str(path), what, "give each its own"
+            )
 
 
 def _mixed(image: str, looks: list[Look]) -> Iterator[Problem]:

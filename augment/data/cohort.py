@@ -222,7 +222,7 @@ class Cohort:
         """
         keep = np.ones(len(self), bool) if mask is None else np.asarray(mask, bool)
         for column, value in values.items():
-            self._check_columns([column])
+            self.require_columns([column])
             allowed = [value] if np.isscalar(value) else list(value)
             keep = keep & self.table[column].isin(allowed).to_numpy()
         return Cohort(self.table[keep], self.name)
@@ -371,7 +371,7 @@ class Cohort:
         """
         self._refuse_duplicates()
         stratify = [stratify] if isinstance(stratify, str) else stratify
-        self._check_columns(stratify)
+        self.require_columns(stratify)
         if seed < 0:
             raise InputError(f"seed {seed} is negative; give 0 or more")
         shares = np.asarray(fractions, float)
@@ -402,7 +402,8 @@ class Cohort:
         part_of_row = parts[subjects.sort_index().to_numpy()]
         return Split(*(self.where(part_of_row == part) for part in range(3)))
 
-    def _check_columns(self, names: Collection[str]) -> None:
+    def require_columns(self, names: Collection[str]) -> None:
+        """Refuse names of columns that the table lacks."""
         for name in names:
             if name not in self.table.columns:
                 raise InputError(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neuromix.augment.data import bids
-from neuromix.augment.data.grid import Grid, bright, resample, template_on
+from neuromix.augment.data.grid import COARSE, Grid, bright, resample, template_on
 from neuromix.augment.errors import InputError
 
 SAME_FRAMES = ("fmri", "dmri")  # a run may last longer than another, segments are as many
@@ -29,7 +29,6 @@ DEFLATE_LIMIT = 1032  # no gzip stream grows by more than this factor
 
 MNI_CODE = 4
 """Of NIfTI: the affine leads to MNI152 space."""
-COARSE = Grid.mni(4.0)
 OVERLAP = 0.85
 """Least Dice overlap of an image with the template's brain.
 
@@ -39,11 +38,12 @@ for ten real heads, registered or not.
 """
 MD_MEDIAN = (0.3, 2.0)
 """Where the median MD of a head lies in 1e-3 mm²/s: white matter has 0.7, cortex 0.9, water 3."""
+MD_RANGE = (0.0, 3.2)
+"""Free water at body temperature has 3.0; what a noisy fit finds beyond 3.2 is no diffusivity."""
 MD_UNITS = (("mm²/s", 1e3), ("µm²/s", 1e-3), ("m²/s", 1e9))
 NEGATIVE_MD = 0.01  # share of voxels that noise may turn negative
 TILT = math.radians(0.5)
 APART = 0.1  # mm between the places of a voxel by sform and by qform
-TR_TOLERANCE = 1e-3  # seconds
 
 PREPARE = "run neuromix prepare"
 AGAIN = "copy or export the file again"
@@ -107,7 +107,10 @@ def _examine(path: Path, image: str, look: Look) -> None:
     scan = nib.load(path)
     affine = _check_affine(scan, look)
     if image == "bold" and len(scan.shape) > 3:
-        _check_tr(scan.header, path, look)
+        try:
+            bids.repetition_time(scan.header, bids.metadata(path))
+        except InputError as error:
+            look.report(*_reason(error).split("; ", 1))
 
     stored = scan.dataobj
     claimed = stored.offset + math.prod(scan.shape) * stored.dtype.itemsize
@@ -231,24 +234,6 @@ def _check_agreement(image: Any, affine: np.ndarray, look: Look) -> None:
             f"sform and qform disagree by {distance:.3g} mm, and readers differ in which they take",
             f"write the same affine in both: {PREPARE}",
         )
-
-
-def _check_tr(header: Any, path: Path, look: Look) -> None:
-    unit = {"msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 1.0)
-    tr = float(header.get_zooms()[3]) * unit
-    try:
-        in_sidecar = bids.metadata(path).get("RepetitionTime")
-    except InputError as error:
-        look.report(_reason(error), "the TR cannot be checked without it")
-        in_sidecar = None
-    if in_sidecar is not None and not isinstance(in_sidecar, int | float):
-        look.report(f"RepetitionTime is {in_sidecar!r} in the sidecar", "write a number of seconds")
-    elif not tr > 0:
-        known = f"{in_sidecar} s, as the sidecar says," if in_sidecar else "the repetition time"
-        look.report(f"the TR is {tr:g} s in the header", f"write {known} there")
-    elif in_sidecar is not None and not abs(in_sidecar - tr) <= TR_TOLERANCE:
-        what = f"the TR is {tr:g} s in the header and {in_sidecar} s in the sidecar"
-        look.report(what, "mend the one that is wrong")
 
 
 def _check_values(path: Path, stored: Any, look: Look) -> np.ndarray | None:

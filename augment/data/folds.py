@@ -58,7 +58,12 @@ class GeneratorKFold:
         if (self.fit is None) == (self.shared is None):
             came = "neither" if self.fit is None else "both"
             raise InputError(f"{came} of fit and shared came; give one of them")
-        optimistic = self.shared is not None and _has_seen(self.shared, cohort)
+        optimistic = False
+        if self.shared is not None:
+            try:
+                self.shared.check_disjoint(cohort)
+            except LeakageError:
+                optimistic = True
         for number, test in enumerate(self._tests(cohort)):
             held_out = set(test.subject_keys)
             people = zip(cohort.table["dataset"], cohort.table["subject_id"], strict=True)
@@ -90,11 +95,3 @@ class GeneratorKFold:
                 raise InputError(f"{self.n_splits} folds cannot be made: {error}") from None
             tests.append(test)
         return [*tests, cohort]
-
-
-def _has_seen(source: Source, cohort: Cohort) -> bool:
-    try:
-        source.check_disjoint(cohort)
-    except LeakageError:
-        return True
-    return False

@@ -77,17 +77,14 @@ def canonical(
                 else:
                     values[text] = text.strip().removeprefix("sub-").removeprefix("ses-")
             except InputError as error:
-                problems.append(f"{_whose(result, table[source] == text)}{error}")
+                first = (table[source] == text).argmax()
+                who = f"sub-{result['subject_id'].iloc[first]}: " if "subject_id" in result else ""
+                problems.append(f"{who}{error}")
         result[target] = table[source].map(values)
     if problems:
         several = f"{len(problems)} labels are not understood: " if len(problems) > 1 else ""
         raise InputError(several + "; ".join(problems))
     return result
-
-
-def _whose(result: pd.DataFrame, rows: pd.Series) -> str:
-    """The first subject of some rows, if subjects are known by now."""
-    return f"sub-{result['subject_id'][rows].iloc[0]}: " if "subject_id" in result else ""
 
 
 def _source(target: str, candidates: list[str]) -> str | None:

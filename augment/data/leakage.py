@@ -64,13 +64,11 @@ def voxels_of(subject: tio.Subject, images: Iterable[str]) -> set[str]:
 
     The two differ behind a transform, which would else hide whose image it is.
     """
-    from neuromix.augment.data.scans import WholeImage
-
     digests = set()
     for image in (subject[name] for name in images):
         digests.add(voxel_hash(image.data.float().numpy()))
         if subject.applied_transforms and isinstance(image.path, Path) and image.path.is_file():
-            digests.add(voxel_hash(WholeImage(image.path).data.float().numpy()))
+            digests.add(_read(image.path))
     return digests
 
 

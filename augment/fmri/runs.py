@@ -28,7 +28,7 @@ from neuromix.augment.data.digests import file_digests
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import voxel_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, read_events, repetition_time
+from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, read_events
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,7 +153,7 @@ def _look(row: dict[str, Any], window: int) -> tuple[BoldRun, Grid, float]:
             "with a shorter window"
         )
     try:
-        tr = repetition_time(image.header, bids.metadata(path))
+        tr = bids.repetition_time(image.header, bids.metadata(path))
         place = next(bids.inherited(Path(path), "events.tsv"), None)
         if place is not None:
             events = read_events(place)

@@ -11,7 +11,7 @@ import numpy as np
 
 from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
-from neuromix.augment.prepare.bold import check_events, check_frames, read_events, repetition_time
+from neuromix.augment.prepare.bold import check_events, check_frames, read_events
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +96,7 @@ def read_runs(cohort: Cohort) -> list[TaskRun]:
             continue
         image = nib.load(path)
         try:
-            tr = repetition_time(image.header, bids.metadata(path))
+            tr = bids.repetition_time(image.header, bids.metadata(path))
             place = next(bids.inherited(path, "events.tsv"), None)
             if place is None:
                 raise InputError(

@@ -170,6 +170,12 @@ class Anatomy:
         return gradient / np.linalg.norm(gradient, axis=0).max()
 
 
+@functools.lru_cache(maxsize=2)
+def anatomy_at(spacing: float) -> Anatomy:
+    """Seconds of work that cohorts of one spacing share."""
+    return Anatomy(Grid.mni(spacing))
+
+
 @functools.cache
 def template_brain() -> np.ndarray:
     """The template's brain with the cisterns below it filled, which its mask leaves out."""

@@ -16,7 +16,7 @@ from neuromix.augment.data.grid import SPACE, Grid
 from neuromix.augment.data.labels import LABELS
 from neuromix.augment.errors import InputError, require_choice
 from neuromix.augment.phantom import md, paired, task
-from neuromix.augment.phantom.anatomy import Anatomy
+from neuromix.augment.phantom.anatomy import anatomy_at
 from neuromix.augment.phantom.folding import FoldedAnatomy
 from neuromix.augment.phantom.population import SITES, person
 
@@ -120,7 +120,7 @@ def make_phantom(
     _write_tables(folder, config)
     if progress:
         print("Reading the template ...", flush=True)
-    anatomy = _anatomy(config.spacing)
+    anatomy = anatomy_at(config.spacing)
     folded = _folded_anatomy(config.spacing) if version == 2 else None
     scanner = paired.PairedScanner(anatomy) if kind == "paired" else None
 
@@ -159,12 +159,6 @@ def make_phantom(
     content["subjects"] = {truth.pop("subject_id"): truth for truth in truths}
     files.write_json(folder / "truth.json", content)
     return folder
-
-
-@functools.lru_cache(maxsize=2)
-def _anatomy(spacing: float) -> Anatomy:
-    """Seconds of work that cohorts of one spacing share."""
-    return Anatomy(Grid.mni(spacing))
 
 
 @functools.lru_cache(maxsize=2)
@@ -207,7 +201,7 @@ def _write_tables(folder: Path, config: PhantomConfig) -> None:
     common = {"SkullStripped": True, "SpatialReference": SPACE}
     if config.kind == "md":
         name = f"space-{SPACE}_param-md_dwimap.json"
-        files.write_json(folder / name, {"Units": "1e-3 mm^2/s", **common})
+        files.write_json(folder / name, {"Units": bids.UNITS["md"], **common})
     elif config.kind == "task":
         for name in task.TASKS:
             files.write_json(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from neuromix.augment.data.examine import MD_MEDIAN, MD_UNITS
+from neuromix.augment.data import bids
+from neuromix.augment.data.examine import MD_MEDIAN, MD_RANGE, MD_UNITS
 from neuromix.augment.data.grid import Grid, bright, resample
 from neuromix.augment.errors import InputError, require_choice
 from neuromix.augment.prepare import bold, diffusion, segments, space
@@ -124,11 +125,11 @@ def make(scan: Scan, settings: Settings, reference: space.Reference | None = Non
 
 
 def _md(scan: Scan, settings: Settings) -> Output:
-    sidecar: dict[str, Any] = {"Units": "1e-3 mm^2/s"}
+    sidecar: dict[str, Any] = {"Units": bids.UNITS["md"]}
     if scan.kind == "md":
         data, affine, _ = _read(scan.image, 3)
         unit, factor = _unit(data)
-        md = np.clip(data * np.float32(factor), *diffusion.MD_RANGE)
+        md = np.clip(data * np.float32(factor), *MD_RANGE)
         mask = _mask(scan, md.shape, affine)
         if factor != 1:
             sidecar["Note"] = f"converted from {unit} to 1e-3 mm²/s"
@@ -207,7 +208,7 @@ def _bold(scan: Scan, settings: Settings) -> list[Output]:
     starts = bold.windows(frames, length, settings.overlap)
     mean = data.mean(axis=3)
     found = _found(scan, mean, affine, _mask(scan, mean.shape, affine))
-    told = {"RepetitionTime": tr, "TaskName": scan.entities.get("task", "")}
+    told: dict[str, Any] = {"RepetitionTime": tr, "TaskName": scan.entities.get("task", "")}
     image, sidecar = found.place(data, settings, told)
     outputs = []
     for start in starts:
@@ -227,8 +228,8 @@ def _bold_segments(scan: Scan, settings: Settings) -> Output:
     parts, division = segments.segment_bold(data, settings.segments, inside)
     # BIDS wants the time between the frames of this file, which are segments.
     tr *= data.shape[3] / settings.segments
-    told = {
-        "Units": "fraction of the run's mean brain signal",
+    told: dict[str, Any] = {
+        "Units": bids.UNITS["fmri"],
         "RepetitionTime": tr,
         "TaskName": scan.entities.get("task", ""),
     }
@@ -245,7 +246,7 @@ def _dwi_segments(scan: Scan, settings: Settings) -> Output:
     found = _found(scan, rough[..., 0], affine, mask)
     superior = found.transform[:3, 2]
     parts, division = segments.segment_dwi(data, bvals, bvecs, affine, settings.segments, superior)
-    return Output(*found.place(parts, settings, {"Units": "attenuation S/S0"}, division))
+    return Output(*found.place(parts, settings, {"Units": bids.UNITS["dmri"]}, division))
 
 
 class Found(NamedTuple):
@@ -292,7 +293,7 @@ def _read_run(scan: Scan) -> tuple[np.ndarray, np.ndarray, float]:
     """BOLD (X, Y, Z, T), its affine and its repetition time."""
     data, affine, header = _read(scan.image, 4)
     bold.check_frames(np.moveaxis(data, 3, 0))
-    return data, affine, bold.repetition_time(header, scan.sidecar)
+    return data, affine, bids.repetition_time(header, scan.sidecar)
 
 
 def _read(path: Path, dimensions: int) -> tuple[np.ndarray, np.ndarray, Any]:

@@ -8,8 +8,9 @@ from torch.utils.data import DataLoader
 from volumes import subjects
 
 from neuromix.augment.errors import InputError
+from neuromix.augment.mixing import draw_order
 from neuromix.augment.transforms import FillMissing
-from neuromix.classifiers.inputs import Batches, Store, draw_order, one_shape, read, scale_of
+from neuromix.classifiers.inputs import Batches, Store, one_shape, read, scale_of
 
 EYE = np.eye(4)
 
