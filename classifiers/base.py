@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +29,18 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import GradientNormClipping, LRScheduler
+from torch.utils.data import DataLoader
 
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import CATEGORIES, DEMENTIA
-from neuromix.augment.errors import InputError, TrainingError
+from neuromix.augment.errors import InputError, TrainingError, require_choice
 from neuromix.augment.mixing import draw_order
 from neuromix.classifiers import inputs, saving, training
-from neuromix.classifiers.checks import check_settings
 from neuromix.classifiers.networks import NETWORKS, ImageTowers
 from neuromix.classifiers.training_set import collect
 
-LEAST = 8
+FEWEST_VOXELS = 8
 """Voxels along an axis that each network can halve as often as it does."""
 SMOOTHING = 0.1
 """Share of the target that is spread over all classes."""
@@ -143,7 +144,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             validation: Subjects by which the best weights are chosen and the probabilities
                 calibrated; without them, the last weights are kept and nothing is calibrated.
         """
-        check_settings(self, subjects, validation)
+        _check_settings(self, subjects, validation)
         chosen = collect(self, subjects, y, "training")
         present = set(chosen.labels)
         order = CATEGORIES.get(self.target, ())
@@ -158,10 +159,10 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         names = self._images()
         self.shapes_ = inputs.one_shape(chosen.rows, names)
         for name, shape in self.shapes_.items():
-            if min(shape[1:]) < LEAST:
+            if min(shape[1:]) < FEWEST_VOXELS:
                 raise InputError(
                     f"images {name!r} have {' x '.join(map(str, shape[1:]))} voxels, and a network "
-                    f"needs {LEAST} along each axis; prepare them with a smaller spacing"
+                    f"needs {FEWEST_VOXELS} along each axis; prepare them with a smaller spacing"
                 )
         self.scale_ = inputs.scale_of(chosen.rows, names)
         self.temperature_ = 1.0
@@ -338,7 +339,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
                 callbacks__print_log=None,
             )
             self.net_.notify("on_train_begin", X=batches, y=None)
-            with contextlib.suppress(training.Enough):
+            with contextlib.suppress(training.NoImprovement):
                 # Not net.fit, which takes Ctrl-C for the end of the training.
                 self.net_.fit_loop(batches, epochs=math.ceil(self.steps / every))
         module = self.net_.module_
@@ -406,3 +407,37 @@ def _as_it_is(batch: Any) -> Any:
 
 def _same_code(subject: tio.Subject, code: int) -> int:
     return code
+
+
+def _check_settings(classifier: Any, subjects: Any, validation: Any) -> None:
+    """Refuse settings of a classifier that can't be meant, and warn of those that do nothing."""
+    if isinstance(subjects, Cohort) or isinstance(validation, Cohort):
+        raise InputError("a cohort came; a classifier takes subjects: pass cohort.subjects()")
+    if isinstance(subjects, DataLoader) or isinstance(validation, DataLoader):
+        raise InputError("a loader came; a classifier makes its own batches: pass loader.dataset")
+    for name, allowed in (
+        ("network", NETWORKS),
+        ("frames", inputs.FRAMES),
+        ("monitor", training.MONITORS),
+    ):
+        require_choice(name, getattr(classifier, name), allowed)
+    if min(classifier.steps, classifier.batch_size, classifier.check_every) < 1:
+        raise InputError(
+            f"{classifier.steps} steps of {classifier.batch_size} volumes with a look every "
+            f"{classifier.check_every} came; all must be 1 or more"
+        )
+    if (
+        min(classifier.shift, classifier.workers, classifier.seed) < 0
+        or (classifier.patience or 1) < 1
+    ):
+        raise InputError(
+            f"shift {classifier.shift}, workers {classifier.workers}, seed {classifier.seed} and "
+            f"patience {classifier.patience} came; 0 or more are allowed, of patience 1 or more"
+        )
+    if not classifier.image:
+        raise InputError("image=() came; name one image or more")
+    training.device_for(classifier.device, classifier.precision)
+    for name, needs in (("patience", validation), ("freeze", classifier.pretrained)):
+        if getattr(classifier, name) and needs is None:
+            what = "validation=" if name == "patience" else "pretrained="
+            warnings.warn(f"{name} changes nothing without {what}", stacklevel=3)

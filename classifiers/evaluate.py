@@ -20,7 +20,7 @@ from neuromix.augment.errors import InputError, LeakageError
 from neuromix.classifiers.predictions import Predictions, people, pool
 from neuromix.classifiers.scores import SCORES, confusion
 from neuromix.classifiers.statistics import compare, gap_closed, holm, summarise
-from neuromix.classifiers.training_set import labelled
+from neuromix.classifiers.training_set import subjects_with_label
 
 __all__ = [
     "Predictions",
@@ -74,7 +74,7 @@ def predict(
         raise InputError("sources are checked against files; pass the cohort, not its subjects")
     for source in sources:
         source.check_disjoint(cohort)
-    chosen, labels = labelled(classifier, subjects, "test")
+    chosen, labels = subjects_with_label(classifier, subjects, "test")
     return Predictions(
         np.array(_names(chosen)),
         np.array(labels),
@@ -115,7 +115,7 @@ def cross_validate_subjects(
     Returns:
         Predictions of each fold; :func:`pool` makes one run of them.
     """
-    subjects, labels = labelled(classifier, _subjects(cohort), "cohort")
+    subjects, labels = subjects_with_label(classifier, _subjects(cohort), "cohort")
     names = _names(subjects)
     _check_folds(folds, names, labels)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
@@ -147,7 +147,7 @@ def learning_curve(
         sources: As in :func:`predict`; checked once.
         **fit: For the classifier's ``fit``, such as ``validation=``.
     """
-    pool_subjects, labels = labelled(classifier, _subjects(train), "training")
+    pool_subjects, labels = subjects_with_label(classifier, _subjects(train), "training")
     names = np.array(_names(pool_subjects))
     test_subjects = _subjects(test)
     shared = sorted(set(names) & set(_names(test_subjects)))

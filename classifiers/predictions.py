@@ -88,7 +88,7 @@ def pool(parts: Sequence[Predictions]) -> Predictions:
     )
 
 
-def aligned(arms: Sequence[Sequence[Predictions]]) -> list[list[Predictions]]:
+def align_runs(arms: Sequence[Sequence[Predictions]]) -> list[list[Predictions]]:
     """All runs with their rows in the same order."""
     counts = [len(arm) for arm in arms]
     if len(set(counts)) != 1 or not counts[0]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from neuromix.augment.errors import InputError, require_choice
-from neuromix.classifiers.predictions import Predictions, aligned, people
+from neuromix.classifiers.predictions import Predictions, align_runs, people
 from neuromix.classifiers.scores import SCORES
 
 CELLS = 4_000_000
@@ -148,7 +148,7 @@ def _bootstrap(
     require_choice("metric", metric, SCORES)
     if draws < 1:
         raise InputError(f"{draws} draws came; give 1 or more, such as 2000")
-    runs = aligned(arms)
+    runs = align_runs(arms)
     score, codes = SCORES[metric], runs[0][0].codes
     tables = [[run.probabilities for run in arm] for arm in runs]
     once = np.ones((1, len(codes)))

@@ -65,7 +65,7 @@ class VolumeNet(NeuralNet):
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Batches; in training, the time in which the network waits for them is added up."""
         batches = super().get_iterator(dataset, training=training)
-        return Clocked(batches, self) if training else batches
+        return TimedBatches(batches, self) if training else batches
 
     def _set_training(self, training: bool = True) -> None:
         super()._set_training(training)
@@ -75,7 +75,7 @@ class VolumeNet(NeuralNet):
 
 
 @dataclass
-class Clocked:
+class TimedBatches:
     """Batches of :class:`Batches`, of which the network gets inputs and classes.
 
     The seconds that each is waited for are added to ``net.waiting``, and where its synthetic
@@ -153,7 +153,7 @@ class Chunks(Sampler[int]):
         return min(self.every, self.steps - self.done) * self.batch_size
 
 
-class Enough(Exception):
+class NoImprovement(Exception):
     """Validation got no better for long enough."""
 
 
@@ -193,7 +193,7 @@ class Monitor(Callback):
             self.state = copy.deepcopy(net.module_.state_dict())
             self.best_logits = logits
         if self.patience is not None and len(self.history) - 1 - self.best >= self.patience:
-            raise Enough
+            raise NoImprovement
 
     def _rank(self, row: dict[str, float]) -> tuple[float, float]:
         loss = row["loss"] if math.isfinite(row["loss"]) else math.inf

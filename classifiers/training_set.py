@@ -56,7 +56,7 @@ class LabelledSubjects:
         return leakage.merge([own, *origin.records(self.origins)])
 
 
-def labelled(
+def subjects_with_label(
     classifier: Any,
     subjects: Sequence[tio.Subject],
     what: str,
@@ -92,6 +92,6 @@ def collect(
     """Read the subjects that have a label, each once; ``y`` replaces the labels they carry."""
     images = [classifier.image] if isinstance(classifier.image, str) else list(classifier.image)
     chosen = LabelledSubjects()
-    for subject, label in zip(*labelled(classifier, subjects, what, y), strict=True):
+    for subject, label in zip(*subjects_with_label(classifier, subjects, what, y), strict=True):
         chosen.add(subject, label, inputs.read(subject, images, classifier.frames))
     return chosen

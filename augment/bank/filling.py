@@ -279,22 +279,21 @@ class Filling:
             kinds[name] = "number" if is_number else "category"
         there = {image for r in records for image in r["Images"]}
         images = [*(name for name in PLACES if name in there), *sorted(there - set(PLACES))]
-        rows: list[dict[str, Any]] = []
-        rejected: list[dict[str, Any]] = []
-        for k, (record, labels) in enumerate(zip(records, labels_of_all, strict=True)):
-            row = {"participant_id": f"sub-{sample_name(k)}"}
-            row |= {name: labels.get(name) for name in names}
-            row |= {"synthetic_id": sample_name(k), "seed": record["Seed"]}
-            rows.append(
-                row | {f"{i}_sha256": record["Images"].get(i, {}).get("Sha256") for i in images}
-            )
-            rejected += [
-                {"sample": sample_name(k), "seed": r["Seed"], "reason": r["Reason"]}
-                for r in record["Rejected"]
-            ]
+        samples = [sample_name(k) for k in range(len(records))]
+        table = pd.DataFrame(labels_of_all, range(len(records)), names)
+        table.insert(0, "participant_id", [f"sub-{name}" for name in samples])
+        table["synthetic_id"], table["seed"] = samples, [record["Seed"] for record in records]
+        for i in images:
+            made = [record["Images"].get(i, {}) for record in records]
+            table[f"{i}_sha256"] = [image.get("Sha256") for image in made]
+        rejected = [
+            {"sample": name, "seed": r["Seed"], "reason": r["Reason"]}
+            for name, record in zip(samples, records, strict=True)
+            for r in record["Rejected"]
+        ]
         if rejected:
             files.write_table(self.root / "rejected.tsv", pd.DataFrame(rejected))
-        described = {n: DESCRIPTIONS.get(n, {"Description": f"{n}, as asked for"}) for n in rows[0]}
+        described = {n: DESCRIPTIONS.get(n, {"Description": f"{n}, as asked for"}) for n in table}
         described |= {
             f"{i}_sha256": {"Description": f"SHA-256 of the {i} image's file"} for i in images
         }
@@ -305,7 +304,7 @@ class Filling:
         files.write_json(
             self.root / "dataset_description.json", description | {"SourceDatasets": sources}
         )
-        files.write_table(self.root / "participants.tsv", pd.DataFrame(rows))
+        files.write_table(self.root / "participants.tsv", table)
         files.write_json(self.root / "bank.json", about | {"images": images, "labels": kinds})
 
 

@@ -288,7 +288,7 @@ def has_backslash(path: str | Path) -> bool:
     return os.sep == "/" and "\\" in str(path)
 
 
-def inherited(image: Path, ending: str, roots: Sequence[Path] = ()) -> Iterator[Path]:
+def files_about(image: Path, ending: str, roots: Sequence[Path] = ()) -> Iterator[Path]:
     """The files of a dataset that speak of an image by BIDS's inheritance principle, nearest first.
 
     They end in ``ending``, such as ``events.tsv``, have no entity that the image lacks, and lie in
@@ -314,7 +314,7 @@ def metadata(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     suffix = path.name.partition(".")[0].rpartition("_")[2]
     merged: dict[str, Any] = {}
-    for sidecar in inherited(path, f"{suffix}.json"):
+    for sidecar in files_about(path, f"{suffix}.json"):
         merged = read_json(sidecar) | merged
     return merged
 
@@ -325,10 +325,10 @@ def repetition_time(header: Any, sidecar: Mapping[str, Any]) -> float:
     times = {}
     if len(zooms) > 3 and zooms[3] > 0:
         times["header"] = float(zooms[3]) * TIMES.get(header.get_xyzt_units()[1], 1.0)
-    if (told := sidecar.get("RepetitionTime")) is not None:
-        if not isinstance(told, int | float):
-            raise InputError(f"RepetitionTime is {told!r} in the sidecar; write a number there")
-        times["sidecar"] = float(told)
+    if (stated := sidecar.get("RepetitionTime")) is not None:
+        if not isinstance(stated, int | float):
+            raise InputError(f"RepetitionTime is {stated!r} in the sidecar; write a number there")
+        times["sidecar"] = float(stated)
     if not times:
         raise InputError(
             "the repetition time is neither in the header nor in the sidecar; write it as "

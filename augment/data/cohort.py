@@ -395,7 +395,7 @@ class Cohort:
             if (table["site"] == "").any():
                 raise InputError("some rows have no site; fill it in or leave separate_sites out")
             sites = table.groupby(["dataset", "site"]).ngroup().to_numpy()
-            groups = splitting.tied_sites(subjects.to_numpy(), sites)
+            groups = splitting.site_groups(subjects.to_numpy(), sites)
             parts = splitting.by_site(groups, strata, shares, rng)
         else:
             parts = splitting.by_subject(strata, shares, rng)

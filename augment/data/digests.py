@@ -46,7 +46,7 @@ BATCH = 500
 """New digests that are written at once: so many are lost at most if a process is killed."""
 TICK = 10**8
 """Nanoseconds in which two writes may leave the same times on a file..."""
-COARSE = 2 * 10**9
+COARSE_TICK = 2 * 10**9
 """... and where the times of a file system have no fractions of a second."""
 DETACHED = (".hdr", ".img", ".mhd", ".nhdr")
 """Images whose voxels lie in another file of the same name."""
@@ -63,10 +63,12 @@ def digest_of(content: Any) -> str:
 
 def file_digests(paths: Iterable[str | Path]) -> Generator[str]:
     """A digest of the bytes of each file."""
-    return kept(paths, BYTES, _bytes_of)
+    return cached_digests(paths, BYTES, _bytes_of)
 
 
-def kept(paths: Iterable[str | Path], kind: str, make: Callable[[Path], str]) -> Generator[str]:
+def cached_digests(
+    paths: Iterable[str | Path], kind: str, make: Callable[[Path], str]
+) -> Generator[str]:
     """A digest of each file: from the cache where the file is as it was, computed otherwise.
 
     ``kind`` is another name for every way to compute one.
@@ -128,8 +130,8 @@ class Content:
         times: list[list[Any]] = []
         for name, path in places:
             image, is_run = Path(path), name == "bold"
-            groups.append([path, *(bids.inherited(image, "events.tsv") if is_run else ())])
-            sidecars = bids.inherited(image, "bold.json") if is_run else ()
+            groups.append([path, *(bids.files_about(image, "events.tsv") if is_run else ())])
+            sidecars = bids.files_about(image, "bold.json") if is_run else ()
             times.append([bids.read_json(each).get("RepetitionTime") for each in sidecars])
         digests = file_digests(itertools.chain(*groups))
         image_digests = [
@@ -190,7 +192,7 @@ def _stamp(path: Path) -> list[int]:
 def _is_settled(stamp: Sequence[int]) -> bool:
     """Whether a later write would have left other times."""
     times = [value for k, value in enumerate(stamp) if k % 3]
-    tick = COARSE if all(value % 10**6 == 0 for value in times) else TICK
+    tick = COARSE_TICK if all(value % 10**6 == 0 for value in times) else TICK
     return time.time_ns() - max(times) > tick
 
 

@@ -23,7 +23,7 @@ from neuromix.augment.errors import InputError
 
 SAME_FRAMES = ("fmri", "dmri")  # a run may last longer than another, segments are as many
 
-BLOCK = 2**22  # bytes read at once
+READ_BYTES = 2**22  # bytes read at once
 LARGEST_VOLUME = 2**28  # voxels: 640 a side, a brain at 0.3 mm
 DEFLATE_LIMIT = 1032  # no gzip stream grows by more than this factor
 
@@ -281,7 +281,7 @@ def _volumes(path: Path, stored: Any) -> Iterator[np.ndarray]:
                 raise EOFError(f"{size - len(block):,} bytes are lacking")
             values = np.frombuffer(block, stored.dtype).astype(np.float32)
             yield values * np.float32(stored.slope) + np.float32(stored.inter)
-        while stream.read(BLOCK):  # to its end, where gzip compares its checksum
+        while stream.read(READ_BYTES):  # to its end, where gzip compares its checksum
             pass
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SALT = "neuromix"
 """Keeps plain subject names out of published files; it is no secret against guessing."""
-VOXELS = "voxels 1"
+VOXEL_DIGEST = "voxels 1"
 """Kind of the digests that :func:`image_hashes` keeps; another number where others come out."""
 NAMED = 10
 """Subjects that an error names; the others are counted."""
@@ -51,7 +51,7 @@ def voxel_hash(volume: np.ndarray) -> str:
 
 def image_hashes(paths: Iterable[str | Path]) -> Iterator[str]:
     """The digest of the voxels of each image file; those that are as they were are not read."""
-    return digests.kept(paths, VOXELS, _read)
+    return digests.cached_digests(paths, VOXEL_DIGEST, _read)
 
 
 def voxel_hashes(cohort: Cohort) -> list[str]:

@@ -154,7 +154,7 @@ def _look(row: dict[str, Any], window: int) -> tuple[BoldRun, Grid, float]:
         )
     try:
         tr = bids.repetition_time(image.header, bids.metadata(path))
-        place = next(bids.inherited(Path(path), "events.tsv"), None)
+        place = next(bids.files_about(Path(path), "events.tsv"), None)
         if place is not None:
             events = read_events(place)
         elif row["task"] == "rest":

@@ -97,7 +97,7 @@ def read_runs(cohort: Cohort) -> list[TaskRun]:
         image = nib.load(path)
         try:
             tr = bids.repetition_time(image.header, bids.metadata(path))
-            place = next(bids.inherited(path, "events.tsv"), None)
+            place = next(bids.files_about(path, "events.tsv"), None)
             if place is None:
                 raise InputError(
                     "there is no events.tsv for it; put one beside it, or prepare the data again "

@@ -29,7 +29,7 @@ VERSIONS = {"md": (1, 2), "task": (1,), "paired": (1,)}
 IMAGES = {"md": 1, "task": 2 * len(task.TASKS), "paired": 2}
 """Images of a subject."""
 
-COLUMNS = {
+LABEL_DESCRIPTIONS = {
     "age": {"Description": "Age in years", "Units": "year"},
     "sex": {"Description": "Sex", "Levels": {"F": "female", "M": "male"}},
     "site": {"Description": "Where the subject was scanned", "Levels": {
@@ -197,7 +197,7 @@ def _write_tables(folder: Path, config: PhantomConfig) -> None:
     table = pd.DataFrame({name: [getattr(who, name) for who in people] for name in LABELS})
     table.insert(0, "participant_id", [f"sub-{who.subject_id}" for who in people])
     files.write_table(folder / "participants.tsv", table)
-    files.write_json(folder / "participants.json", COLUMNS)
+    files.write_json(folder / "participants.json", LABEL_DESCRIPTIONS)
     common = {"SkullStripped": True, "SpatialReference": SPACE}
     if config.kind == "md":
         name = f"space-{SPACE}_param-md_dwimap.json"

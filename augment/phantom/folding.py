@@ -79,7 +79,7 @@ class FoldedAnatomy:
             np.exp(spread * fine.smooth_map(rng, 0) - spread**2 / 2) for spread in SPREADS
         )
         pushed = replace(who.shape, ventricles=min(who.shape.ventricles, PUSHED))
-        points = fine.displaced(pushed, warp, sex, ventricles, hippocampi)[:, near]
+        points = fine.read_points(pushed, warp, sex, ventricles, hippocampi)[:, near]
         at = {name: _read(data, points) for name, data in self._atlas.items()}
         lost = np.minimum(who.shape.atrophy * atrophy[near], 0.4)
         depth = self._depth(at, points, warp, rng)

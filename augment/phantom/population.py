@@ -101,7 +101,7 @@ def person(
         atrophy=float(np.clip(0.03 + 0.025 * ageing + 0.03 * severity + 0.025 * own_c, 0, 0.4)),
     )
     if version == 2:
-        shape = _stretched(shape, male, severity)
+        shape = _stretch(shape, male, severity)
     return (
         Participant(
             subject_id=f"{site}{index + 1:04d}",
@@ -125,7 +125,7 @@ def person(
     )
 
 
-def _stretched(shape: Shape, male: float, severity: float) -> Shape:
+def _stretch(shape: Shape, male: float, severity: float) -> Shape:
     """The form of version 2: heads, ventricles and hippocampi of real spread and correlation."""
     above = shape.ventricles - 2
     shrunk = np.tanh((shape.hippocampi + 0.65 * shape.ventricles + 0.5 * severity - 3.0) / 2.4)

@@ -26,7 +26,7 @@ from neuromix.augment.phantom.population import Participant
 
 TR = 2.0
 FRAMES = 100
-BLOCK, REST = 16.0, 10.0
+BLOCK_SECONDS, REST_SECONDS = 16.0, 10.0
 """Seconds of a block of trials and of the pause after it."""
 NETWORKS = 8
 
@@ -95,11 +95,15 @@ def draw_response(anatomy: Anatomy, rng: np.random.Generator) -> Response:
 def block_events(task: str, rng: np.random.Generator) -> pd.DataFrame:
     """Blocks of the two conditions in random order, as a BIDS events table."""
     names = list(TASKS[task])
-    blocks = int((FRAMES * TR - REST) // (BLOCK + REST))
+    blocks = int((FRAMES * TR - REST_SECONDS) // (BLOCK_SECONDS + REST_SECONDS))
     order = rng.permutation([names[k % 2] for k in range(blocks)])
-    onsets = REST / 2 + np.arange(blocks) * (BLOCK + REST) + rng.uniform(0, REST / 2, blocks)
+    onsets = (
+        REST_SECONDS / 2
+        + np.arange(blocks) * (BLOCK_SECONDS + REST_SECONDS)
+        + rng.uniform(0, REST_SECONDS / 2, blocks)
+    )
     return pd.DataFrame({
-        "onset": np.round(onsets, 2), "duration": BLOCK, "trial_type": order
+        "onset": np.round(onsets, 2), "duration": BLOCK_SECONDS, "trial_type": order
     })  # fmt: skip
 
 

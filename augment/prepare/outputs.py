@@ -17,7 +17,7 @@ from neuromix.augment.data.examine import MD_MEDIAN, MD_RANGE, MD_UNITS
 from neuromix.augment.data.grid import Grid, bright, resample
 from neuromix.augment.errors import InputError, require_choice
 from neuromix.augment.prepare import bold, diffusion, segments, space
-from neuromix.augment.prepare.scans import KINDS, Scan
+from neuromix.augment.prepare.scans import INPUTS, Scan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ class Settings:
     """Blocks of voxels to average, in place of a spacing, of maps registered to none."""
 
     def __post_init__(self) -> None:
-        require_choice("what", self.what, KINDS)
+        require_choice("what", self.what, INPUTS)
         require_choice("to", self.to, WAYS)
         if self.pool is not None and (min(self.pool) < 1 or self.spacing is not None):
             raise InputError(
@@ -145,17 +145,17 @@ def _md(scan: Scan, settings: Settings) -> Output:
         mask = outline(md)
     # As attenuation, exp(-MD), tissue spreads over more bins of the mutual information than in MD,
     # where fluid takes most: on a synthetic map the error fell from 0.6 to 0.2 mm.
-    return Output(*_found(scan, np.exp(-md), affine, mask).place(md, settings, sidecar))
+    return Output(*_register(scan, np.exp(-md), affine, mask).place(md, settings, sidecar))
 
 
 def read_map(scan: Scan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A skull-stripped map of any contrast, its affine and its brain's mask."""
-    data, affine = _varied(scan)
+    data, affine = _read_varied(scan)
     mask = _mask(scan, data.shape, affine)
     return data, affine, outline(data) if mask is None else mask
 
 
-def _varied(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+def _read_varied(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     data, affine, _ = _read(scan.image, 3)
     if data.min() == data.max():
         raise InputError(f"every voxel is {data.min():g}; leave it out or make it anew")
@@ -176,18 +176,18 @@ def outline(volume: np.ndarray) -> np.ndarray:
 def _map(scan: Scan, settings: Settings, reference: space.Reference | None) -> Output:
     if settings.to != "none":
         data, affine, mask = read_map(scan)
-        return Output(*_found(scan, data, affine, mask, reference).place(data, settings))
-    data, affine = _varied(scan)
+        return Output(*_register(scan, data, affine, mask, reference).place(data, settings))
+    data, affine = _read_varied(scan)
     source = Grid(data.shape, affine)
     target = source.respaced(settings.spacing) if settings.spacing else source
     image = resample(data, source, target)
     if settings.pool:
-        target, image = source.pooled(settings.pool), pooled(data, settings.pool)
+        target, image = source.pooled(settings.pool), block_means(data, settings.pool)
     record = space.record_of(source, target, np.eye(4))
     return Output(image, {"Registration": "none, as it came", "Record": {"space": record}})
 
 
-def pooled(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
+def block_means(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
     """Means over blocks of voxels (X, Y, Z); what makes no whole block at the end is left out."""
     counts = [side // factor for side, factor in zip(volume.shape, factors, strict=True)]
     if min(counts) < 1:
@@ -207,9 +207,9 @@ def _bold(scan: Scan, settings: Settings) -> list[Output]:
     length = frames if settings.window is None else round(settings.window / tr)
     starts = bold.windows(frames, length, settings.overlap)
     mean = data.mean(axis=3)
-    found = _found(scan, mean, affine, _mask(scan, mean.shape, affine))
-    told: dict[str, Any] = {"RepetitionTime": tr, "TaskName": scan.entities.get("task", "")}
-    image, sidecar = found.place(data, settings, told)
+    registration = _register(scan, mean, affine, _mask(scan, mean.shape, affine))
+    about: dict[str, Any] = {"RepetitionTime": tr, "TaskName": scan.entities.get("task", "")}
+    image, sidecar = registration.place(data, settings, about)
     outputs = []
     for start in starts:
         part, own = bold.cut(image, events, tr, start, length)
@@ -221,19 +221,19 @@ def _bold(scan: Scan, settings: Settings) -> list[Output]:
 def _bold_segments(scan: Scan, settings: Settings) -> Output:
     data, affine, tr = _read_run(scan)
     mean = data.mean(axis=3)
-    found = _found(scan, mean, affine, _mask(scan, mean.shape, affine))
-    inside = found.mask
+    registration = _register(scan, mean, affine, _mask(scan, mean.shape, affine))
+    inside = registration.mask
     if inside is None:
         inside = space.brain_mask(mean, min(Grid(mean.shape, affine).spacing))
     parts, division = segments.segment_bold(data, settings.segments, inside)
     # BIDS wants the time between the frames of this file, which are segments.
     tr *= data.shape[3] / settings.segments
-    told: dict[str, Any] = {
+    about: dict[str, Any] = {
         "Units": bids.UNITS["fmri"],
         "RepetitionTime": tr,
         "TaskName": scan.entities.get("task", ""),
     }
-    return Output(*found.place(parts, settings, told, division), tr)
+    return Output(*registration.place(parts, settings, about, division), tr)
 
 
 def _dwi_segments(scan: Scan, settings: Settings) -> Output:
@@ -243,13 +243,13 @@ def _dwi_segments(scan: Scan, settings: Settings) -> Output:
     rough, _ = segments.segment_dwi(data, bvals, bvecs, affine, 1)
     if mask is None and not scan.is_in_mni:
         mask = _b0_mask(data, bvals, affine)
-    found = _found(scan, rough[..., 0], affine, mask)
-    superior = found.transform[:3, 2]
+    registration = _register(scan, rough[..., 0], affine, mask)
+    superior = registration.transform[:3, 2]
     parts, division = segments.segment_dwi(data, bvals, bvecs, affine, settings.segments, superior)
-    return Output(*found.place(parts, settings, {"Units": bids.UNITS["dmri"]}, division))
+    return Output(*registration.place(parts, settings, {"Units": bids.UNITS["dmri"]}, division))
 
 
-class Found(NamedTuple):
+class Registration(NamedTuple):
     """Where the reference lies in a scan, its brain mask, and how well they overlap."""
 
     affine: np.ndarray
@@ -261,32 +261,32 @@ class Found(NamedTuple):
         self,
         data: np.ndarray,
         settings: Settings,
-        told: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
         division: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Data of the scan on the grid, and their sidecar, which ``told`` begins."""
+        """Data of the scan on the grid, and their sidecar, which ``about`` begins."""
         image, place = space.place(data, self.affine, settings.grid, self.transform, self.mask)
         record = {"segments": division, "space": place} if division else {"space": place}
         is_stripped = self.mask is not None
         return image, {
-            **(told or {}), "SkullStripped": is_stripped, **self.quality, "Record": record,
+            **(about or {}), "SkullStripped": is_stripped, **self.quality, "Record": record,
         }  # fmt: skip
 
 
-def _found(
+def _register(
     scan: Scan,
     volume: np.ndarray,
     affine: np.ndarray,
     mask: np.ndarray | None,
     reference: space.Reference | None = None,
-) -> Found:
+) -> Registration:
     if scan.is_in_mni and reference is None:
         quality = {"Registration": f"as it came, in {scan.entities['space']}"}
-        return Found(affine, np.eye(4), mask, quality)
+        return Registration(affine, np.eye(4), mask, quality)
     reference = reference or space.template_reference()
     transform, mask, overlap = space.register(volume, affine, mask, reference)
     quality = {"Registration": f"affine to {reference.name}", "Overlap": overlap}
-    return Found(affine, transform, mask, quality)
+    return Registration(affine, transform, mask, quality)
 
 
 def _read_run(scan: Scan) -> tuple[np.ndarray, np.ndarray, float]:

@@ -39,7 +39,7 @@ SOURCE_ONLY = ("space", "res", "den", "model", "param", "desc")
 
 TRIED = 3
 """Scans that a dry run tries at most."""
-NAMED = 3
+FAILURES_NAMED = 3
 """Scans that an error names."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -151,8 +151,10 @@ def prepare(
             warnings.warn(f"{scan.image.name}: {note}", stacklevel=2)
     if not sum(counts.values()):
         listed = [f"{name}: {reason}" for name, reason in failures.items()]
-        more = f"; and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
-        raise InputError(f"all {len(listed)} scans failed: {'; '.join(listed[:NAMED])}{more}")
+        more = f"; and {len(listed) - FAILURES_NAMED} more" if len(listed) > FAILURES_NAMED else ""
+        raise InputError(
+            f"all {len(listed)} scans failed: {'; '.join(listed[:FAILURES_NAMED])}{more}"
+        )
     return Prepared(out, **counts, failures=failures)
 
 

@@ -18,7 +18,7 @@ from neuromix.augment.errors import InputError
 if TYPE_CHECKING:
     from neuromix.augment.data.cohort import Cohort
 
-KINDS = {"md": ("md", "dwi"), "bold": ("bold",), "segments": ("bold", "dwi"), "map": ()}
+INPUTS = {"md": ("md", "dwi"), "bold": ("bold",), "segments": ("bold", "dwi"), "map": ()}
 """What can be prepared, and from which images (:mod:`neuromix.augment.data.bids`); a map is any
 one of a cohort."""
 
@@ -61,19 +61,19 @@ def find_scans(
     Events are looked for in ``raw`` too, the dataset behind a derivative. Also returned is why the
     files of a subject are ambiguous, where they are.
     """
-    if "bold" in KINDS[what] and (hcp := _hcp_scans(root)):
+    if "bold" in INPUTS[what] and (hcp := _hcp_scans(root)):
         chosen = [scan for scan in hcp if _has(scan.entities, entities)]
         if not chosen:
             raise InputError(f"{root} has {len(hcp)} HCP runs, but none with {dict(entities)}")
         return chosen, {}
     present = Counter(file.image for file in bids.index(root))
-    kinds = [kind for kind in KINDS[what] if kind in present]
+    kinds = [kind for kind in INPUTS[what] if kind in present]
     if present and not kinds:
         has = ", ".join(f"{count} {kind}" for kind, count in present.items())
         raise InputError(
-            f"{root} has no {' or '.join(KINDS[what])} image to make {what} of; it has {has}"
+            f"{root} has no {' or '.join(INPUTS[what])} image to make {what} of; it has {has}"
         )
-    chosen_files, _ = bids.find(root, kinds or KINDS[what][-1:], entities)
+    chosen_files, _ = bids.find(root, kinds or INPUTS[what][-1:], entities)
     known = {file.path: file for file in chosen_files}
     # Either of MD and DWI makes one map; BOLD and DWI make a file each.
     groups = [tuple(kinds)] if what == "md" else [(kind,) for kind in kinds]
@@ -129,7 +129,7 @@ def _scan(file: bids.ImageFile, raw: Path) -> Scan:
         "bold": {"events": "events.tsv"}, "dwi": {"bval": "dwi.bval", "bvec": "dwi.bvec"},
     }.get(file.image, {})  # fmt: skip
     companions = {
-        name: next(bids.inherited(image, ending, [raw] if name == "events" else []), None)
+        name: next(bids.files_about(image, ending, [raw] if name == "events" else []), None)
         for name, ending in endings.items()
     }
     companions["mask"] = _mask(image, file.entities)

@@ -27,7 +27,7 @@ HEAD = 170.0
 
 MIN_SIDE = 8
 MIN_OVERLAP = 0.9
-SCALES = (0.6, 1.5)
+PLAUSIBLE_SCALES = (0.6, 1.5)
 """A registration beyond these has failed. Ten real T1s had overlaps from 0.95 to 0.97 and scales
 from 0.84 to 1.09; brains that were found 50 degrees askew had overlaps up to 0.88."""
 
@@ -109,12 +109,16 @@ def register(
     moved = resample(mask.astype(np.float32), source, COARSE, transform=transform) > 0.5
     overlap = float(2 * (moved & brain).sum() / (moved.sum() + brain.sum()))
     scales = np.linalg.svd(transform[:3, :3])[1]
-    if overlap < MIN_OVERLAP or scales.min() < SCALES[0] or scales.max() > SCALES[1]:
+    if (
+        overlap < MIN_OVERLAP
+        or scales.min() < PLAUSIBLE_SCALES[0]
+        or scales.max() > PLAUSIBLE_SCALES[1]
+    ):
         raise InputError(
             f"registration failed (overlap with the brain of {reference.name} {overlap:.2f}, "
             f"scales {scales.min():.2f} to {scales.max():.2f}); allowed are {MIN_OVERLAP:g} and "
-            f"more, {SCALES[0]:g} to {SCALES[1]:g}: give a brain mask, or register it with "
-            "fMRIPrep or QSIPrep (of maps: --to mean, or none where they lie alike)"
+            f"more, {PLAUSIBLE_SCALES[0]:g} to {PLAUSIBLE_SCALES[1]:g}: give a brain mask, or "
+            "register it with fMRIPrep or QSIPrep (of maps: --to mean, or none if they lie alike)"
         )
     return transform, mask, overlap
 
