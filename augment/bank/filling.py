@@ -293,7 +293,9 @@ class Filling:
         ]
         if rejected:
             files.write_table(self.root / "rejected.tsv", pd.DataFrame(rejected))
-        described = {n: DESCRIPTIONS.get(n, {"Description": f"{n}, as asked for"}) for n in table}
+        described: dict[str, Any] = {
+            n: DESCRIPTIONS.get(n, {"Description": f"{n}, as asked for"}) for n in map(str, table)
+        }
         described |= {
             f"{i}_sha256": {"Description": f"SHA-256 of the {i} image's file"} for i in images
         }

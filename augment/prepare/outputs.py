@@ -281,7 +281,7 @@ def _register(
     reference: space.Reference | None = None,
 ) -> Registration:
     if scan.is_in_mni and reference is None:
-        quality = {"Registration": f"as it came, in {scan.entities['space']}"}
+        quality: dict[str, Any] = {"Registration": f"as it came, in {scan.entities['space']}"}
         return Registration(affine, np.eye(4), mask, quality)
     reference = reference or space.template_reference()
     transform, mask, overlap = space.register(volume, affine, mask, reference)
