@@ -26,11 +26,11 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment import files
-from neuromix.augment.bank.filling import PLACES, UNITS, require_empty, require_same
+from neuromix.augment.bank.filling import PLACES, require_empty, require_same
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
-from neuromix.augment.data.conditions import known
 from neuromix.augment.data.digests import file_digests
+from neuromix.augment.data.labels import LABELS
 from neuromix.augment.data.leakage import subject_hash
 from neuromix.augment.errors import InputError
 from neuromix.augment.source import Completer
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     import torchio as tio
 
 PAIR = ("fmri", "dmri")
-LABELS = ("site", "age", "sex", "diagnosis")
 
 
 class Posterior(NamedTuple):
@@ -160,7 +159,7 @@ def complete_dataset(
             "Sources": [os.path.relpath(source, out)],
             **source_record, "Seed": number, "Samples": samples,
             "Completer": settings["completer"], "WeightsHash": settings["weights"],
-            "SpatialReference": space, "Units": UNITS[want],
+            "SpatialReference": space, "Units": bids.UNITS[want],
             "Uncertainty": deviation.name,
         }  # fmt: skip
         if want == "fmri":
@@ -235,17 +234,18 @@ def _tables(out: Path, cohort: Cohort, tasks: list[tuple[dict[str, Any], str, st
     """The dataset's name, and the labels of the subjects that are filled in."""
     names = cohort.table["dataset"].unique()
     bids.describe(out, name=str(names[0]), derivative=True)
-    rows = []
-    for row, _, _ in tasks:
-        columns = {"participant_id": f"sub-{row['subject_id']}"}
-        if row["session_id"]:
-            columns["session_id"] = f"ses-{row['session_id']}"
-        rows.append(columns | {k: row[k] if known(row[k]) else None for k in LABELS})
-    if rows:
-        files.write_table(out / "participants.tsv", pd.DataFrame(rows).drop_duplicates())
+    if not tasks:
+        return
+    table = pd.DataFrame([row for row, _, _ in tasks]).replace("", None)
+    table["participant_id"] = "sub-" + table["subject_id"]
+    columns = ["participant_id", *LABELS]
+    if table["session_id"].notna().any():
+        table["session_id"] = "ses-" + table["session_id"]
+        columns.insert(1, "session_id")
+    files.write_table(out / "participants.tsv", table[columns].drop_duplicates())
 
 
-def _location(row: Mapping[str, Any], want: str, space: str) -> Path:
+def _location(row: Mapping[str, Any], want: str, space: str) -> str:
     datatype, suffix, _ = PLACES[want]
     entities = {
         "sub": row["subject_id"], "ses": row["session_id"], "space": space, "desc": "imputed",
@@ -253,10 +253,7 @@ def _location(row: Mapping[str, Any], want: str, space: str) -> Path:
     if datatype == "func":
         entities |= {key: row[key] for key in bids.RUN if row[key]}
         entities["task"] = row["task"] or "rest"
-    folder = Path(f"sub-{row['subject_id']}")
-    if row["session_id"]:
-        folder = folder / f"ses-{row['session_id']}"
-    return folder / datatype / bids.build_name(entities, suffix, ".nii.gz")
+    return bids.path_of(datatype, entities, suffix, ".nii.gz")
 
 
 def seed_of(seed: int, row: Mapping[str, Any], want: str) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class InputError(ValueError):
@@ -10,6 +11,13 @@ class InputError(ValueError):
 
     The command line prints the line and ends with exit code 2.
     """
+
+
+def require_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Refuse a value that is none of those allowed."""
+    if value not in (choices := list(allowed)):
+        listed = ", ".join(map(str, choices))
+        raise InputError(f"{name} {value!r} is not known; allowed are {listed}")
 
 
 class LeakageError(InputError):

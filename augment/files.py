@@ -61,28 +61,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 def _temporary(path: Path) -> Path:
     """A name beside a path; what dead processes of this machine have left of it is removed."""
+    import psutil
+
     machine = hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
     start = f".{path.name}."
     for left_over in path.parent.iterdir():
         if left_over.name.startswith(start) and left_over.name.endswith(".tmp"):
             where, _, rest = left_over.name.removeprefix(start).partition("-")
             process = rest.partition("-")[0]
-            if where == machine and process.isdigit() and not _lives(int(process)):
+            if where == machine and process.isdigit() and not psutil.pid_exists(int(process)):
                 if left_over.is_dir():
                     shutil.rmtree(left_over, ignore_errors=True)
                 else:
                     left_over.unlink(missing_ok=True)
     return path.with_name(f"{start}{machine}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
 
 
 def write_bytes(path: Path, content: bytes) -> None:

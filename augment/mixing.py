@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +28,10 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.replacement import (
     Frame,
-    drawn_from,
     labels_of,
     replacement,
     with_marks,
+    with_origin,
 )
 from neuromix.augment.source import Source
 
@@ -89,7 +90,7 @@ def mix(
     if balance and mode == "replace":
         raise InputError("mode 'replace' keeps the classes as they are; balance with mode='add'")
     names = _match(subjects, source, match, balance)
-    mixed = MixedDataset(subjects, source, ratios, mode, balance, names, transform, seed)
+    mixed = MixedDataset(list(subjects), source, ratios, mode, balance, names, transform, seed)
     if all(mixed.plan(epoch).is_real.all() for epoch in range(len(ratios))):
         warnings.warn(
             f"ratio={ratio} adds no sample to {len(subjects)} subjects: the mix changes nothing",
@@ -107,6 +108,7 @@ class MixPlan(NamedTuple):
     """False where a sample stands."""
 
 
+@dataclass(eq=False, repr=False)
 class MixedDataset(Dataset[tio.Subject]):
     """Real and synthetic subjects, made by :func:`mix`.
 
@@ -114,29 +116,20 @@ class MixedDataset(Dataset[tio.Subject]):
     classifier on :meth:`subjects`.
     """
 
-    def __init__(
-        self,
-        subjects: Sequence[tio.Subject],
-        source: Source,
-        ratios: tuple[float, ...],
-        mode: str,
-        balance: tuple[str, ...],
-        match: tuple[str, ...],
-        transform: Callable[[tio.Subject], tio.Subject] | None,
-        seed: int,
-    ) -> None:
-        self.source = source
-        self.origin = origin.of_maker(source)
-        self.ratios = ratios
-        self.mode = mode
-        self.balance = balance
-        self.match = match
-        self.transform = transform
-        self.seed = seed
-        self._subjects = list(subjects)
+    real: list[tio.Subject]
+    source: Source
+    ratios: tuple[float, ...]
+    mode: str
+    balance: tuple[str, ...]
+    match: tuple[str, ...]
+    transform: Callable[[tio.Subject], tio.Subject] | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.origin = origin.of_maker(self.source)
         # Subjects that a sample can be modelled on: those whose labels are all known.
         self._models = np.flatnonzero(
-            [len(labels_of(subject, match)) == len(match) for subject in subjects]
+            [len(labels_of(subject, self.match)) == len(self.match) for subject in self.real]
         )
         # In shared memory, so that workers that live on see the epoch change.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
@@ -159,7 +152,7 @@ class MixedDataset(Dataset[tio.Subject]):
 
     def __getitem__(self, index: int) -> tio.Subject:
         plan = self._current()
-        model = self._subjects[plan.subject[index]]
+        model = self.real[plan.subject[index]]
         index = int(index) % len(plan.subject)
         words = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(2)
         draw_seed, transform_seed = map(int, words)
@@ -168,7 +161,7 @@ class MixedDataset(Dataset[tio.Subject]):
             subject.load()
         else:
             drawn = self.source.draw(labels_of(model, self.match), draw_seed)
-            sample = drawn_from(drawn, self.origin)
+            sample = with_origin(drawn, self.origin)
             subject = replacement(sample, model, self._frames_of(model, plan))
         if self.transform is None:
             return subject
@@ -182,11 +175,11 @@ class MixedDataset(Dataset[tio.Subject]):
 
     def dry_iter(self) -> list[tio.Subject]:
         """The real subject behind each item, with nothing loaded or drawn; see :class:`MixPlan`."""
-        return [self._subjects[index] for index in self._current().subject]
+        return [self.real[index] for index in self._current().subject]
 
     def plan(self, epoch: int) -> MixPlan:
         """What the mix holds in an epoch."""
-        count = len(self._subjects)
+        count = len(self.real)
         everyone = np.arange(count)
         wanted = round(self.ratios[min(epoch, len(self.ratios) - 1)] * count)
         rng = np.random.default_rng([self.seed, epoch])
@@ -194,7 +187,8 @@ class MixedDataset(Dataset[tio.Subject]):
             is_real = np.ones(count, bool)
             is_real[rng.permutation(self._models)[:wanted]] = False
             return MixPlan(everyone, is_real)
-        added = [_take(members, number, rng) for members, number in self._quotas(wanted)]
+        quotas = self._quotas(wanted)
+        added = [members[draw_order(len(members), number, rng)] for members, number in quotas]
         models = np.concatenate([everyone[:0], *added])
         is_real = np.arange(count + len(models)) < count
         return MixPlan(np.concatenate([everyone, models]), is_real)
@@ -205,7 +199,7 @@ class MixedDataset(Dataset[tio.Subject]):
             return [(self._models, wanted)]
         classes: dict[tuple[Any, ...], list[int]] = {}
         for index in self._models:
-            key = tuple(self._subjects[index][name] for name in self.balance)
+            key = tuple(self.real[index][name] for name in self.balance)
             classes.setdefault(key, []).append(int(index))
         members = [np.array(classes[key]) for key in sorted(classes)]
         sizes = np.array([len(group) for group in members])
@@ -228,11 +222,17 @@ class MixedDataset(Dataset[tio.Subject]):
         """
         for name in model.get_images_names():
             if name not in self._frames:
-                real = (self._subjects[k] for k in plan.subject[plan.is_real])
+                real = (self.real[k] for k in plan.subject[plan.is_real])
                 first = next((subject for subject in real if name in subject), None)
                 if first is not None:
                     self._frames[name] = Frame.of(first[name])
         return self._frames
+
+
+def draw_order(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Which of ``count`` rows comes at each of ``size`` positions: equally often, or one more."""
+    rounds = [rng.permutation(count) for _ in range(-(-size // count))]
+    return np.concatenate([np.arange(0), *rounds])[:size]
 
 
 class SyntheticSampler(BaseEstimator):
@@ -320,11 +320,3 @@ def _match(
             if texts and tuple(labels[name] for name in texts) not in has:
                 source.draw(labels, 0)
     return names
-
-
-def _take(members: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw members, each as often as any other give or take one."""
-    rounds = -(-number // len(members))
-    return np.concatenate([members[:0], *(rng.permutation(members) for _ in range(rounds))])[
-        :number
-    ]

@@ -141,7 +141,7 @@ def has_image(subject: tio.Subject, name: str) -> bool:
     return name in subject and bool(subject.get("present", {}).get(name, True))
 
 
-def changed(
+def with_images(
     subject: tio.Subject, images: dict[str, tio.Image], made_as: str, made_by: str
 ) -> tio.Subject:
     """A copy of a subject with marks and with some images that are synthetic, in whole or in part.
@@ -171,7 +171,7 @@ def with_marks(subject: tio.Subject) -> tio.Subject:
     return marked
 
 
-def drawn_from(sample: tio.Subject, made_by: str) -> tio.Subject:
+def with_origin(sample: tio.Subject, made_by: str) -> tio.Subject:
     """A sample that tells its ``origin``: its own word, or the source that it was drawn from."""
     if sample.get("origin"):
         return sample

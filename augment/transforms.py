@@ -34,8 +34,6 @@ from neuromix.augment.opening import open_source
 from neuromix.augment.replacement import (
     BARE,
     Frame,
-    changed,
-    drawn_from,
     fit,
     from_dict,
     has_image,
@@ -43,7 +41,9 @@ from neuromix.augment.replacement import (
     partner,
     replacement,
     to_dict,
+    with_images,
     with_marks,
+    with_origin,
 )
 from neuromix.augment.source import Completer, Source
 
@@ -171,7 +171,7 @@ class RandomSynthetic(_Marked, RandomTransform):
             weight,
             **self._get_base_args(),
         )
-        twin.drawn = drawn_from(sample, self.origin)
+        twin.drawn = with_origin(sample, self.origin)
         return twin(subject)
 
 
@@ -201,7 +201,7 @@ class Synthetic(_Marked):
         """Build the result; the real images are read by ``mixup`` only."""
         sample = self.drawn
         if sample is None:
-            sample = drawn_from(open_source(self.source).replay(self.sample_id), self.source)
+            sample = with_origin(open_source(self.source).replay(self.sample_id), self.source)
         is_mixup = self.mode == "mixup"
         include = None if BARE in subject else self.include
         images = subject.get_images_dict(is_mixup, include, self.exclude)
@@ -221,7 +221,7 @@ class Synthetic(_Marked):
             for name, image in images.items()
         }
         parents = (f"{origin.VOXELS}{d}" for d in sorted(voxels_of(subject, images)))
-        return changed(subject, blends, self.sample_id, origin.join(sample["origin"], *parents))
+        return with_images(subject, blends, self.sample_id, origin.join(sample["origin"], *parents))
 
 
 class CompleteModality(_Marked, RandomTransform):
@@ -290,7 +290,7 @@ class Completed(_Marked):
         completer = self.completer or cast(Completer, open_source(self.source))
         image = completer.complete(subject, self.want, self.seed)
         made_as = f"{self.want}:seed={self.seed}"
-        result = changed(subject, {self.want: image}, made_as, self.source)
+        result = with_images(subject, {self.want: image}, made_as, self.source)
         if "present" in result:
             result["present"] = result["present"] | {self.want: True}
             result.update_attributes()

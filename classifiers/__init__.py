@@ -2,7 +2,6 @@
 
 - base: VolumeClassifier, a scikit-learn estimator
 - sex, dementia, stage: what it tells
-- checks: settings that can't be meant
 - training_set: labelled subjects, read once, and who they are
 - inputs: images as a network takes them: standardised, in batches
 - networks: from a volume to logits

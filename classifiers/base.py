@@ -13,9 +13,10 @@ any order.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,22 +29,24 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import GradientNormClipping, LRScheduler
+from torch.utils.data import DataLoader
 
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import CATEGORIES, DEMENTIA
-from neuromix.augment.errors import InputError, TrainingError
+from neuromix.augment.errors import InputError, TrainingError, require_choice
+from neuromix.augment.mixing import draw_order
 from neuromix.classifiers import inputs, saving, training
-from neuromix.classifiers.checks import check_settings
 from neuromix.classifiers.networks import NETWORKS, ImageTowers
 from neuromix.classifiers.training_set import collect
 
-LEAST = 8
+FEWEST_VOXELS = 8
 """Voxels along an axis that each network can halve as often as it does."""
 SMOOTHING = 0.1
 """Share of the target that is spread over all classes."""
 
 
+@dataclass(eq=False, repr=False)
 class VolumeClassifier(ClassifierMixin, BaseEstimator):
     """Tell a label from an image.
 
@@ -77,63 +80,28 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         device: ``auto`` takes CUDA where there is one.
     """
 
-    def __init__(
-        self,
-        target: str = "sex",
-        image: str | Sequence[str] = "md",
-        network: str = "compact",
-        frames: str = "all",
-        steps: int = 300,
-        batch_size: int = 16,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 0.05,
-        class_weight: str | Mapping[str, float] | None = None,
-        shift: int = 1,
-        flip: bool = False,
-        augment: Callable[[tio.Subject], tio.Subject] | None = None,
-        workers: int = 0,
-        check_every: int = 25,
-        monitor: str = "loss",
-        patience: int | None = None,
-        pretrained: saving.Pretrained | None = None,
-        freeze: bool = False,
-        precision: str = "float32",
-        progress: bool = False,
-        seed: int = 0,
-        device: str = "auto",
-    ) -> None:
-        self.target = target
-        self.image = image
-        self.network = network
-        self.frames = frames
-        self.steps = steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.class_weight = class_weight
-        self.shift = shift
-        self.flip = flip
-        self.augment = augment
-        self.workers = workers
-        self.check_every = check_every
-        self.monitor = monitor
-        self.patience = patience
-        self.pretrained = pretrained
-        self.freeze = freeze
-        self.precision = precision
-        self.progress = progress
-        self.seed = seed
-        self.device = device
-
-    @classmethod
-    def _get_param_names(cls) -> list[str]:
-        """Those of ``__init__``, and where it passes ``**options`` on, those of this class too."""
-        own = inspect.signature(cls.__init__).parameters
-        names = {name for name in own if name not in ("self", "options")}
-        if "options" in own:
-            passed = inspect.signature(VolumeClassifier.__init__).parameters
-            names |= set(passed) - {"self", "target"}
-        return sorted(names)
+    target: str = "sex"
+    image: str | Sequence[str] = "md"
+    network: str = "compact"
+    frames: str = "all"
+    steps: int = 300
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    class_weight: str | Mapping[str, float] | None = None
+    shift: int = 1
+    flip: bool = False
+    augment: Callable[[tio.Subject], tio.Subject] | None = None
+    workers: int = 0
+    check_every: int = 25
+    monitor: str = "loss"
+    patience: int | None = None
+    pretrained: saving.Pretrained | None = None
+    freeze: bool = False
+    precision: str = "float32"
+    progress: bool = False
+    seed: int = 0
+    device: str = "auto"
 
     @classmethod
     def from_classifier(
@@ -176,7 +144,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             validation: Subjects by which the best weights are chosen and the probabilities
                 calibrated; without them, the last weights are kept and nothing is calibrated.
         """
-        check_settings(self, subjects, validation)
+        _check_settings(self, subjects, validation)
         chosen = collect(self, subjects, y, "training")
         present = set(chosen.labels)
         order = CATEGORIES.get(self.target, ())
@@ -191,10 +159,10 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         names = self._images()
         self.shapes_ = inputs.one_shape(chosen.rows, names)
         for name, shape in self.shapes_.items():
-            if min(shape[1:]) < LEAST:
+            if min(shape[1:]) < FEWEST_VOXELS:
                 raise InputError(
                     f"images {name!r} have {' x '.join(map(str, shape[1:]))} voxels, and a network "
-                    f"needs {LEAST} along each axis; prepare them with a smaller spacing"
+                    f"needs {FEWEST_VOXELS} along each axis; prepare them with a smaller spacing"
                 )
         self.scale_ = inputs.scale_of(chosen.rows, names)
         self.temperature_ = 1.0
@@ -209,13 +177,13 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             held_out = collect(self, validation, None, "validation")
             self._check_shapes(held_out.rows)
             held_out.require_apart(chosen)
-            judged = inputs.Store.of(held_out.rows, self.scale_), self._codes(held_out.labels)
+            judged = self._store(held_out.rows), self._codes(held_out.labels)
             self.record_ = leakage.merge([self.record_, held_out.record()])
         rng = np.random.default_rng([self.seed, len(codes)])
         batches = inputs.Batches(
-            inputs.Store.of(chosen.rows, self.scale_),
+            self._store(chosen.rows),
             codes,
-            inputs.draw_order(len(codes), self.steps * self.batch_size, rng),
+            draw_order(len(codes), self.steps * self.batch_size, rng),
             seed=self.seed,
             shift=self.shift,
             flip=self.flip,
@@ -239,7 +207,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             some = range(begin, min(begin + 2 * self.batch_size, len(subjects)))
             rows = [inputs.read(subjects[k], self._images(), self.frames) for k in some]
             self._check_shapes(rows)
-            logits.append(self._logits(rows))
+            logits.append(self._logits(self._store(rows, torch.float32)))
         probabilities: np.ndarray = softmax(np.concatenate(logits) / self.temperature_, axis=1)
         return probabilities
 
@@ -348,7 +316,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
         if judged:
             store, codes = judged
             monitor = training.Monitor(
-                lambda: self._store_logits(store), codes, self.monitor, self.patience, chunks
+                lambda: self._logits(store), codes, self.monitor, self.patience, chunks
             )
             callbacks.append(monitor)
         with Progress(disable=not self.progress) as bars:
@@ -371,7 +339,7 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
                 callbacks__print_log=None,
             )
             self.net_.notify("on_train_begin", X=batches, y=None)
-            with contextlib.suppress(training.Enough):
+            with contextlib.suppress(training.NoImprovement):
                 # Not net.fit, which takes Ctrl-C for the end of the training.
                 self.net_.fit_loop(batches, epochs=math.ceil(self.steps / every))
         module = self.net_.module_
@@ -391,19 +359,12 @@ class VolumeClassifier(ClassifierMixin, BaseEstimator):
             self.temperature_ = training.temperature(monitor.best_logits, monitor.codes)
         self.net_ = self._wrap(module)
 
-    def _logits(self, rows: list[dict[str, np.ndarray]]) -> np.ndarray:
-        """Logits of images as they are, in full precision."""
-        volumes = {}
-        for name, shape in self.shapes_.items():
-            volumes[name] = torch.zeros(len(rows), *shape)
-            for k, row in enumerate(rows):
-                if name in row:
-                    standard = inputs.standardise(row[name], self.scale_[name])
-                    volumes[name][k] = torch.from_numpy(standard)
-        present = torch.tensor([[name in row for name in self.shapes_] for row in rows])
-        return self.net_.logits(inputs.network_input(volumes, present))
+    def _store(
+        self, rows: list[dict[str, np.ndarray]], dtype: torch.dtype = torch.float16
+    ) -> inputs.Store:
+        return inputs.Store.of(rows, self.shapes_, self.scale_, dtype)
 
-    def _store_logits(self, store: inputs.Store) -> np.ndarray:
+    def _logits(self, store: inputs.Store) -> np.ndarray:
         size = 2 * self.batch_size
         parts = [slice(begin, begin + size) for begin in range(0, len(store), size)]
         return np.concatenate([self.net_.logits(store.batch(part)) for part in parts])
@@ -446,3 +407,37 @@ def _as_it_is(batch: Any) -> Any:
 
 def _same_code(subject: tio.Subject, code: int) -> int:
     return code
+
+
+def _check_settings(classifier: Any, subjects: Any, validation: Any) -> None:
+    """Refuse settings of a classifier that can't be meant, and warn of those that do nothing."""
+    if isinstance(subjects, Cohort) or isinstance(validation, Cohort):
+        raise InputError("a cohort came; a classifier takes subjects: pass cohort.subjects()")
+    if isinstance(subjects, DataLoader) or isinstance(validation, DataLoader):
+        raise InputError("a loader came; a classifier makes its own batches: pass loader.dataset")
+    for name, allowed in (
+        ("network", NETWORKS),
+        ("frames", inputs.FRAMES),
+        ("monitor", training.MONITORS),
+    ):
+        require_choice(name, getattr(classifier, name), allowed)
+    if min(classifier.steps, classifier.batch_size, classifier.check_every) < 1:
+        raise InputError(
+            f"{classifier.steps} steps of {classifier.batch_size} volumes with a look every "
+            f"{classifier.check_every} came; all must be 1 or more"
+        )
+    if (
+        min(classifier.shift, classifier.workers, classifier.seed) < 0
+        or (classifier.patience or 1) < 1
+    ):
+        raise InputError(
+            f"shift {classifier.shift}, workers {classifier.workers}, seed {classifier.seed} and "
+            f"patience {classifier.patience} came; 0 or more are allowed, of patience 1 or more"
+        )
+    if not classifier.image:
+        raise InputError("image=() came; name one image or more")
+    training.device_for(classifier.device, classifier.precision)
+    for name, needs in (("patience", validation), ("freeze", classifier.pretrained)):
+        if getattr(classifier, name) and needs is None:
+            what = "validation=" if name == "patience" else "pretrained="
+            warnings.warn(f"{name} changes nothing without {what}", stacklevel=3)

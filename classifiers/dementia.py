@@ -6,17 +6,16 @@ dementia = DementiaClassifier.from_classifier(sex, freeze=True).fit(few)
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
 
 from neuromix.classifiers.base import VolumeClassifier
 
 
+@dataclass(eq=False, repr=False)
 class DementiaClassifier(VolumeClassifier):
     """Tell ``yes`` (AD) from ``no`` (NC); subjects with MCI are neither, and left out.
 
-    Args:
-        **options: As in :class:`~neuromix.classifiers.base.VolumeClassifier`.
+    Its settings are those of :class:`~neuromix.classifiers.base.VolumeClassifier` but the target.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__("dementia", **options)
+    target: str = field(init=False, default="dementia")

@@ -5,7 +5,6 @@ The statistics of several runs are in :mod:`neuromix.classifiers.statistics`; al
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,15 +12,15 @@ import numpy as np
 import pandas as pd
 import torchio as tio
 from sklearn.base import clone
-from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold
 
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.data.cohort import Cohort
-from neuromix.augment.data.split import tied_sites
 from neuromix.augment.errors import InputError, LeakageError
 from neuromix.classifiers.predictions import Predictions, people, pool
 from neuromix.classifiers.scores import SCORES, confusion
 from neuromix.classifiers.statistics import compare, gap_closed, holm, summarise
+from neuromix.classifiers.training_set import subjects_with_label
 
 __all__ = [
     "Predictions",
@@ -75,7 +74,7 @@ def predict(
         raise InputError("sources are checked against files; pass the cohort, not its subjects")
     for source in sources:
         source.check_disjoint(cohort)
-    chosen, labels = _labelled(classifier, subjects, "test")
+    chosen, labels = subjects_with_label(classifier, subjects, "test")
     return Predictions(
         np.array(_names(chosen)),
         np.array(labels),
@@ -104,7 +103,6 @@ def cross_validate_subjects(
     *,
     folds: int = 5,
     seed: int = 0,
-    by_site: bool = False,
 ) -> list[Predictions]:
     """Cross-validation in which a subject is in one fold with all its sessions.
 
@@ -113,29 +111,16 @@ def cross_validate_subjects(
         cohort: Real subjects.
         folds: How many, of about equal shares of the classes.
         seed: Another seed gives other folds.
-        by_site: Leave out one site after the other, whatever ``folds`` says; sites that share a
-            subject go together.
 
     Returns:
         Predictions of each fold; :func:`pool` makes one run of them.
     """
-    subjects, labels = _labelled(classifier, cohort, "cohort")
-    _, _, person = people(_names(subjects))
-    if by_site:
-        sites = [f"{subject['dataset']}/{subject.get('site', '')}" for subject in subjects]
-        groups = tied_sites(person, np.unique(sites, return_inverse=True)[1])[person]
-        if groups.max() == 0:
-            raise InputError(
-                "all subjects are of one site, or of sites that share subjects; give two sites or "
-                "more, or leave by_site out"
-            )
-        parts = LeaveOneGroupOut().split(labels, labels, groups)
-    else:
-        _check_folds(folds, _names(subjects), labels)
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        parts = splitter.split(labels, labels, person)
+    subjects, labels = subjects_with_label(classifier, _subjects(cohort), "cohort")
+    names = _names(subjects)
+    _check_folds(folds, names, labels)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     results = []
-    for train, test in parts:
+    for train, test in splitter.split(labels, labels, people(names)[2]):
         fitted = clone(classifier).fit([subjects[k] for k in train])
         results.append(predict(fitted, [subjects[k] for k in test]))
     return results
@@ -162,7 +147,7 @@ def learning_curve(
         sources: As in :func:`predict`; checked once.
         **fit: For the classifier's ``fit``, such as ``validation=``.
     """
-    pool_subjects, labels = _labelled(classifier, train, "training")
+    pool_subjects, labels = subjects_with_label(classifier, _subjects(train), "training")
     names = np.array(_names(pool_subjects))
     test_subjects = _subjects(test)
     shared = sorted(set(names) & set(_names(test_subjects)))
@@ -218,24 +203,6 @@ def _names(subjects: Sequence[tio.Subject]) -> list[str]:
                 "a subject has no subject_id; scores are by subject: give it one, and a dataset"
             )
     return [f"{subject.get('dataset', '')}/{subject['subject_id']}" for subject in subjects]
-
-
-def _labelled(
-    classifier: Any, cohort: Cohort | Sequence[tio.Subject], what: str
-) -> tuple[list[tio.Subject], list[str]]:
-    """Subjects that have the label of the classifier, and their labels."""
-    subjects = _subjects(cohort)
-    labels = classifier.labels(subjects)
-    kept = [k for k, label in enumerate(labels) if label]
-    if not kept:
-        raise InputError(f"none of {len(subjects)} subjects has the label {classifier.target}")
-    if len(kept) < len(subjects):
-        warnings.warn(
-            f"{len(subjects) - len(kept)} of {len(subjects)} {what} subjects have no label "
-            f"{classifier.target} and are left out",
-            stacklevel=3,
-        )
-    return [subjects[k] for k in kept], [labels[k] for k in kept]
 
 
 def _check_folds(folds: int, names: Sequence[str], labels: Sequence[str]) -> None:

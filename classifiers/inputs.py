@@ -97,7 +97,7 @@ def standardise(data: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """Standardised images of N subjects, (N, C, X, Y, Z) in half precision by image.
+    """Standardised images of N subjects, (N, C, X, Y, Z) by image.
 
     ``present`` (N, images) says which a row has.
     """
@@ -107,15 +107,21 @@ class Store:
     scale: Scale
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, np.ndarray]], scale: Scale) -> Store:
-        """Keep rows of :func:`read`."""
+    def of(
+        cls,
+        rows: Sequence[Mapping[str, np.ndarray]],
+        shapes: Mapping[str, Sequence[int]],
+        scale: Scale,
+        dtype: torch.dtype = torch.float16,
+    ) -> Store:
+        """Keep rows of :func:`read`, whose images have these shapes."""
         volumes = {}
-        for name, shape in one_shape(rows, list(scale)).items():
-            volumes[name] = torch.zeros(len(rows), *shape, dtype=torch.float16)
+        for name, shape in shapes.items():
+            volumes[name] = torch.zeros(len(rows), *shape, dtype=dtype)
             for kept, row in zip(volumes[name].numpy(), rows, strict=True):
                 if name in row:
                     kept[:] = standardise(row[name], scale[name])
-        present = torch.tensor([[name in row for name in scale] for row in rows])
+        present = torch.tensor([[name in row for name in shapes] for row in rows])
         return cls(volumes, present, scale)
 
     def __len__(self) -> int:
@@ -215,9 +221,3 @@ class Batches(Dataset[Any]):
                 )
             made[name] = torch.from_numpy(standardise(data, self.store.scale[name]))
         return made, self.recode(result, int(self.codes[row])), origin.of_subject(result)
-
-
-def draw_order(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Which of ``count`` rows comes at each of ``size`` positions: equally often, or one more."""
-    rounds = [rng.permutation(count) for _ in range(-(-size // count))]
-    return np.concatenate(rounds)[:size]

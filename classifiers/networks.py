@@ -14,7 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class CompactNet(nn.Module):
+class FeatureNet(nn.Module):
+    """``features`` of a volume, and what its ``head`` makes of them."""
+
+    features: nn.Module
+    head: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, classes) of volumes (batch, channels, X, Y, Z)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+class CompactNet(FeatureNet):
     """A small residual network that is fast on a CPU.
 
     A strided stem turns cubes of 8³ voxels into features in two steps. The head keeps a coarse
@@ -41,11 +53,6 @@ class CompactNet(nn.Module):
             nn.Linear(16 * 4**3, classes),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, classes) of volumes (batch, channels, X, Y, Z)."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
-
 
 class ResidualBlock(nn.Module):
     """Two normalised convolutions beside a shortcut."""
@@ -67,7 +74,7 @@ class ResidualBlock(nn.Module):
         return total
 
 
-class FullyConvolutionalNet(nn.Module):
+class FullyConvolutionalNet(FeatureNet):
     """Convolution, normalisation and pooling repeated, and a mean over the volume.
 
     The shape of SFCN (Peng et al., Accurate brain age prediction with lightweight deep neural
@@ -101,11 +108,6 @@ class FullyConvolutionalNet(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(widths[-1], classes),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, classes) of volumes (batch, channels, X, Y, Z)."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
 
 
 NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {

@@ -88,12 +88,17 @@ def pool(parts: Sequence[Predictions]) -> Predictions:
     )
 
 
-def aligned(arms: Sequence[Sequence[Predictions]]) -> list[list[Predictions]]:
+def align_runs(arms: Sequence[Sequence[Predictions]]) -> list[list[Predictions]]:
     """All runs with their rows in the same order."""
     counts = [len(arm) for arm in arms]
     if len(set(counts)) != 1 or not counts[0]:
         raise InputError(f"{counts} runs came; give as many for each arm, one a seed, in one order")
-    sorted_runs = [[_by_subject(run) for run in arm] for arm in arms]
+    sorted_runs: list[list[Predictions]] = [[] for _ in arms]
+    for ordered, arm in zip(sorted_runs, arms, strict=True):
+        for run in arm:
+            rows = np.argsort(run.subjects, kind="stable")
+            values = (run.subjects[rows], run.truth[rows], run.probabilities[rows])
+            ordered.append(Predictions(*values, run.classes))
     first = sorted_runs[0][0]
     for run in (run for arm in sorted_runs for run in arm):
         same = np.array_equal(run.subjects, first.subjects)
@@ -111,9 +116,3 @@ def people(subjects: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray
     last = np.empty(len(names), int)
     last[person] = np.arange(len(person))
     return names, last, person
-
-
-def _by_subject(run: Predictions) -> Predictions:
-    order = np.argsort(run.subjects, kind="stable")
-    rows = (run.subjects[order], run.truth[order], run.probabilities[order])
-    return Predictions(*rows, run.classes)

@@ -87,9 +87,9 @@ def save(classifier: Any, folder: Path) -> None:
         "format": FORMAT,
         "kind": type(classifier).__name__,
         "settings": settings,
-        "classes": classifier.classes_.tolist(),
+        "classes": classifier.classes_,
         "shapes": classifier.shapes_,
-        "scale": _plain(classifier.scale_),
+        "scale": classifier.scale_,
         "temperature": classifier.temperature_,
         "steps": classifier.steps_,
         "history": classifier.history_,
@@ -99,7 +99,7 @@ def save(classifier: Any, folder: Path) -> None:
         tensors |= {f"{FEATURES}{name}": tensor for name, tensor in pretrained.features.items()}
         content["pretrained"] = {
             "kind": pretrained.kind,
-            "scale": _plain(pretrained.scale),
+            "scale": pretrained.scale,
             "record": pretrained.record,
         }
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -149,10 +149,6 @@ def load(cls: type[Any], folder: Path) -> Any:
         raise InputError(f"{folder} is damaged ({reason}); save the classifier again") from None
     classifier.net_ = classifier._wrap(module)
     return classifier
-
-
-def _plain(scale: Scale) -> dict[str, Any]:
-    return {name: values.tolist() for name, values in scale.items()}
 
 
 def _arrays(scale: Mapping[str, Any]) -> Scale:

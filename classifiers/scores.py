@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-BINS = 10
+CONFIDENCE_BINS = 10
 """Of equal width, in which :func:`ece` compares confidence with accuracy."""
 
 
@@ -55,8 +55,8 @@ def ece(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np
     """Expected calibration error: how far confidence is from accuracy, over bins of confidence."""
     confidence = probabilities.max(1)
     excess = confidence - (probabilities.argmax(1) == truth)
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    by_bin = weights @ (np.eye(BINS)[bins] * excess[:, None])
+    bins = np.minimum((confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    by_bin = weights @ (np.eye(CONFIDENCE_BINS)[bins] * excess[:, None])
     return np.abs(by_bin).sum(1) / weights.sum(1)
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
 
 from neuromix.classifiers.base import VolumeClassifier
 
 
+@dataclass(eq=False, repr=False)
 class SexClassifier(VolumeClassifier):
-    """Tell ``F`` from ``M``.
+    """Tell ``F`` from ``M``; its settings are those of ``VolumeClassifier`` but for the target."""
 
-    Args:
-        **options: As in :class:`~neuromix.classifiers.base.VolumeClassifier`.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__("sex", **options)
+    target: str = field(init=False, default="sex")

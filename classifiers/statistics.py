@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from neuromix.augment.errors import InputError
-from neuromix.classifiers.predictions import Predictions, aligned, people
+from neuromix.augment.errors import InputError, require_choice
+from neuromix.classifiers.predictions import Predictions, align_runs, people
 from neuromix.classifiers.scores import SCORES
 
 CELLS = 4_000_000
@@ -145,11 +145,10 @@ def _bootstrap(
     arms: Sequence[Sequence[Predictions]], metric: str, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (arms, seeds), and their means over seeds in each draw, (arms, draws)."""
-    if metric not in SCORES:
-        raise InputError(f"metric {metric!r} is not known; allowed are {', '.join(SCORES)}")
+    require_choice("metric", metric, SCORES)
     if draws < 1:
         raise InputError(f"{draws} draws came; give 1 or more, such as 2000")
-    runs = aligned(arms)
+    runs = align_runs(arms)
     score, codes = SCORES[metric], runs[0][0].codes
     tables = [[run.probabilities for run in arm] for arm in runs]
     once = np.ones((1, len(codes)))

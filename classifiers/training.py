@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from torch.nn import functional
 from torch.utils.data import Sampler
 
 from neuromix.augment.diffusion.precision import require_bf16
-from neuromix.augment.errors import InputError
+from neuromix.augment.errors import InputError, require_choice
 from neuromix.classifiers.networks import ordinal
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
@@ -64,7 +65,7 @@ class VolumeNet(NeuralNet):
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Batches; in training, the time in which the network waits for them is added up."""
         batches = super().get_iterator(dataset, training=training)
-        return Clocked(batches, self) if training else batches
+        return TimedBatches(batches, self) if training else batches
 
     def _set_training(self, training: bool = True) -> None:
         super()._set_training(training)
@@ -74,7 +75,7 @@ class VolumeNet(NeuralNet):
 
 
 @dataclass
-class Clocked:
+class TimedBatches:
     """Batches of :class:`Batches`, of which the network gets inputs and classes.
 
     The seconds that each is waited for are added to ``net.waiting``, and where its synthetic
@@ -114,10 +115,9 @@ def device_for(device: str, precision: str) -> str:
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not has_cuda):
         here = "cpu and cuda" if has_cuda else "cpu"
         raise InputError(f"device {device!r} came; auto, {here} are allowed on this machine")
-    if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r} came; allowed are {', '.join(PRECISIONS)}")
+    require_choice("precision", precision, PRECISIONS)
     if precision == "bfloat16":
-        require_bf16(kind)
+        require_bf16(kind, [torch.nn.Conv3d(1, 1, 1)])
     return device
 
 
@@ -127,15 +127,14 @@ def class_weights(
     """Weight of each class in the loss: ``None``, ``balanced`` or as it is given for each."""
     if given is None:
         return None
-    if given == "balanced":
-        counts = np.bincount(codes, minlength=len(names))
-        return torch.tensor(len(codes) / (len(names) * counts), dtype=torch.float32)
-    if isinstance(given, str) or set(given) != set(names):
+    if given != "balanced" and (isinstance(given, str) or set(given) != set(names)):
         raise InputError(
             f"class_weight={given!r} came; allowed are None, 'balanced' and a weight for each of "
             f"{', '.join(names)}"
         )
-    return torch.tensor([float(given[name]) for name in names])
+    classes = np.array(names)
+    weights = compute_class_weight(given, classes=classes, y=classes[codes])
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 class Chunks(Sampler[int]):
@@ -154,7 +153,7 @@ class Chunks(Sampler[int]):
         return min(self.every, self.steps - self.done) * self.batch_size
 
 
-class Enough(Exception):
+class NoImprovement(Exception):
     """Validation got no better for long enough."""
 
 
@@ -194,7 +193,7 @@ class Monitor(Callback):
             self.state = copy.deepcopy(net.module_.state_dict())
             self.best_logits = logits
         if self.patience is not None and len(self.history) - 1 - self.best >= self.patience:
-            raise Enough
+            raise NoImprovement
 
     def _rank(self, row: dict[str, float]) -> tuple[float, float]:
         loss = row["loss"] if math.isfinite(row["loss"]) else math.inf

@@ -56,6 +56,33 @@ class LabelledSubjects:
         return leakage.merge([own, *origin.records(self.origins)])
 
 
+def subjects_with_label(
+    classifier: Any,
+    subjects: Sequence[tio.Subject],
+    what: str,
+    y: Sequence[str | None] | None = None,
+) -> tuple[list[tio.Subject], list[str]]:
+    """The subjects that have a label, and their labels; ``y`` replaces those that they carry."""
+    if not len(subjects):
+        raise InputError(f"no {what} subjects came; a classifier needs some")
+    if y is not None and len(y) != len(subjects):
+        raise InputError(f"{len(y)} labels came for {len(subjects)} subjects; give one each")
+    everyone = [subjects[k] for k in range(len(subjects))]  # of a mix, each is drawn anew
+    labels = classifier.labels(everyone) if y is None else y
+    kept = [k for k, label in enumerate(labels) if isinstance(label, str) and label]
+    if not kept:
+        raise InputError(
+            f"none of {len(everyone)} {what} subjects has the label {classifier.target}"
+        )
+    if left_out := len(everyone) - len(kept):
+        warnings.warn(
+            f"{left_out} of {len(everyone)} {what} subjects have no label {classifier.target} and "
+            "are left out",
+            stacklevel=3,
+        )
+    return [everyone[k] for k in kept], [str(labels[k]) for k in kept]
+
+
 def collect(
     classifier: Any,
     subjects: Sequence[tio.Subject],
@@ -63,25 +90,8 @@ def collect(
     what: str,
 ) -> LabelledSubjects:
     """Read the subjects that have a label, each once; ``y`` replaces the labels they carry."""
-    if y is not None and len(y) != len(subjects):
-        raise InputError(f"{len(y)} labels came for {len(subjects)} subjects; give one each")
     images = [classifier.image] if isinstance(classifier.image, str) else list(classifier.image)
     chosen = LabelledSubjects()
-    for index in range(len(subjects)):
-        subject = subjects[index]
-        label = classifier.labels([subject])[0] if y is None else y[index]
-        if isinstance(label, str) and label:
-            row = inputs.read(subject, images, classifier.frames)
-            chosen.add(subject, str(label), row)
-    left_out = len(subjects) - len(chosen.rows)
-    if not len(subjects):
-        raise InputError(f"no {what} subjects came; a classifier needs some")
-    if not chosen.rows:
-        raise InputError(f"none of {left_out} {what} subjects has the label {classifier.target}")
-    if left_out:
-        warnings.warn(
-            f"{left_out} of {len(subjects)} {what} subjects have no label {classifier.target} and "
-            "are left out",
-            stacklevel=3,
-        )
+    for subject, label in zip(*subjects_with_label(classifier, subjects, what, y), strict=True):
+        chosen.add(subject, label, inputs.read(subject, images, classifier.frames))
     return chosen

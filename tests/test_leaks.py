@@ -319,7 +319,7 @@ def test_16_an_autoencoder_or_network_of_another_sampler(parts, tainted, tmp_pat
     part = tmp_path / "sampler" / "codec"
     part.mkdir(parents=True)
     shutil.copy(tainted.path / "bank.json", tmp_path / "sampler" / "model_index.json")
-    (record,) = origin.inherited(str(part), "facebook/DiT-XL-2-256", None)
+    (record,) = origin.records_of(str(part), "facebook/DiT-XL-2-256", None)
     assert record == tainted.record
 
 

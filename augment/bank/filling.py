@@ -50,13 +50,6 @@ PLACES: dict[str, tuple[str, str, dict[str, str]]] = {
 """Datatype, suffix and entities of an image's name, by which :mod:`bids` knows it; see
 :func:`place_of`."""
 
-UNITS = {
-    "md": "1e-3 mm^2/s",
-    "fmri": "fraction of the run's mean brain signal",
-    "dmri": "attenuation S/S0",
-}
-"""Units of the images that have some; the others are arbitrary."""
-
 DESCRIPTIONS = {
     "participant_id": {"Description": "Name of the sample"},
     "age": {"Description": "Age in years that was asked for", "Units": "year"},
@@ -86,7 +79,8 @@ class Filling:
         makers = [sampler, labels, *filters]
         self.makers = [record for maker in makers if (record := getattr(maker, "record", None))]
         self.space = str(sampler.record.get("space", bids.CUSTOM))
-        self.wanted = [_plain(row) for row in labels]
+        # Labels that are known, as JSON gives them back.
+        self.wanted = [{k: _scalar(v) for k, v in row.items() if known(v)} for row in labels]
         if not self.wanted:
             raise InputError("a bank needs samples; give the labels of at least one")
         if seed < 0:
@@ -98,7 +92,8 @@ class Filling:
             "seed": seed,
             "steps": steps,
             "guidance": guidance,
-            "filters": [_name_of(f) for f in filters],
+            # As they show themselves; addresses differ between processes.
+            "filters": [re.sub(r" at 0x[0-9a-f]+", "", repr(f)) for f in filters],
         }
         self.made_by = {
             "class": type(sampler).__name__,
@@ -240,13 +235,15 @@ class Filling:
             if "events" in scan:
                 columns = ["onset", "duration", "trial_type"]
                 events = pd.DataFrame(json.loads(scan["events"]), columns=columns)
-                files.write_table(_events_path(path), events)
+                run = {key: keys[key] for key in bids.RUN if key in keys}
+                place = bids.path_of("func", {"sub": name, **run}, "events", ".tsv")
+                files.write_table(self.root / place, events)
             checksum = hashlib.sha256(path.read_bytes()).hexdigest()
             record["Images"][image] = {
                 "Path": path.relative_to(self.root).as_posix(), "Sha256": checksum,
             }  # fmt: skip
         for image, scan in images.items():
-            own: dict[str, Any] = {"Units": UNITS.get(image, "arbitrary")}
+            own: dict[str, Any] = {"Units": bids.UNITS.get(image, "arbitrary")}
             if place_of(image)[0] == "func":
                 own["TaskName"] = keys["task"]
             if "RepetitionTime" in scan:
@@ -282,22 +279,23 @@ class Filling:
             kinds[name] = "number" if is_number else "category"
         there = {image for r in records for image in r["Images"]}
         images = [*(name for name in PLACES if name in there), *sorted(there - set(PLACES))]
-        rows: list[dict[str, Any]] = []
-        rejected: list[dict[str, Any]] = []
-        for k, (record, labels) in enumerate(zip(records, labels_of_all, strict=True)):
-            row = {"participant_id": f"sub-{sample_name(k)}"}
-            row |= {name: labels.get(name) for name in names}
-            row |= {"synthetic_id": sample_name(k), "seed": record["Seed"]}
-            rows.append(
-                row | {f"{i}_sha256": record["Images"].get(i, {}).get("Sha256") for i in images}
-            )
-            rejected += [
-                {"sample": sample_name(k), "seed": r["Seed"], "reason": r["Reason"]}
-                for r in record["Rejected"]
-            ]
+        samples = [sample_name(k) for k in range(len(records))]
+        table = pd.DataFrame(labels_of_all, range(len(records)), names)
+        table.insert(0, "participant_id", [f"sub-{name}" for name in samples])
+        table["synthetic_id"], table["seed"] = samples, [record["Seed"] for record in records]
+        for i in images:
+            made = [record["Images"].get(i, {}) for record in records]
+            table[f"{i}_sha256"] = [image.get("Sha256") for image in made]
+        rejected = [
+            {"sample": name, "seed": r["Seed"], "reason": r["Reason"]}
+            for name, record in zip(samples, records, strict=True)
+            for r in record["Rejected"]
+        ]
         if rejected:
             files.write_table(self.root / "rejected.tsv", pd.DataFrame(rejected))
-        described = {n: DESCRIPTIONS.get(n, {"Description": f"{n}, as asked for"}) for n in rows[0]}
+        described: dict[str, Any] = {
+            n: DESCRIPTIONS.get(n, {"Description": f"{n}, as asked for"}) for n in map(str, table)
+        }
         described |= {
             f"{i}_sha256": {"Description": f"SHA-256 of the {i} image's file"} for i in images
         }
@@ -308,7 +306,7 @@ class Filling:
         files.write_json(
             self.root / "dataset_description.json", description | {"SourceDatasets": sources}
         )
-        files.write_table(self.root / "participants.tsv", pd.DataFrame(rows))
+        files.write_table(self.root / "participants.tsv", table)
         files.write_json(self.root / "bank.json", about | {"images": images, "labels": kinds})
 
 
@@ -347,14 +345,7 @@ def location(name: str, image: str, space: str, run: Mapping[str, Any]) -> str:
     entities = {"sub": name, "space": space, **own}
     if datatype == "func":
         entities |= {key: str(run[key]) for key in bids.RUN if run.get(key)}
-    return f"sub-{name}/{datatype}/{bids.build_name(entities, suffix, '.nii')}"
-
-
-def _events_path(path: Path) -> Path:
-    """Where BIDS looks for the events of a run."""
-    entities = bids.parse_name(path.name)[0]
-    own = {key: label for key, label in entities.items() if key not in ("space", "desc")}
-    return path.with_name(bids.build_name(own, "events", ".tsv"))
+    return bids.path_of(datatype, entities, suffix, ".nii")
 
 
 def derive(seed: int, k: int, attempt: int) -> int:
@@ -363,18 +354,8 @@ def derive(seed: int, k: int, attempt: int) -> int:
     return int(state >> np.uint64(11))
 
 
-def _plain(labels: Mapping[str, Any]) -> dict[str, Any]:
-    """Labels that are known, as JSON gives them back."""
-    return {name: _scalar(value) for name, value in labels.items() if known(value)}
-
-
 def _scalar(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    """A filter as it shows itself, with its settings; addresses differ between processes."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(function))
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Labels = dict[str, Any]
 
 
-class Wanted(list[Labels]):
+class LabelList(list[Labels]):
     """Labels for a bank, one a sample, which remembers whose of a cohort they are."""
 
     def __init__(self, labels: Iterable[Labels], cohort: Cohort) -> None:
@@ -43,7 +43,7 @@ class Wanted(list[Labels]):
 
 JITTER = 0.02
 """Samples that copy a real row move its age by up to this share of the range, either way."""
-BINS = 5
+AGE_BINS = 5
 """Quantiles that ages are cut into before they are counted."""
 
 
@@ -80,7 +80,7 @@ def like(cohort: Cohort, space: LabelSpace, count: int, seed: int) -> list[Label
     Columns that the space lacks are left aside; a label that a row lacks is not asked for.
     """
     rows = _rows(cohort, space)
-    return Wanted((_copy(rows, space, seed, k) for k in range(count)), cohort)
+    return LabelList((_copy(rows, space, seed, k) for k in range(count)), cohort)
 
 
 def balance(
@@ -107,7 +107,9 @@ def balance(
     if count is None:
         count = int((have.max() - have).sum())
     chosen = _fill(have, np.full(len(have), 1 / len(have)), count, seed)
-    return Wanted((_copy(members[cell], space, seed, k) for k, cell in enumerate(chosen)), cohort)
+    return LabelList(
+        (_copy(members[cell], space, seed, k) for k, cell in enumerate(chosen)), cohort
+    )
 
 
 def deconfound(
@@ -132,7 +134,8 @@ def deconfound(
     _require_category(target, space)
     if target in by:
         raise InputError(f"{target} is the target; leave it out of the confounders {list(by)}")
-    columns = [name for name in by if _varies(cohort, name)]
+    cohort.require_columns(by)
+    columns = [name for name in by if cohort.table[name].replace("", None).nunique() > 1]
     if not columns:
         raise InputError(
             f"{', '.join(by) or 'nothing'} came as confounders and none varies in "
@@ -171,7 +174,7 @@ def deconfound(
     for k, cell in enumerate(chosen):
         t, b = divmod(cell, counts.shape[1])
         wanted.append(_copy(members[b], space, seed, k) | {target: classes[t]})
-    return Wanted(wanted, cohort)
+    return LabelList(wanted, cohort)
 
 
 def associations(
@@ -252,21 +255,13 @@ def _require_category(name: str, space: LabelSpace) -> None:
         )
 
 
-def _varies(cohort: Cohort, name: str) -> bool:
-    if name not in cohort.table.columns:
-        raise InputError(
-            f"the cohort has no column {name!r}; it has {', '.join(cohort.table.columns)}"
-        )
-    return cohort.table[name].replace("", None).nunique() > 1
-
-
 def _cells(rows: Sequence[Labels], names: Sequence[str]) -> np.ndarray:
     """The cell of each row, 0 to B - 1: rows with equal values of all names share one."""
     codes = [np.zeros(len(rows), int)]
     for name in names:
         values = np.array([row[name] for row in rows])
         if values.dtype.kind == "f":
-            edges = np.quantile(values, np.arange(1, BINS) / BINS)
+            edges = np.quantile(values, np.arange(1, AGE_BINS) / AGE_BINS)
             values = np.searchsorted(edges, values, side="right")
         codes.append(np.unique(values, return_inverse=True)[1])
     return np.unique(np.column_stack(codes), axis=0, return_inverse=True)[1].ravel()

@@ -26,7 +26,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,6 +47,15 @@ MNI = "MNI152"
 """Begins the names of the spaces that the template's regions and tissues fit."""
 RUN = ("task", "dir", "run", "chunk")
 EXTENSIONS = (".nii", ".nii.gz")
+MAX_TR = 60.0
+TIMES = {"msec": 1e-3, "usec": 1e-6}
+"""Units of time in NIfTI headers, in seconds."""
+UNITS = {
+    "md": "1e-3 mm^2/s",
+    "fmri": "fraction of the run's mean brain signal",
+    "dmri": "attenuation S/S0",
+}
+"""Units of the images that have some; the others are arbitrary."""
 NOT_AVAILABLE = ("", "n/a")
 CUSTOM = "custom"
 """The space of images whose names tell none."""
@@ -92,6 +101,13 @@ def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
             )
     pairs = [f"{key}-{entities[key]}" for key in ENTITIES if entities.get(key)]
     return "_".join([*pairs, suffix]) + extension
+
+
+def path_of(datatype: str, entities: Mapping[str, str], suffix: str, extension: str) -> str:
+    """Where a file lies in its dataset."""
+    session = f"ses-{entities['ses']}/" if entities.get("ses") else ""
+    name = build_name(entities, suffix, extension)
+    return f"sub-{entities['sub']}/{session}{datatype}/{name}"
 
 
 def space_of(paths: Iterable[str | Path]) -> str:
@@ -272,26 +288,64 @@ def has_backslash(path: str | Path) -> bool:
     return os.sep == "/" and "\\" in str(path)
 
 
-def metadata(path: str | Path) -> dict[str, Any]:
-    """What the JSON sidecars say of an image, by the inheritance principle.
+def files_about(image: Path, ending: str, roots: Sequence[Path] = ()) -> Iterator[Path]:
+    """The files of a dataset that speak of an image by BIDS's inheritance principle, nearest first.
 
-    A sidecar speaks of an image if it has the same suffix and no entity that the image lacks; those
-    nearer to the image win. The folders above are looked at up to the dataset's root. An image
-    outside a dataset has at most the sidecar of its own name.
+    They end in ``ending``, such as ``events.tsv``, have no entity that the image lacks, and lie in
+    its folder or above, up to the dataset's root; and so in other datasets, given by their
+    ``roots``. Of those in a folder, the most specific comes first. An image outside a dataset has
+    at most files of its own folder.
     """
+    *pairs, _ = image.name.split("_")
+    subject = next((up for up in image.parents if up.name.startswith("sub-")), image)
+    inside = image.parent.relative_to(subject.parent)
+    for root in (subject.parent, *roots):
+        for folder in (inside, *inside.parents):
+            # Names are tried rather than listed: a root can hold 100,000 folders.
+            for count in range(len(pairs), -1, -1):
+                for chosen in itertools.combinations(pairs, count):
+                    path = root / folder / "_".join([*chosen, ending])
+                    if path.is_file():
+                        yield path
+
+
+def metadata(path: str | Path) -> dict[str, Any]:
+    """What the JSON sidecars say of an image; those nearer to the image win."""
     path = Path(path)
-    *pairs, suffix = path.name.partition(".")[0].split("_")
-    subject = next((up for up in path.parents if up.name.startswith("sub-")), path)
-    folders = [up for up in path.parents if up == subject.parent or subject.parent in up.parents]
+    suffix = path.name.partition(".")[0].rpartition("_")[2]
     merged: dict[str, Any] = {}
-    for folder in reversed(folders):
-        # Names are tried rather than listed: a root can hold 100,000 folders.
-        for count in range(len(pairs) + 1):
-            for chosen in itertools.combinations(pairs, count):
-                sidecar = folder / ("_".join([*chosen, suffix]) + ".json")
-                if sidecar.is_file():
-                    merged.update(read_json(sidecar))
+    for sidecar in files_about(path, f"{suffix}.json"):
+        merged = read_json(sidecar) | merged
     return merged
+
+
+def repetition_time(header: Any, sidecar: Mapping[str, Any]) -> float:
+    """Seconds between frames, from a NIfTI header and a JSON sidecar, which must agree."""
+    zooms = header.get_zooms()
+    times = {}
+    if len(zooms) > 3 and zooms[3] > 0:
+        times["header"] = float(zooms[3]) * TIMES.get(header.get_xyzt_units()[1], 1.0)
+    if (stated := sidecar.get("RepetitionTime")) is not None:
+        if not isinstance(stated, int | float):
+            raise InputError(f"RepetitionTime is {stated!r} in the sidecar; write a number there")
+        times["sidecar"] = float(stated)
+    if not times:
+        raise InputError(
+            "the repetition time is neither in the header nor in the sidecar; write it as "
+            "RepetitionTime into the JSON"
+        )
+    if max(times.values()) - min(times.values()) > 1e-3:
+        raise InputError(
+            f"the repetition time is {times['header']:g} s in the header and "
+            f"{times['sidecar']:g} s in the sidecar; correct the one that is wrong"
+        )
+    # The sidecar's is a decimal number, the header's has been through 32 bits.
+    tr = times["sidecar"] if "sidecar" in times else round(times["header"], 6)
+    if not 0 < tr < MAX_TR:
+        raise InputError(
+            f"a repetition time of {tr:g} s cannot be; it must be in seconds, below {MAX_TR:g}"
+        )
+    return tr
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromix.augment.data import bids
-from neuromix.augment.data.examine import COARSE, PREPARE, Look, look_at, write
-from neuromix.augment.data.grid import template_on
+from neuromix.augment.data.examine import PREPARE, Look, look_at, write
+from neuromix.augment.data.grid import COARSE, template_on
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def validate(
         *_empty_rows(table),
         *_repeated_rows(table),
         *_contradictions(table),
-        *_shared_files(table, tuple(images)),
+        *_shared_files(table, images),
     ]
     subjects, sessions = list(table["subject_id"]), list(table["session_id"])
     for path, (image, row) in sorted(places.items(), key=lambda place: place[1][1]):
@@ -96,38 +96,31 @@ def _empty_rows(table: pd.DataFrame) -> Iterator[Problem]:
 
 
 def _contradictions(table: pd.DataFrame) -> Iterator[Problem]:
-    sexes: dict[tuple[str, str], dict[str, None]] = {}
-    people = zip(table["dataset"], table["subject_id"], table["sex"], strict=True)
-    for dataset, subject, sex in people:
-        if sex:
-            sexes.setdefault((dataset, subject), {})[sex] = None
-    for (_, subject), values in sexes.items():
-        if len(values) > 1:
-            what = f"sex is {' in one row and '.join(values)} in another"
-            yield Problem(subject, "", "", "", what, "mend the one that is wrong")
+    told = table[table["sex"] != ""].drop_duplicates(["dataset", "subject_id", "sex"])
+    several = told[told.duplicated(["dataset", "subject_id"], keep=False)]
+    for (_, subject), rows in several.groupby(["dataset", "subject_id"], sort=False):
+        what = f"sex is {' in one row and '.join(rows['sex'])} in another"
+        yield Problem(str(subject), "", "", "", what, "mend the one that is wrong")
 
 
 def _repeated_rows(table: pd.DataFrame) -> Iterator[Problem]:
     key = ["dataset", "subject_id", "session_id", *bids.RUN]
-    for values, count in Counter(table[key].itertuples(index=False, name=None)).items():
-        if count > 1:
-            run = "".join(f", {k} {v}" for k, v in zip(bids.RUN, values[3:], strict=True) if v)
-            what = f"{count} rows for this session{run}"
-            yield Problem(values[1], values[2], "", "", what, "keep one of them")
+    for values, rows in table[table.duplicated(key, keep=False)].groupby(key, sort=False):
+        run = "".join(f", {k} {v}" for k, v in zip(bids.RUN, values[3:], strict=True) if v)
+        what = f"{len(rows)} rows for this session{run}"
+        yield Problem(str(values[1]), str(values[2]), "", "", what, "keep one of them")
 
 
-def _shared_files(table: pd.DataFrame, images: tuple[str, ...]) -> Iterator[Problem]:
+def _shared_files(table: pd.DataFrame, images: Sequence[str]) -> Iterator[Problem]:
     for image in images:
-        owners: dict[str, list[tuple[str, str]]] = {}
-        people = zip(table["dataset"], table["subject_id"], strict=True)
-        for path, person in zip(table[f"{image}_path"], people, strict=True):
-            if path and person not in owners.setdefault(path, []):
-                owners[path].append(person)
-        for path, several in owners.items():
-            if len(several) > 1:
-                names = ", ".join(f"sub-{subject}" for _, subject in several)
-                what = f"the same file stands for {len(several)} subjects ({names})"
-                yield Problem(several[0][1], "", image, path, what, "give each its own file")
+        column = f"{image}_path"
+        users = table[table[column] != ""].drop_duplicates(["dataset", "subject_id", column])
+        for path, rows in users[users.duplicated(column, keep=False)].groupby(column, sort=False):
+            names = ", ".join(f"sub-{subject}" for subject in rows["subject_id"])
+            what = f"the same file stands for {len(rows)} subjects ({names})"
+            yield Problem(
+                rows["subject_id"].iloc[0], "", image, str(path), what, "give each its own"
+            )
 
 
 def _mixed(image: str, looks: list[Look]) -> Iterator[Problem]:

@@ -59,17 +59,12 @@ class Cohort:
                 f"a cohort needs subject_id and an <image>_path column; got {list(given.columns)}"
             )
         others = [c for c in given.columns if c not in COLUMNS and c not in paths]
-        columns = {}
-        for column in (*COLUMNS, *paths, *others):
-            if column == "age":
-                ages = given["age"] if "age" in given.columns else np.nan
-                columns[column] = pd.Series(ages, index=given.index, dtype=float)
-            elif column in given.columns:
-                columns[column] = _as_text(given[column])
-            else:
-                value = self.name if column == "dataset" else ""
-                columns[column] = pd.Series(value, index=given.index, dtype=str)
-        table = pd.DataFrame(columns).reset_index(drop=True)
+        table = given.reset_index(drop=True).reindex(columns=[*COLUMNS, *paths, *others])
+        ages = table["age"].astype(float)
+        table = table.astype(object).where(table.notna(), "").astype(str).replace("n/a", "")
+        table["age"] = ages
+        if "dataset" not in given.columns:
+            table["dataset"] = self.name
         if (table["subject_id"] == "").any():
             row = int((table["subject_id"] == "").argmax()) + 1
             raise InputError(f"row {row} has no subject_id; every row needs one")
@@ -227,7 +222,7 @@ class Cohort:
         """
         keep = np.ones(len(self), bool) if mask is None else np.asarray(mask, bool)
         for column, value in values.items():
-            self._check_columns([column])
+            self.require_columns([column])
             allowed = [value] if np.isscalar(value) else list(value)
             keep = keep & self.table[column].isin(allowed).to_numpy()
         return Cohort(self.table[keep], self.name)
@@ -296,6 +291,9 @@ class Cohort:
             volume[:] = nib.load(path).get_fdata(dtype=np.float32).reshape(shape)
             if not np.isfinite(volume).all():
                 raise InputError(f"{path} holds NaN or Inf; mend it or drop the subject")
+            signal = volume[volume != 0]
+            if not signal.size or signal.min() == signal.max():
+                raise InputError(f"{path} is constant where it is not 0; drop the subject")
         return volumes
 
     def validate(self, *, progress: bool = False) -> list[Problem]:
@@ -373,7 +371,7 @@ class Cohort:
         """
         self._refuse_duplicates()
         stratify = [stratify] if isinstance(stratify, str) else stratify
-        self._check_columns(stratify)
+        self.require_columns(stratify)
         if seed < 0:
             raise InputError(f"seed {seed} is negative; give 0 or more")
         shares = np.asarray(fractions, float)
@@ -397,14 +395,15 @@ class Cohort:
             if (table["site"] == "").any():
                 raise InputError("some rows have no site; fill it in or leave separate_sites out")
             sites = table.groupby(["dataset", "site"]).ngroup().to_numpy()
-            groups = splitting.tied_sites(subjects.to_numpy(), sites)
+            groups = splitting.site_groups(subjects.to_numpy(), sites)
             parts = splitting.by_site(groups, strata, shares, rng)
         else:
             parts = splitting.by_subject(strata, shares, rng)
         part_of_row = parts[subjects.sort_index().to_numpy()]
         return Split(*(self.where(part_of_row == part) for part in range(3)))
 
-    def _check_columns(self, names: Collection[str]) -> None:
+    def require_columns(self, names: Collection[str]) -> None:
+        """Refuse names of columns that the table lacks."""
         for name in names:
             if name not in self.table.columns:
                 raise InputError(
@@ -441,10 +440,6 @@ class Split(NamedTuple):
             part.table["dataset"] = datasets.mask(datasets.str.startswith(splitting.UNNAMED), one)
         splitting.require_apart({f"{name}.tsv": part for name, part in split._asdict().items()})
         return split
-
-
-def _as_text(values: pd.Series) -> pd.Series:
-    return values.astype(object).where(values.notna(), "").astype(str).replace("n/a", "")
 
 
 def label_rows(cohort: Cohort) -> list[dict[str, Any]]:

@@ -7,9 +7,10 @@ is guessed: every accepted spelling is in the two tables below.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 from neuromix.augment.errors import InputError
@@ -44,9 +45,9 @@ def parse_label(name: str, value: Any, codings: Mapping[str, str] | None = None)
     ``name`` is ``sex``, ``diagnosis`` or any other label (which is kept as it is); ``codings`` are
     more spellings, such as ``{"0": "F"}``, which win over the built-in ones.
     """
-    text = _text(value)
+    text = code_of(value)
     for code, target in (codings or {}).items():
-        if _text(code) == text:
+        if code_of(code) == text:
             try:
                 return parse_label(name, target)
             except InputError:
@@ -69,12 +70,9 @@ def parse_label(name: str, value: Any, codings: Mapping[str, str] | None = None)
     return spellings[text.lower()]
 
 
-def _text(value: Any) -> str:
-    if not known(value):
-        return ""
-    if isinstance(value, Real) and not isinstance(value, Integral) and float(value).is_integer():
-        return str(int(float(value)))
-    return str(value).strip()
+def code_of(value: Any) -> str:
+    """A label's code as it is compared: spreadsheets write 1.0 for 1."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", str(value).strip()) if known(value) else ""
 
 
 @dataclass(frozen=True)

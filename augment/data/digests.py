@@ -46,7 +46,7 @@ BATCH = 500
 """New digests that are written at once: so many are lost at most if a process is killed."""
 TICK = 10**8
 """Nanoseconds in which two writes may leave the same times on a file..."""
-COARSE = 2 * 10**9
+COARSE_TICK = 2 * 10**9
 """... and where the times of a file system have no fractions of a second."""
 DETACHED = (".hdr", ".img", ".mhd", ".nhdr")
 """Images whose voxels lie in another file of the same name."""
@@ -63,10 +63,12 @@ def digest_of(content: Any) -> str:
 
 def file_digests(paths: Iterable[str | Path]) -> Generator[str]:
     """A digest of the bytes of each file."""
-    return kept(paths, BYTES, _bytes_of)
+    return cached_digests(paths, BYTES, _bytes_of)
 
 
-def kept(paths: Iterable[str | Path], kind: str, make: Callable[[Path], str]) -> Generator[str]:
+def cached_digests(
+    paths: Iterable[str | Path], kind: str, make: Callable[[Path], str]
+) -> Generator[str]:
     """A digest of each file: from the cache where the file is as it was, computed otherwise.
 
     ``kind`` is another name for every way to compute one.
@@ -123,15 +125,18 @@ class Content:
             }
             rows.append({"says": says, "images": marks})
             places += paths.items()
-        listing = functools.cache(_sidecars)
-        runs = [_beside(Path(p), listing) if name == "bold" else ([], []) for name, p in places]
-        groups: list[list[str | Path]] = [
-            [path, *events] for (_, path), (events, _) in zip(places, runs, strict=True)
-        ]
+        # To a run belong its events, and the times between frames that sidecars tell.
+        groups: list[list[str | Path]] = []
+        times: list[list[Any]] = []
+        for name, path in places:
+            image, is_run = Path(path), name == "bold"
+            groups.append([path, *(bids.files_about(image, "events.tsv") if is_run else ())])
+            sidecars = bids.files_about(image, "bold.json") if is_run else ()
+            times.append([bids.read_json(each).get("RepetitionTime") for each in sidecars])
         digests = file_digests(itertools.chain(*groups))
         image_digests = [
-            digest_of([*itertools.islice(digests, len(group)), times])
-            for group, (_, times) in zip(groups, runs, strict=True)
+            digest_of([*itertools.islice(digests, len(group)), told])
+            for group, told in zip(groups, times, strict=True)
         ]
         digests.close()  # keeps the new ones
         return cls([digest_of(row) for row in rows], image_digests, more)
@@ -173,29 +178,6 @@ def _bytes_of(path: Path) -> str:
     return digest.hexdigest()[:24]
 
 
-def _beside(image: Path, listing: Callable[[Path], list[str]]) -> tuple[list[Path], list[Any]]:
-    """Events of a run, and times between frames that sidecars tell, by BIDS's inheritance."""
-    *pairs, suffix = image.name.partition(".")[0].split("_")
-    subject = next((up for up in image.parents if up.name.startswith("sub-")), image)
-    events, times = [], []
-    for folder in image.parents:
-        if subject.parent not in (folder, *folder.parents):
-            break  # above the dataset
-        for name in listing(folder):
-            *own, kind = name.partition(".")[0].split("_")
-            if set(own) <= set(pairs) and kind == "events" and name.endswith(".tsv"):
-                events.append(folder / name)
-            elif set(own) <= set(pairs) and kind == suffix and name.endswith(".json"):
-                times.append(bids.read_json(folder / name).get("RepetitionTime"))
-    return events, times
-
-
-def _sidecars(folder: Path) -> list[str]:
-    """Of all runs of a folder; it is listed once, for a dataset has many."""
-    names = (entry.name for entry in os.scandir(folder))
-    return sorted(name for name in names if name.endswith((".json", ".tsv")))
-
-
 def _stamp(path: Path) -> list[int]:
     try:
         stats = [path.stat()]
@@ -210,7 +192,7 @@ def _stamp(path: Path) -> list[int]:
 def _is_settled(stamp: Sequence[int]) -> bool:
     """Whether a later write would have left other times."""
     times = [value for k, value in enumerate(stamp) if k % 3]
-    tick = COARSE if all(value % 10**6 == 0 for value in times) else TICK
+    tick = COARSE_TICK if all(value % 10**6 == 0 for value in times) else TICK
     return time.time_ns() - max(times) > tick
 
 

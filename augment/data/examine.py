@@ -1,13 +1,12 @@
 """What is wrong with one file: read whole, once, and nothing raises.
 
-Files are streamed in blocks, so that memory holds one volume, whatever a file contains or its
-header claims. Only NIfTI files (``.nii``, ``.nii.gz``) are understood.
+Memory holds a few copies of one volume, whatever a file contains or its header claims. Only NIfTI
+files (``.nii``, ``.nii.gz``) are understood.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
 import itertools
 import math
 import zlib
@@ -19,18 +18,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neuromix.augment.data import bids
-from neuromix.augment.data.grid import Grid, bright, resample, template_on
+from neuromix.augment.data.grid import COARSE, Grid, bright, resample, template_on
 from neuromix.augment.errors import InputError
 
 SAME_FRAMES = ("fmri", "dmri")  # a run may last longer than another, segments are as many
 
-BLOCK = 2**22  # bytes read at once
+READ_BYTES = 2**22  # bytes read at once
 LARGEST_VOLUME = 2**28  # voxels: 640 a side, a brain at 0.3 mm
 DEFLATE_LIMIT = 1032  # no gzip stream grows by more than this factor
 
 MNI_CODE = 4
 """Of NIfTI: the affine leads to MNI152 space."""
-COARSE = Grid.mni(4.0)
 OVERLAP = 0.85
 """Least Dice overlap of an image with the template's brain.
 
@@ -40,11 +38,12 @@ for ten real heads, registered or not.
 """
 MD_MEDIAN = (0.3, 2.0)
 """Where the median MD of a head lies in 1e-3 mm²/s: white matter has 0.7, cortex 0.9, water 3."""
+MD_RANGE = (0.0, 3.2)
+"""Free water at body temperature has 3.0; what a noisy fit finds beyond 3.2 is no diffusivity."""
 MD_UNITS = (("mm²/s", 1e3), ("µm²/s", 1e-3), ("m²/s", 1e9))
 NEGATIVE_MD = 0.01  # share of voxels that noise may turn negative
 TILT = math.radians(0.5)
 APART = 0.1  # mm between the places of a voxel by sform and by qform
-TR_TOLERANCE = 1e-3  # seconds
 
 PREPARE = "run neuromix prepare"
 AGAIN = "copy or export the file again"
@@ -108,7 +107,10 @@ def _examine(path: Path, image: str, look: Look) -> None:
     scan = nib.load(path)
     affine = _check_affine(scan, look)
     if image == "bold" and len(scan.shape) > 3:
-        _check_tr(scan.header, path, look)
+        try:
+            bids.repetition_time(scan.header, bids.metadata(path))
+        except InputError as error:
+            look.report(*_reason(error).split("; ", 1))
 
     stored = scan.dataobj
     claimed = stored.offset + math.prod(scan.shape) * stored.dtype.itemsize
@@ -234,47 +236,20 @@ def _check_agreement(image: Any, affine: np.ndarray, look: Look) -> None:
         )
 
 
-def _check_tr(header: Any, path: Path, look: Look) -> None:
-    unit = {"msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 1.0)
-    tr = float(header.get_zooms()[3]) * unit
-    try:
-        in_sidecar = bids.metadata(path).get("RepetitionTime")
-    except InputError as error:
-        look.report(_reason(error), "the TR cannot be checked without it")
-        in_sidecar = None
-    if in_sidecar is not None and not isinstance(in_sidecar, int | float):
-        look.report(f"RepetitionTime is {in_sidecar!r} in the sidecar", "write a number of seconds")
-    elif not tr > 0:
-        known = f"{in_sidecar} s, as the sidecar says," if in_sidecar else "the repetition time"
-        look.report(f"the TR is {tr:g} s in the header", f"write {known} there")
-    elif in_sidecar is not None and not abs(in_sidecar - tr) <= TR_TOLERANCE:
-        what = f"the TR is {tr:g} s in the header and {in_sidecar} s in the sidecar"
-        look.report(what, "mend the one that is wrong")
-
-
 def _check_values(path: Path, stored: Any, look: Look) -> np.ndarray | None:
-    """Read all values in blocks; the first volume, NaN set to 0, unless that is pointless."""
-    size = math.prod(stored.shape[:3])
-    first = np.empty(size, np.float32)
-    total, done = math.prod(stored.shape), 0
-    broken = np.zeros(total // size, dtype=int)  # NaN and infinite voxels of each frame
-    dark = np.ones(total // size, dtype=bool)  # frames without a value that is not 0
-    low, high = math.inf, -math.inf
-    for values in _values(path, stored):
-        frames = range(done // size, -(-(done + len(values)) // size))
-        borders = [max(frame * size - done, 0) for frame in frames]
-        here = slice(frames.start, frames.stop)
+    """Read all volumes; the first one, NaN set to 0, unless that is pointless."""
+    frames, low, high = [], math.inf, -math.inf
+    total = math.prod(stored.shape)
+    for values in _volumes(path, stored):
         good = np.isfinite(values)
-        if not good.all():
-            broken[here] += np.add.reduceat(~good, borders, dtype=int)
-            values[~good] = 0
         if good.any():
             low, high = min(low, values[good].min()), max(high, values[good].max())
-        dark[here] &= ~np.logical_or.reduceat(values != 0, borders)
-        if done < size:
-            part = values[: size - done]
-            first[done : done + len(part)] = part
-        done += len(values)
+        values[~good] = 0
+        frames.append((np.count_nonzero(~good), not values.any()))
+        if len(frames) == 1:
+            first = values
+    broken = np.array([count for count, _ in frames])  # NaN and infinite voxels of each frame
+    dark = np.array([is_dark for _, is_dark in frames])  # frames without a value that is not 0
     if broken.sum() == total:
         look.report("every voxel is NaN or infinite", AGAIN)
         return None
@@ -294,26 +269,20 @@ def _check_values(path: Path, stored: Any, look: Look) -> np.ndarray | None:
     return first.reshape(stored.shape[:3], order="F")
 
 
-def _values(path: Path, stored: Any) -> Iterator[np.ndarray]:
-    """The scaled values of a file, a block at a time, in the order of the file."""
+def _volumes(path: Path, stored: Any) -> Iterator[np.ndarray]:
+    """The scaled values of a file, a volume at a time, in the order of the file."""
+    size = math.prod(stored.shape[:3]) * stored.dtype.itemsize
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as stream:
-        for _ in _blocks(stream, stored.offset):
-            pass
-        for block in _blocks(stream, math.prod(stored.shape) * stored.dtype.itemsize):
+        stream.read(stored.offset)
+        for _ in range(math.prod(stored.shape[3:])):
+            block = stream.read(size)
+            if len(block) < size:
+                raise EOFError(f"{size - len(block):,} bytes are lacking")
             values = np.frombuffer(block, stored.dtype).astype(np.float32)
             yield values * np.float32(stored.slope) + np.float32(stored.inter)
-        while stream.read(BLOCK):  # to its end, where gzip compares its checksum
+        while stream.read(READ_BYTES):  # to its end, where gzip compares its checksum
             pass
-
-
-def _blocks(stream: io.BufferedIOBase, count: int) -> Iterator[bytes]:
-    while count > 0:
-        block = stream.read(min(BLOCK, count))
-        if len(block) < min(BLOCK, count):
-            raise EOFError(f"{count - len(block):,} bytes are lacking")
-        count -= len(block)
-        yield block
 
 
 def _check_md(values: np.ndarray, look: Look) -> None:

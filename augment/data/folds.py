@@ -38,7 +38,6 @@ class GeneratorKFold:
         n_splits: How many folds.
         stratify: Labels that the folds have in equal shares, as in ``Cohort.split``.
         seed: Another seed gives other folds.
-        separate_sites: Keep each site in one fold.
         shared: One source for all folds, in place of ``fit``. If it has seen any subject of the
             cohort, every fold is optimistic.
     """
@@ -48,7 +47,6 @@ class GeneratorKFold:
     _: KW_ONLY
     stratify: Sequence[str] = ("sex", "diagnosis")
     seed: int = 0
-    separate_sites: bool = False
     shared: Source | None = None
 
     def split(self, cohort: Cohort) -> Iterator[Fold]:
@@ -60,7 +58,12 @@ class GeneratorKFold:
         if (self.fit is None) == (self.shared is None):
             came = "neither" if self.fit is None else "both"
             raise InputError(f"{came} of fit and shared came; give one of them")
-        optimistic = self.shared is not None and _has_seen(self.shared, cohort)
+        optimistic = False
+        if self.shared is not None:
+            try:
+                self.shared.check_disjoint(cohort)
+            except LeakageError:
+                optimistic = True
         for number, test in enumerate(self._tests(cohort)):
             held_out = set(test.subject_keys)
             people = zip(cohort.table["dataset"], cohort.table["subject_id"], strict=True)
@@ -83,30 +86,12 @@ class GeneratorKFold:
             raise InputError(
                 f"{self.n_splits} folds of {count} subjects cannot be; give 2 to {count}"
             )
-        sites = len(cohort.table.drop_duplicates(["dataset", "site"]))
-        if self.separate_sites and self.n_splits > sites:
-            raise InputError(
-                f"{self.n_splits} folds of {sites} sites cannot be; give fewer folds, or leave "
-                "separate_sites out"
-            )
         tests = []
         for parts in range(self.n_splits, 1, -1):
             try:
-                cohort, _, test = cohort.split(
-                    (1 - 1 / parts, 0, 1 / parts),
-                    stratify=self.stratify,
-                    seed=self.seed,
-                    separate_sites=self.separate_sites,
-                )
+                shares = (1 - 1 / parts, 0, 1 / parts)
+                cohort, _, test = cohort.split(shares, stratify=self.stratify, seed=self.seed)
             except InputError as error:
                 raise InputError(f"{self.n_splits} folds cannot be made: {error}") from None
             tests.append(test)
         return [*tests, cohort]
-
-
-def _has_seen(source: Source, cohort: Cohort) -> bool:
-    try:
-        source.check_disjoint(cohort)
-    except LeakageError:
-        return True
-    return False

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuromix.augment.data import bids
-from neuromix.augment.data.conditions import CATEGORIES, MISSING, parse_label
+from neuromix.augment.data.conditions import CATEGORIES, MISSING, code_of, parse_label
 from neuromix.augment.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def canonical(
     problems: list[str] = []
     result = table.drop(columns=[column for column in table.columns if column in taken])
     for target, source in sources.items():
-        spellings = {_code(code): value for code, value in codings.get(target, {}).items()}
+        spellings = {code_of(code): value for code, value in codings.get(target, {}).items()}
         values: dict[str, str | float] = {}
         for text in table[source].unique():  # each value is understood once
             try:
@@ -77,17 +76,14 @@ def canonical(
                 else:
                     values[text] = text.strip().removeprefix("sub-").removeprefix("ses-")
             except InputError as error:
-                problems.append(f"{_whose(result, table[source] == text)}{error}")
+                first = (table[source] == text).argmax()
+                who = f"sub-{result['subject_id'].iloc[first]}: " if "subject_id" in result else ""
+                problems.append(f"{who}{error}")
         result[target] = table[source].map(values)
     if problems:
         several = f"{len(problems)} labels are not understood: " if len(problems) > 1 else ""
         raise InputError(several + "; ".join(problems))
     return result
-
-
-def _whose(result: pd.DataFrame, rows: pd.Series) -> str:
-    """The first subject of some rows, if subjects are known by now."""
-    return f"sub-{result['subject_id'][rows].iloc[0]}: " if "subject_id" in result else ""
 
 
 def _source(target: str, candidates: list[str]) -> str | None:
@@ -102,11 +98,6 @@ def _source(target: str, candidates: list[str]) -> str | None:
     return candidates[0] if candidates else None
 
 
-def _code(value: object) -> str:
-    """A code as it is compared: spreadsheets write 1.0 for 1."""
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", str(value).strip())
-
-
 def _check_names(argument: str, given: Collection[str], allowed: Collection[str]) -> None:
     for name in given:
         if name not in allowed:
@@ -114,7 +105,7 @@ def _check_names(argument: str, given: Collection[str], allowed: Collection[str]
 
 
 def _label(name: str, text: str, codings: Mapping[str, str], levels: Mapping[str, str]) -> str:
-    code = _code(text)
+    code = code_of(text)
     if name in CATEGORIES and code in levels and code not in codings:
         try:
             return parse_label(name, levels[code]) or ""
@@ -126,7 +117,7 @@ def _label(name: str, text: str, codings: Mapping[str, str], levels: Mapping[str
 
 
 def _age(text: str, codings: Mapping[str, str]) -> float:
-    value = codings.get(_code(text), text.strip())
+    value = codings.get(code_of(text), text.strip())
     if str(value).lower() in MISSING:
         return math.nan
     try:

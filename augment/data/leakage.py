@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SALT = "neuromix"
 """Keeps plain subject names out of published files; it is no secret against guessing."""
-VOXELS = "voxels 1"
+VOXEL_DIGEST = "voxels 1"
 """Kind of the digests that :func:`image_hashes` keeps; another number where others come out."""
 NAMED = 10
 """Subjects that an error names; the others are counted."""
@@ -51,7 +51,7 @@ def voxel_hash(volume: np.ndarray) -> str:
 
 def image_hashes(paths: Iterable[str | Path]) -> Iterator[str]:
     """The digest of the voxels of each image file; those that are as they were are not read."""
-    return digests.kept(paths, VOXELS, _read)
+    return digests.cached_digests(paths, VOXEL_DIGEST, _read)
 
 
 def voxel_hashes(cohort: Cohort) -> list[str]:
@@ -64,13 +64,11 @@ def voxels_of(subject: tio.Subject, images: Iterable[str]) -> set[str]:
 
     The two differ behind a transform, which would else hide whose image it is.
     """
-    from neuromix.augment.data.scans import WholeImage
-
     digests = set()
     for image in (subject[name] for name in images):
         digests.add(voxel_hash(image.data.float().numpy()))
         if subject.applied_transforms and isinstance(image.path, Path) and image.path.is_file():
-            digests.add(voxel_hash(WholeImage(image.path).data.float().numpy()))
+            digests.add(_read(image.path))
     return digests
 
 

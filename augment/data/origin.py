@@ -109,7 +109,7 @@ def records(origins: Iterable[str]) -> list[dict[str, Any]]:
     return at
 
 
-def inherited(*places: str | None) -> list[dict[str, Any]]:
+def records_of(*places: str | None) -> list[dict[str, Any]]:
     """The records of models that a training begins from; what is no folder has none."""
     folders = [Path(place) for place in places if place and Path(place).is_dir()]
     above = (read_record(up) for folder in folders for up in (folder, folder.resolve().parent))

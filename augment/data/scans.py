@@ -17,7 +17,7 @@ from nibabel.wrapstruct import WrapStructError
 from neuromix.augment.errors import InputError
 
 CHUNK = 2**22
-HEADER = 540
+LONGEST_HEADER = 540
 """Bytes of the longer of the two headers."""
 MAGIC = b"\x1f\x8b"
 """Of gzip, whatever a file is called."""
@@ -61,7 +61,7 @@ def require_whole(path: Path) -> None:
 def _needed(path: Path, is_packed: bool) -> int:
     """Bytes that the header speaks of; 0 where none is understood."""
     with gzip.open(path) if is_packed else path.open("rb") as stream:
-        start = stream.read(HEADER)
+        start = stream.read(LONGEST_HEADER)
     for kind in (nib.Nifti1Image, nib.Nifti2Image):
         try:
             header: Any = kind.header_class.from_fileobj(io.BytesIO(start), check=False)

@@ -71,7 +71,7 @@ def by_site(
     return best[sites]
 
 
-def tied_sites(subjects: np.ndarray, sites: np.ndarray) -> np.ndarray:
+def site_groups(subjects: np.ndarray, sites: np.ndarray) -> np.ndarray:
     """The group of each subject, of rows' subjects 0 to N - 1 and sites 0 to S - 1.
 
     Sites that share a subject are one group.

@@ -7,12 +7,11 @@ had a part in can't be freed of them: it is made again without them, samplers fi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from neuromix.augment.data import bids
-from neuromix.augment.data.leakage import subject_hash, voxel_hash
+from neuromix.augment.data.leakage import image_hashes, subject_hash
 from neuromix.augment.data.origin import RECORDS
 from neuromix.augment.errors import InputError
 
@@ -41,40 +40,29 @@ def parts_of(root: Path, dataset: str, subject_id: str, image: Path | None = Non
     """
     if not root.is_dir():
         raise InputError(f"{root} is no folder; name one with banks, samplers or classifiers")
-    digest = ""
-    if image is not None:
-        from neuromix.augment.data.scans import WholeImage
-
-        if not image.is_file():
-            raise InputError(f"{image} does not exist; name an image of the person, or none")
-        digest = voxel_hash(WholeImage(image).data.float().numpy())
-    name = subject_hash(dataset, subject_id)
+    if image is not None and not image.is_file():
+        raise InputError(f"{image} does not exist; name an image of the person, or none")
+    digest = next(image_hashes([image])) if image else ""
+    name, who = subject_hash(dataset, subject_id), subject_id.removeprefix("sub-")
     parts = []
-    for path in sorted(_records(root), key=lambda p: (ORDER.index(p.name), p)):
+    walk = ((Path(folder) / n, n) for folder, _, names in os.walk(root) for n in names)
+    records = [path for path, n in walk if n in RECORDS]
+    for path in sorted(records, key=lambda p: (ORDER.index(p.name), p)):
         about = bids.read_json(path)
         record: dict[str, Any] = about.get(RECORDS[path.name]) or {}
         known = {
             "by name": name in record.get("subjects", ()),
             "by an image": bool(digest) and digest in record.get("voxels", ()),
+            # Whoever the completer was fitted on.
             "as one who is filled in": path.name == "completion.json"
-            and _is_filled(path.parent, dataset, subject_id),
+            and bids.title_of(path.parent).lower() == dataset.lower()
+            and (path.parent / f"sub-{who}").is_dir(),
         }
         if any(known.values()):
             how = ", ".join(way for way, is_so in known.items() if is_so)
             what, remedy = _remedy(path, about)
             parts.append(Part(path.parent, what, how, remedy))
     return parts
-
-
-def _records(root: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(root):
-        yield from (Path(folder) / name for name in RECORDS if name in names)
-
-
-def _is_filled(folder: Path, dataset: str, subject_id: str) -> bool:
-    """Whether images were completed for the person, whoever the completer was fitted on."""
-    who = subject_id.removeprefix("sub-")
-    return bids.title_of(folder).lower() == dataset.lower() and (folder / f"sub-{who}").is_dir()
 
 
 def _remedy(path: Path, about: dict[str, Any]) -> tuple[str, str]:

@@ -28,8 +28,7 @@ from neuromix.augment.data.digests import file_digests
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.data.leakage import voxel_hash
 from neuromix.augment.errors import InputError
-from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, read_events, repetition_time
-from neuromix.augment.prepare.scans import inherited_file
+from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, read_events
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,8 +153,8 @@ def _look(row: dict[str, Any], window: int) -> tuple[BoldRun, Grid, float]:
             "with a shorter window"
         )
     try:
-        tr = repetition_time(image.header, bids.metadata(path))
-        place = _events_of(Path(path))
+        tr = bids.repetition_time(image.header, bids.metadata(path))
+        place = next(bids.files_about(Path(path), "events.tsv"), None)
         if place is not None:
             events = read_events(place)
         elif row["task"] == "rest":
@@ -169,13 +168,6 @@ def _look(row: dict[str, Any], window: int) -> tuple[BoldRun, Grid, float]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return BoldRun(path, frames, events, row), Grid((x, y, z), image.affine), tr
-
-
-def _events_of(image: Path) -> Path | None:
-    subject = next((up for up in image.parents if up.name.startswith("sub-")), None)
-    return inherited_file(
-        image, [image.parent if subject is None else subject.parent], "events.tsv"
-    )
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ import numpy as np
 
 from neuromix.augment.data import bids
 from neuromix.augment.errors import InputError
-from neuromix.augment.prepare.bold import check_events, check_frames, read_events, repetition_time
-from neuromix.augment.prepare.scans import inherited_file
+from neuromix.augment.prepare.bold import check_events, check_frames, read_events
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,9 +96,8 @@ def read_runs(cohort: Cohort) -> list[TaskRun]:
             continue
         image = nib.load(path)
         try:
-            tr = repetition_time(image.header, bids.metadata(path))
-            root = next(up.parent for up in path.parents if up.name.startswith("sub-"))
-            place = inherited_file(path, [root], "events.tsv")
+            tr = bids.repetition_time(image.header, bids.metadata(path))
+            place = next(bids.files_about(path, "events.tsv"), None)
             if place is None:
                 raise InputError(
                     "there is no events.tsv for it; put one beside it, or prepare the data again "

@@ -1,6 +1,6 @@
 """Smooth random anatomy: the MNI152 tissue template, deformed anew for every subject.
 
-A subject's tissue maps are the template's, read at displaced points:
+A subject's tissue maps are the template's, read at read_points points:
 
     p(x) = template(A x + u(x)),   u = random + sex + petalia + ventricles + hippocampi
 
@@ -23,7 +23,7 @@ from scipy.interpolate import BSpline
 from neuromix.augment.data.grid import FIELD_OF_VIEW, Grid, template
 
 TISSUES = ("gm", "wm", "csf")
-SCALES = ((36.0, 2.0), (18.0, 1.4), (10.0, 0.8))
+WARP_SCALES = ((36.0, 2.0), (18.0, 1.4), (10.0, 0.8))
 """Random deformation: distance of control points and their standard deviation, both in mm."""
 
 
@@ -68,7 +68,8 @@ class Anatomy:
         self.toward_ventricles = self._pull(template_ventricles(), 6.0)
         self._toward_hippocampi = self._pull(template_hippocampi(), 4.0)
         self._splines = [
-            [spline_matrix(self.points, axis, scale) for axis in range(3)] for scale, _ in SCALES
+            [spline_matrix(self.points, axis, scale) for axis in range(3)]
+            for scale, _ in WARP_SCALES
         ]
         # The average sex difference and the asymmetry are facts of the population, so they have
         # seeds of their own that no cohort's seed changes.
@@ -83,7 +84,7 @@ class Anatomy:
 
         Two further maps, ``hippocampi`` and ``ventricles``, say where these structures lie.
         """
-        points = self.displaced(shape, self.smooth_warp(rng, (1.0, 1.0, 1.0)))
+        points = self.read_points(shape, self.smooth_warp(rng, (1.0, 1.0, 1.0)))
         maps = {name: self._read(data, points) for name, data in self._template.items()}
         lost = np.clip(shape.atrophy * (1 + 0.5 * self.smooth_map(rng, 1)), 0, 0.6)
         maps["deep"] = self._read(template_deep(), points)
@@ -94,7 +95,7 @@ class Anatomy:
         maps["hippocampi"] = self._read(template_hippocampi(), points)
         return maps
 
-    def displaced(
+    def read_points(
         self,
         shape: Shape,
         warp: np.ndarray,
@@ -128,7 +129,9 @@ class Anatomy:
     ) -> np.ndarray:
         """A random displacement (3, X, Y, Z) in mm, its three scales weighted."""
         field = np.zeros((3, *self.grid.shape), dtype=np.float32)
-        for (_, deviation), weight, splines in zip(SCALES, weights, self._splines, strict=True):
+        for (_, deviation), weight, splines in zip(
+            WARP_SCALES, weights, self._splines, strict=True
+        ):
             control = rng.standard_normal((3, *(matrix.shape[1] for matrix in splines)))
             if weight:
                 field += weight * deviation * expand(control.astype(np.float32), splines)
@@ -168,6 +171,12 @@ class Anatomy:
         smooth = ndimage.gaussian_filter(mask, sigma, truncate=3)
         gradient = np.stack([self._read(part, self.points) for part in np.gradient(smooth)])
         return gradient / np.linalg.norm(gradient, axis=0).max()
+
+
+@functools.lru_cache(maxsize=2)
+def anatomy_at(spacing: float) -> Anatomy:
+    """Seconds of work that cohorts of one spacing share."""
+    return Anatomy(Grid.mni(spacing))
 
 
 @functools.cache

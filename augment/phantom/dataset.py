@@ -13,9 +13,10 @@ from typing import Any
 from neuromix.augment import files
 from neuromix.augment.data import bids
 from neuromix.augment.data.grid import SPACE, Grid
-from neuromix.augment.errors import InputError
+from neuromix.augment.data.labels import LABELS
+from neuromix.augment.errors import InputError, require_choice
 from neuromix.augment.phantom import md, paired, task
-from neuromix.augment.phantom.anatomy import Anatomy
+from neuromix.augment.phantom.anatomy import anatomy_at
 from neuromix.augment.phantom.folding import FoldedAnatomy
 from neuromix.augment.phantom.population import SITES, person
 
@@ -28,7 +29,7 @@ VERSIONS = {"md": (1, 2), "task": (1,), "paired": (1,)}
 IMAGES = {"md": 1, "task": 2 * len(task.TASKS), "paired": 2}
 """Images of a subject."""
 
-COLUMNS = {
+LABEL_DESCRIPTIONS = {
     "age": {"Description": "Age in years", "Units": "year"},
     "sex": {"Description": "Sex", "Levels": {"F": "female", "M": "male"}},
     "site": {"Description": "Where the subject was scanned", "Levels": {
@@ -54,13 +55,8 @@ class PhantomConfig:
     """Of the population and the scanners: equal arguments of one version give equal images."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"kind {self.kind!r} is not known; allowed are {', '.join(KINDS)}")
-        if self.version not in VERSIONS[self.kind]:
-            raise InputError(
-                f"version {self.version} of {self.kind} is not known; allowed are "
-                + ", ".join(map(str, VERSIONS[self.kind]))
-            )
+        require_choice("kind", self.kind, KINDS)
+        require_choice(f"version of {self.kind}", self.version, VERSIONS[self.kind])
         if self.subjects < 1:
             raise InputError(f"{self.subjects} subjects can't be made; ask for 1 or more")
         if not 1 <= self.spacing <= 12:
@@ -124,7 +120,7 @@ def make_phantom(
     _write_tables(folder, config)
     if progress:
         print("Reading the template ...", flush=True)
-    anatomy = _anatomy(config.spacing)
+    anatomy = anatomy_at(config.spacing)
     folded = _folded_anatomy(config.spacing) if version == 2 else None
     scanner = paired.PairedScanner(anatomy) if kind == "paired" else None
 
@@ -139,9 +135,9 @@ def make_phantom(
             truth |= task.write_subject(folder, anatomy, who, maps, rng)
         else:
             volume = md.mean_diffusivity(anatomy, who, maps, rng)
-            name = f"sub-{who.subject_id}_space-{SPACE}_param-md_dwimap.nii.gz"
-            place = folder / f"sub-{who.subject_id}" / "dwi"
-            files.write_nifti(place / name, volume, anatomy.grid.affine)
+            entities = {"sub": who.subject_id, "space": SPACE, "param": "md"}
+            place = folder / bids.path_of("dwi", entities, "dwimap", ".nii.gz")
+            files.write_nifti(place, volume, anatomy.grid.affine)
         return truth, images
 
     # The work is NumPy's and zlib's, which let threads run side by side; BLAS must not add its own.
@@ -163,12 +159,6 @@ def make_phantom(
     content["subjects"] = {truth.pop("subject_id"): truth for truth in truths}
     files.write_json(folder / "truth.json", content)
     return folder
-
-
-@functools.lru_cache(maxsize=2)
-def _anatomy(spacing: float) -> Anatomy:
-    """Seconds of work that cohorts of one spacing share."""
-    return Anatomy(Grid.mni(spacing))
 
 
 @functools.lru_cache(maxsize=2)
@@ -204,22 +194,14 @@ def _write_tables(folder: Path, config: PhantomConfig) -> None:
     import pandas as pd
 
     people = [person(config.seed, *who)[0] for who in config.people()]
-    rows = [
-        {
-            "participant_id": f"sub-{who.subject_id}",
-            "site": who.site,
-            "age": who.age,
-            "sex": who.sex,
-            "diagnosis": who.diagnosis,
-        }
-        for who in people
-    ]
-    files.write_table(folder / "participants.tsv", pd.DataFrame(rows))
-    files.write_json(folder / "participants.json", COLUMNS)
+    table = pd.DataFrame({name: [getattr(who, name) for who in people] for name in LABELS})
+    table.insert(0, "participant_id", [f"sub-{who.subject_id}" for who in people])
+    files.write_table(folder / "participants.tsv", table)
+    files.write_json(folder / "participants.json", LABEL_DESCRIPTIONS)
     common = {"SkullStripped": True, "SpatialReference": SPACE}
     if config.kind == "md":
         name = f"space-{SPACE}_param-md_dwimap.json"
-        files.write_json(folder / name, {"Units": "1e-3 mm^2/s", **common})
+        files.write_json(folder / name, {"Units": bids.UNITS["md"], **common})
     elif config.kind == "task":
         for name in task.TASKS:
             files.write_json(

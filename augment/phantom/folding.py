@@ -26,7 +26,7 @@ from scipy import ndimage
 
 from neuromix.augment.data.grid import Grid, template
 from neuromix.augment.phantom.anatomy import (
-    Anatomy,
+    anatomy_at,
     expand,
     spline_matrix,
     template_axes,
@@ -58,7 +58,7 @@ class FoldedAnatomy:
     """Draws people's tissue maps on one grid of the standard field of view."""
 
     def __init__(self, grid: Grid) -> None:
-        self._fine = _smooth_anatomy(min(FINE, grid.spacing[0]))
+        self._fine = anatomy_at(min(FINE, grid.spacing[0]))
         self._averages = [_overlap(grid, self._fine.grid, axis) for axis in range(3)]
         self._splines = [spline_matrix(self._fine.points, axis, LATTICE) for axis in range(3)]
         self._atlas, nearest = _atlas()
@@ -79,7 +79,7 @@ class FoldedAnatomy:
             np.exp(spread * fine.smooth_map(rng, 0) - spread**2 / 2) for spread in SPREADS
         )
         pushed = replace(who.shape, ventricles=min(who.shape.ventricles, PUSHED))
-        points = fine.displaced(pushed, warp, sex, ventricles, hippocampi)[:, near]
+        points = fine.read_points(pushed, warp, sex, ventricles, hippocampi)[:, near]
         at = {name: _read(data, points) for name, data in self._atlas.items()}
         lost = np.minimum(who.shape.atrophy * atrophy[near], 0.4)
         depth = self._depth(at, points, warp, rng)
@@ -154,11 +154,6 @@ class FoldedAnatomy:
     def _share(self, margin: np.ndarray) -> np.ndarray:
         """Share of a voxel on the inner side of a surface that lies ``margin`` mm away."""
         return np.clip(0.5 + margin / self._fine.grid.spacing[0], 0, 1)
-
-
-@functools.cache
-def _smooth_anatomy(spacing: float) -> Anatomy:
-    return Anatomy(Grid.mni(spacing))
 
 
 @functools.cache

@@ -13,6 +13,7 @@ import functools
 
 import numpy as np
 
+from neuromix.augment.data.examine import MD_RANGE
 from neuromix.augment.phantom.anatomy import Anatomy
 from neuromix.augment.phantom.population import SITES, Participant
 
@@ -107,5 +108,5 @@ def mean_diffusivity(
     inside = np.maximum(signal[mask], 1e-3)
     apparent = np.log(inside[:, :1] / inside[:, 1:]).mean(1) / B_VALUE
     result = np.zeros(anatomy.grid.shape, dtype=np.float32)
-    result[mask] = np.clip(apparent, 0, 3.2)
+    result[mask] = np.clip(apparent, *MD_RANGE)
     return result

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from neuromix.augment import files
+from neuromix.augment.data import bids
 from neuromix.augment.data.grid import SPACE, template_on
 from neuromix.augment.data.regions import dosenbach
 from neuromix.augment.phantom.anatomy import Anatomy
@@ -138,11 +139,11 @@ def write_subject(
     folder: Path, images: dict[str, np.ndarray], anatomy: Anatomy, person: Participant
 ) -> None:
     """Write both modalities of one subject."""
-    place, stem = folder / f"sub-{person.subject_id}", f"sub-{person.subject_id}"
-    fmri = f"{stem}_task-rest_space-{SPACE}_desc-segments_bold.nii.gz"
-    files.write_nifti(place / "func" / fmri, images["fmri"], anatomy.grid.affine)
-    dmri = f"{stem}_space-{SPACE}_desc-segments_dwi.nii.gz"
-    files.write_nifti(place / "dwi" / dmri, images["dmri"], anatomy.grid.affine)
+    own = {"sub": person.subject_id, "space": SPACE, "desc": "segments"}
+    fmri = bids.path_of("func", own | {"task": "rest"}, "bold", ".nii.gz")
+    files.write_nifti(folder / fmri, images["fmri"], anatomy.grid.affine)
+    dmri = bids.path_of("dwi", own, "dwi", ".nii.gz")
+    files.write_nifti(folder / dmri, images["dmri"], anatomy.grid.affine)
 
 
 def _psnr(error: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from neuromix.augment.errors import InputError
+from neuromix.augment.errors import require_choice
 from neuromix.augment.phantom.anatomy import Shape
 
 
@@ -76,8 +76,7 @@ def person(
     Both versions of the md phantom have the same people with the same labels; what the labels do to
     the form of a brain is wider, and not linear, in the second.
     """
-    if site not in SITES:
-        raise InputError(f"site {site!r} is not known; allowed are {', '.join(SITES)}")
+    require_choice("site", site, SITES)
     where = SITES[site]
     rng = np.random.default_rng([seed, ord(site), index])
     sex = "FM"[rng.integers(2)]
@@ -102,7 +101,7 @@ def person(
         atrophy=float(np.clip(0.03 + 0.025 * ageing + 0.03 * severity + 0.025 * own_c, 0, 0.4)),
     )
     if version == 2:
-        shape = _stretched(shape, male, severity)
+        shape = _stretch(shape, male, severity)
     return (
         Participant(
             subject_id=f"{site}{index + 1:04d}",
@@ -126,7 +125,7 @@ def person(
     )
 
 
-def _stretched(shape: Shape, male: float, severity: float) -> Shape:
+def _stretch(shape: Shape, male: float, severity: float) -> Shape:
     """The form of version 2: heads, ventricles and hippocampi of real spread and correlation."""
     above = shape.ventricles - 2
     shrunk = np.tanh((shape.hippocampi + 0.65 * shape.ventricles + 0.5 * severity - 3.0) / 2.4)

@@ -19,13 +19,14 @@ import pandas as pd
 from scipy import ndimage, signal
 
 from neuromix.augment import files
+from neuromix.augment.data import bids
 from neuromix.augment.data.grid import SPACE
 from neuromix.augment.phantom.anatomy import Anatomy
 from neuromix.augment.phantom.population import Participant
 
 TR = 2.0
 FRAMES = 100
-BLOCK, REST = 16.0, 10.0
+BLOCK_SECONDS, REST_SECONDS = 16.0, 10.0
 """Seconds of a block of trials and of the pause after it."""
 NETWORKS = 8
 
@@ -94,11 +95,15 @@ def draw_response(anatomy: Anatomy, rng: np.random.Generator) -> Response:
 def block_events(task: str, rng: np.random.Generator) -> pd.DataFrame:
     """Blocks of the two conditions in random order, as a BIDS events table."""
     names = list(TASKS[task])
-    blocks = int((FRAMES * TR - REST) // (BLOCK + REST))
+    blocks = int((FRAMES * TR - REST_SECONDS) // (BLOCK_SECONDS + REST_SECONDS))
     order = rng.permutation([names[k % 2] for k in range(blocks)])
-    onsets = REST / 2 + np.arange(blocks) * (BLOCK + REST) + rng.uniform(0, REST / 2, blocks)
+    onsets = (
+        REST_SECONDS / 2
+        + np.arange(blocks) * (BLOCK_SECONDS + REST_SECONDS)
+        + rng.uniform(0, REST_SECONDS / 2, blocks)
+    )
     return pd.DataFrame({
-        "onset": np.round(onsets, 2), "duration": BLOCK, "trial_type": order
+        "onset": np.round(onsets, 2), "duration": BLOCK_SECONDS, "trial_type": order
     })  # fmt: skip
 
 
@@ -159,12 +164,13 @@ def write_subject(
     for task in TASKS:
         for direction in ("LR", "RL"):
             events = block_events(task, rng)
-            stem = f"sub-{person.subject_id}_task-{task}_dir-{direction}"
             run = simulate(anatomy, maps, response, task, direction, events, rng)
-            place = folder / f"sub-{person.subject_id}" / "func"
-            files.write_table(place / f"{stem}_events.tsv", events)
-            name = f"{stem}_space-{SPACE}_desc-preproc_bold.nii.gz"
-            files.write_nifti(place / name, run, anatomy.grid.affine, tr=TR)
+            own = {"sub": person.subject_id, "task": task, "dir": direction}
+            place = folder / bids.path_of("func", own, "events", ".tsv")
+            files.write_table(place, events)
+            own |= {"space": SPACE, "desc": "preproc"}
+            place = folder / bids.path_of("func", own, "bold", ".nii.gz")
+            files.write_nifti(place, run, anatomy.grid.affine, tr=TR)
     return {"amplitude": response.amplitude, "delay": response.delay}
 
 

@@ -1,13 +1,12 @@
-"""BOLD runs: their events, their repetition time, and windows of equal length.
+"""BOLD runs: their events, and windows of equal length.
 
 Events are tables with the columns ``onset`` and ``duration`` in seconds and ``trial_type``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EVENT_COLUMNS = ("onset", "duration", "trial_type")
-MAX_TR = 60.0
-UNITS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
 
 
 def hcp_events(folder: str | Path) -> pd.DataFrame:
@@ -102,34 +99,6 @@ def check_frames(frames: np.ndarray) -> None:
             f"{len(empty)} of {len(frames)} frames hold nothing but NaN or zeros, the first is "
             f"frame {empty[0] + 1}; fetch the run again, or cut it before that frame"
         )
-
-
-def repetition_time(header: Any, sidecar: Mapping[str, Any]) -> float:
-    """Seconds between frames, from a NIfTI header and a JSON sidecar, which must agree."""
-    zooms = header.get_zooms()
-    unit = UNITS.get(header.get_xyzt_units()[1], 1.0)
-    times = {}
-    if len(zooms) > 3 and zooms[3] > 0:
-        times["header"] = float(zooms[3]) * unit
-    if "RepetitionTime" in sidecar:
-        times["sidecar"] = float(sidecar["RepetitionTime"])
-    if not times:
-        raise InputError(
-            "the repetition time is neither in the header nor in the sidecar; write it as "
-            "RepetitionTime into the JSON"
-        )
-    if max(times.values()) - min(times.values()) > 1e-3:
-        raise InputError(
-            f"the repetition time is {times['header']:g} s in the header and "
-            f"{times['sidecar']:g} s in the sidecar; correct the one that is wrong"
-        )
-    # The sidecar's is a decimal number, the header's has been through 32 bits.
-    tr = times["sidecar"] if "sidecar" in times else round(times["header"], 6)
-    if not 0 < tr < MAX_TR:
-        raise InputError(
-            f"a repetition time of {tr:g} s cannot be; it must be in seconds, below {MAX_TR:g}"
-        )
-    return tr
 
 
 def windows(frames: int, length: int, overlap: float = 0.0) -> list[int]:

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from neuromix.augment.data.examine import MD_RANGE
 from neuromix.augment.errors import InputError
 from neuromix.augment.prepare.space import brain_mask
 
 B0 = 50.0
 """A volume counts as unweighted up to this b-value (s/mm²); within a shell they differ as much."""
-
-MD_RANGE = (0.0, 3.2)
-"""Free water at body temperature has 3.0; what a noisy fit finds beyond 3.2 is no diffusivity."""
 
 
 def read_gradients(bval: Path, bvec: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,7 @@ def mean_of(scans: Sequence[Scan], folder: Path, jobs: int) -> space.Reference:
         path = folder / f"mean-{number}.nii.gz"
         if not path.is_file():
             parallel = joblib.Parallel(n_jobs=max(1, min(jobs, len(chosen))))
-            moved = parallel(joblib.delayed(_moved)(scan, reference) for scan in chosen)
+            moved = parallel(joblib.delayed(_on_coarse)(scan, reference) for scan in chosen)
             there = [pair for pair in moved if pair is not None]
             if len(there) < FEWEST:
                 raise InputError(
@@ -59,7 +59,9 @@ def mean_of(scans: Sequence[Scan], folder: Path, jobs: int) -> space.Reference:
     return reference
 
 
-def _moved(scan: Scan, reference: space.Reference | None) -> tuple[np.ndarray, np.ndarray] | None:
+def _on_coarse(
+    scan: Scan, reference: space.Reference | None
+) -> tuple[np.ndarray, np.ndarray] | None:
     """A map of median 1 and its brain on the coarse grid; nothing where that fails."""
     try:
         data, affine, mask = read_map(scan)

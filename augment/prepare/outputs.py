@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from neuromix.augment.data.examine import MD_MEDIAN, MD_UNITS
+from neuromix.augment.data import bids
+from neuromix.augment.data.examine import MD_MEDIAN, MD_RANGE, MD_UNITS
 from neuromix.augment.data.grid import Grid, bright, resample
-from neuromix.augment.errors import InputError
+from neuromix.augment.errors import InputError, require_choice
 from neuromix.augment.prepare import bold, diffusion, segments, space
-from neuromix.augment.prepare.scans import KINDS, Scan
+from neuromix.augment.prepare.scans import INPUTS, Scan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,23 +32,33 @@ FULL = 0.8
 
 @dataclass(frozen=True)
 class Settings:
-    """What to make; see :func:`neuromix.augment.prepare.prepare`."""
+    """What to make."""
 
     what: str
+    """``md`` (MD maps, from MD maps or DWI), ``bold`` (BOLD and its events), ``segments`` (segments
+    of BOLD along time and of DWI along gradients) or ``map`` (any scalar map, skull-stripped, whose
+    unit and range stay)."""
     spacing: float | None = None
+    """Of the grid, in mm, by default 4; of maps that are registered to none, their own."""
     window: float | None = None
+    """Cut BOLD into windows of this many seconds."""
     overlap: float = 0.0
+    """Share of a window that the next one repeats, 0 to below 1."""
     segments: int = 8
+    """Number of segments."""
     b_max: float = 1500.0
+    """Largest b-value for the tensor, in s/mm²."""
     image: str = ""
+    """Name of the map in the cohort; it can be left out where there is one image."""
     to: str = "template"
+    """What maps are registered to: the ``template``, their own ``mean`` (of a cohort of whole
+    brains; kept in the output, so that others can follow), or ``none``."""
     pool: tuple[int, int, int] | None = None
+    """Blocks of voxels to average, in place of a spacing, of maps registered to none."""
 
     def __post_init__(self) -> None:
-        if self.what not in KINDS:
-            raise InputError(f"cannot prepare {self.what!r}; allowed are {', '.join(KINDS)}")
-        if self.to not in WAYS:
-            raise InputError(f"to {self.to!r} came; allowed are {', '.join(WAYS)}")
+        require_choice("what", self.what, INPUTS)
+        require_choice("to", self.to, WAYS)
         if self.pool is not None and (min(self.pool) < 1 or self.spacing is not None):
             raise InputError(
                 f"pool {' '.join(map(str, self.pool))} and spacing {self.spacing} came; give whole "
@@ -113,11 +125,11 @@ def make(scan: Scan, settings: Settings, reference: space.Reference | None = Non
 
 
 def _md(scan: Scan, settings: Settings) -> Output:
-    sidecar: dict[str, Any] = {"Units": "1e-3 mm^2/s"}
+    sidecar: dict[str, Any] = {"Units": bids.UNITS["md"]}
     if scan.kind == "md":
         data, affine, _ = _read(scan.image, 3)
         unit, factor = _unit(data)
-        md = np.clip(data * np.float32(factor), *diffusion.MD_RANGE)
+        md = np.clip(data * np.float32(factor), *MD_RANGE)
         mask = _mask(scan, md.shape, affine)
         if factor != 1:
             sidecar["Note"] = f"converted from {unit} to 1e-3 mm²/s"
@@ -133,19 +145,17 @@ def _md(scan: Scan, settings: Settings) -> Output:
         mask = outline(md)
     # As attenuation, exp(-MD), tissue spreads over more bins of the mutual information than in MD,
     # where fluid takes most: on a synthetic map the error fell from 0.6 to 0.2 mm.
-    transform, mask, quality = _find(scan, np.exp(-md), affine, mask)
-    image, record = space.place(md, affine, settings.grid, transform, mask)
-    return Output(image, {**sidecar, "SkullStripped": True, **quality, "Record": {"space": record}})
+    return Output(*_register(scan, np.exp(-md), affine, mask).place(md, settings, sidecar))
 
 
 def read_map(scan: Scan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A skull-stripped map of any contrast, its affine and its brain's mask."""
-    data, affine = _varied(scan)
+    data, affine = _read_varied(scan)
     mask = _mask(scan, data.shape, affine)
     return data, affine, outline(data) if mask is None else mask
 
 
-def _varied(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+def _read_varied(scan: Scan) -> tuple[np.ndarray, np.ndarray]:
     data, affine, _ = _read(scan.image, 3)
     if data.min() == data.max():
         raise InputError(f"every voxel is {data.min():g}; leave it out or make it anew")
@@ -166,20 +176,18 @@ def outline(volume: np.ndarray) -> np.ndarray:
 def _map(scan: Scan, settings: Settings, reference: space.Reference | None) -> Output:
     if settings.to != "none":
         data, affine, mask = read_map(scan)
-        transform, _, quality = _find(scan, data, affine, mask, reference)
-        image, record = space.place(data, affine, settings.grid, transform, mask)
-        return Output(image, {"SkullStripped": True, **quality, "Record": {"space": record}})
-    data, affine = _varied(scan)
+        return Output(*_register(scan, data, affine, mask, reference).place(data, settings))
+    data, affine = _read_varied(scan)
     source = Grid(data.shape, affine)
     target = source.respaced(settings.spacing) if settings.spacing else source
     image = resample(data, source, target)
     if settings.pool:
-        target, image = source.pooled(settings.pool), pooled(data, settings.pool)
+        target, image = source.pooled(settings.pool), block_means(data, settings.pool)
     record = space.record_of(source, target, np.eye(4))
     return Output(image, {"Registration": "none, as it came", "Record": {"space": record}})
 
 
-def pooled(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
+def block_means(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
     """Means over blocks of voxels (X, Y, Z); what makes no whole block at the end is left out."""
     counts = [side // factor for side, factor in zip(volume.shape, factors, strict=True)]
     if min(counts) < 1:
@@ -193,53 +201,39 @@ def pooled(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
 def _bold(scan: Scan, settings: Settings) -> list[Output]:
     if settings.has_windows and "chunk" in scan.entities:
         raise InputError("this is a window (chunk) already; cut the whole run, or give no window")
-    data, affine, header = _read(scan.image, 4)
-    bold.check_frames(np.moveaxis(data, 3, 0))
-    tr = bold.repetition_time(header, scan.sidecar)
+    data, affine, tr = _read_run(scan)
     frames = data.shape[3]
     events = _events(scan, frames, tr)
     length = frames if settings.window is None else round(settings.window / tr)
     starts = bold.windows(frames, length, settings.overlap)
     mean = data.mean(axis=3)
-    transform, mask, quality = _find(scan, mean, affine, _mask(scan, mean.shape, affine))
-    image, record = space.place(data, affine, settings.grid, transform, mask)
-    sidecar = {
-        "RepetitionTime": tr,
-        "TaskName": scan.entities.get("task", ""),
-        "SkullStripped": mask is not None,
-        **quality,
-        "Record": {"space": record},
-    }
+    registration = _register(scan, mean, affine, _mask(scan, mean.shape, affine))
+    about: dict[str, Any] = {"RepetitionTime": tr, "TaskName": scan.entities.get("task", "")}
+    image, sidecar = registration.place(data, settings, about)
     outputs = []
     for start in starts:
         part, own = bold.cut(image, events, tr, start, length)
         where = {"Windows": len(starts), "FirstFrame": start, "RunFrames": frames}
-        outputs.append(
-            Output(part, {**sidecar, **(where if settings.has_windows else {})}, tr, own)
-        )
+        outputs.append(Output(part, sidecar | (where if settings.has_windows else {}), tr, own))
     return outputs
 
 
 def _bold_segments(scan: Scan, settings: Settings) -> Output:
-    data, affine, header = _read(scan.image, 4)
-    bold.check_frames(np.moveaxis(data, 3, 0))
-    tr = bold.repetition_time(header, scan.sidecar)
+    data, affine, tr = _read_run(scan)
     mean = data.mean(axis=3)
-    transform, mask, quality = _find(scan, mean, affine, _mask(scan, mean.shape, affine))
-    inside = space.brain_mask(mean, min(Grid(mean.shape, affine).spacing)) if mask is None else mask
+    registration = _register(scan, mean, affine, _mask(scan, mean.shape, affine))
+    inside = registration.mask
+    if inside is None:
+        inside = space.brain_mask(mean, min(Grid(mean.shape, affine).spacing))
     parts, division = segments.segment_bold(data, settings.segments, inside)
-    image, record = space.place(parts, affine, settings.grid, transform, mask)
     # BIDS wants the time between the frames of this file, which are segments.
     tr *= data.shape[3] / settings.segments
-    sidecar = {
-        "Units": "fraction of the run's mean brain signal",
+    about: dict[str, Any] = {
+        "Units": bids.UNITS["fmri"],
         "RepetitionTime": tr,
         "TaskName": scan.entities.get("task", ""),
-        "SkullStripped": mask is not None,
-        **quality,
-        "Record": {"segments": division, "space": record},
     }
-    return Output(image, sidecar, tr)
+    return Output(*registration.place(parts, settings, about, division), tr)
 
 
 def _dwi_segments(scan: Scan, settings: Settings) -> Output:
@@ -249,32 +243,57 @@ def _dwi_segments(scan: Scan, settings: Settings) -> Output:
     rough, _ = segments.segment_dwi(data, bvals, bvecs, affine, 1)
     if mask is None and not scan.is_in_mni:
         mask = _b0_mask(data, bvals, affine)
-    transform, mask, quality = _find(scan, rough[..., 0], affine, mask)
-    superior = transform[:3, 2]
+    registration = _register(scan, rough[..., 0], affine, mask)
+    superior = registration.transform[:3, 2]
     parts, division = segments.segment_dwi(data, bvals, bvecs, affine, settings.segments, superior)
-    image, record = space.place(parts, affine, settings.grid, transform, mask)
-    sidecar = {
-        "Units": "attenuation S/S0",
-        "SkullStripped": mask is not None,
-        **quality,
-        "Record": {"segments": division, "space": record},
-    }
-    return Output(image, sidecar)
+    return Output(*registration.place(parts, settings, {"Units": bids.UNITS["dmri"]}, division))
 
 
-def _find(
+class Registration(NamedTuple):
+    """Where the reference lies in a scan, its brain mask, and how well they overlap."""
+
+    affine: np.ndarray
+    transform: np.ndarray
+    mask: np.ndarray | None
+    quality: dict[str, Any]
+
+    def place(
+        self,
+        data: np.ndarray,
+        settings: Settings,
+        about: Mapping[str, Any] | None = None,
+        division: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Data of the scan on the grid, and their sidecar, which ``about`` begins."""
+        image, place = space.place(data, self.affine, settings.grid, self.transform, self.mask)
+        record = {"segments": division, "space": place} if division else {"space": place}
+        is_stripped = self.mask is not None
+        return image, {
+            **(about or {}), "SkullStripped": is_stripped, **self.quality, "Record": record,
+        }  # fmt: skip
+
+
+def _register(
     scan: Scan,
     volume: np.ndarray,
     affine: np.ndarray,
     mask: np.ndarray | None,
     reference: space.Reference | None = None,
-) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Where the reference lies in a scan, its brain mask, and how well they overlap."""
+) -> Registration:
     if scan.is_in_mni and reference is None:
-        return np.eye(4), mask, {"Registration": f"as it came, in {scan.entities['space']}"}
+        quality: dict[str, Any] = {"Registration": f"as it came, in {scan.entities['space']}"}
+        return Registration(affine, np.eye(4), mask, quality)
     reference = reference or space.template_reference()
     transform, mask, overlap = space.register(volume, affine, mask, reference)
-    return transform, mask, {"Registration": f"affine to {reference.name}", "Overlap": overlap}
+    quality = {"Registration": f"affine to {reference.name}", "Overlap": overlap}
+    return Registration(affine, transform, mask, quality)
+
+
+def _read_run(scan: Scan) -> tuple[np.ndarray, np.ndarray, float]:
+    """BOLD (X, Y, Z, T), its affine and its repetition time."""
+    data, affine, header = _read(scan.image, 4)
+    bold.check_frames(np.moveaxis(data, 3, 0))
+    return data, affine, bids.repetition_time(header, scan.sidecar)
 
 
 def _read(path: Path, dimensions: int) -> tuple[np.ndarray, np.ndarray, Any]:

@@ -39,7 +39,7 @@ SOURCE_ONLY = ("space", "res", "den", "model", "param", "desc")
 
 TRIED = 3
 """Scans that a dry run tries at most."""
-NAMED = 3
+FAILURES_NAMED = 3
 """Scans that an error names."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -70,20 +70,12 @@ def prepare(
     data: str | Path | Cohort,
     out: str | Path,
     *,
-    what: str,
-    image: str = "",
-    to: str = "template",
-    spacing: float | None = None,
-    pool: tuple[int, int, int] | None = None,
-    window: float | None = None,
-    overlap: float = 0.0,
-    segments: int = 8,
-    b_max: float = 1500.0,
     raw: str | Path | None = None,
     entities: Entities | None = None,
     jobs: int = 2,
     progress: bool = True,
     dry_run: bool = False,
+    **settings: Any,
 ) -> Prepared:
     """Prepare a dataset: common space, one grid, and the units of this project.
 
@@ -97,24 +89,14 @@ def prepare(
         data: A BIDS dataset, raw or derivative, or HCP's tree of preprocessed task runs; for maps a
             cohort, of a table or a folder.
         out: Folder of the BIDS derivative to write; several ``what`` may share one.
-        what: ``md`` (MD maps, from MD maps or DWI), ``bold`` (BOLD and its events), ``segments``
-            (segments of BOLD along time and of DWI along gradients) or ``map`` (any scalar map,
-            skull-stripped, whose unit and range stay).
-        image: Name of the map in the cohort; it can be left out where there is one image.
-        to: What maps are registered to: the ``template``, their own ``mean`` (of a cohort of whole
-            brains; kept in ``out``, so that others can follow), or ``none``.
-        spacing: Of the grid, in mm, by default 4; of maps that are registered to none, their own.
-        pool: Blocks of voxels to average, in place of a spacing, of maps registered to none.
-        window: Cut BOLD into windows of this many seconds.
-        overlap: Share of a window that the next one repeats, 0 to below 1.
-        segments: Number of segments.
-        b_max: Largest b-value for the tensor, in s/mm².
         raw: The raw dataset behind a derivative: ``events.tsv`` and labels are looked for there,
             too. Found by itself if ``data`` lies in its ``derivatives``.
         entities: Only files with these, such as ``{"space": "MNI152NLin6Asym"}``.
         jobs: Processes at once; each holds a scan in memory.
         progress: Show a progress bar.
         dry_run: Make one scan, keep nothing, and say how long all would take.
+        **settings: What to make, as ``what="md"``: the fields of
+            :class:`~neuromix.augment.prepare.outputs.Settings`.
 
     Returns:
         Counts, and a line for each scan that failed. If all failed, that is an error.
@@ -124,13 +106,13 @@ def prepare(
 
     out = Path(out).resolve()
     failures: dict[str, str] = {}
-    if isinstance(data, Cohort) != (what == "map"):
+    if isinstance(data, Cohort) and not settings.get("image") and len(data.images) == 1:
+        settings["image"] = data.images[0]
+    chosen = Settings(**settings)
+    if isinstance(data, Cohort) != (chosen.what == "map"):
         raise InputError("what='map' takes a Cohort, and all else takes the folder of a dataset")
-    if isinstance(data, Cohort) and not image and len(data.images) == 1:
-        image = data.images[0]
-    settings = Settings(what, spacing, window, overlap, segments, b_max, image, to, pool)
     if isinstance(data, Cohort):
-        scans = map_scans(data, image)
+        scans = map_scans(data, chosen.image)
         root = source = Path(os.path.commonpath([scan.image.parent for scan in scans]))
     else:
         root = Path(data).resolve()
@@ -138,17 +120,17 @@ def prepare(
     if root == out:
         raise InputError(f"{out} is the data itself; name another folder to write into")
     if not isinstance(data, Cohort):
-        scans, failures = find_scans(root, what, source, entities or {})
+        scans, failures = find_scans(root, chosen.what, source, entities or {})
     jobs = max(1, min(jobs, len(scans)))
     if dry_run:
-        return Prepared(out, len(scans), minutes=_minutes(scans, settings, jobs))
+        return Prepared(out, len(scans), minutes=_minutes(scans, chosen, jobs))
     reference = None
     try:
         if isinstance(data, Cohort):
             _describe_cohort(out, data)
         else:
             _describe(out, root, source, scans)
-        if what == "map" and to == "mean":
+        if chosen.what == "map" and chosen.to == "mean":
             reference = mean.mean_of(scans, out / "mean", jobs)
     except OSError as error:
         raise InputError(
@@ -156,10 +138,10 @@ def prepare(
         ) from None
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
     results = parallel(
-        joblib.delayed(_attempt)(scan, settings, reference, root, out) for scan in scans
+        joblib.delayed(_attempt)(scan, chosen, reference, root, out) for scan in scans
     )
     counts = {"written": 0, "kept": 0}
-    bar = track(results, f"Preparing {what}", total=len(scans), disable=not progress)
+    bar = track(results, f"Preparing {chosen.what}", total=len(scans), disable=not progress)
     for scan, (status, notes) in zip(scans, bar, strict=True):
         if status in counts:
             counts[status] += 1
@@ -169,8 +151,10 @@ def prepare(
             warnings.warn(f"{scan.image.name}: {note}", stacklevel=2)
     if not sum(counts.values()):
         listed = [f"{name}: {reason}" for name, reason in failures.items()]
-        more = f"; and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
-        raise InputError(f"all {len(listed)} scans failed: {'; '.join(listed[:NAMED])}{more}")
+        more = f"; and {len(listed) - FAILURES_NAMED} more" if len(listed) > FAILURES_NAMED else ""
+        raise InputError(
+            f"all {len(listed)} scans failed: {'; '.join(listed[:FAILURES_NAMED])}{more}"
+        )
     return Prepared(out, **counts, failures=failures)
 
 
@@ -274,12 +258,11 @@ def _paths(scan: Scan, settings: Settings, out: Path, chunk: int) -> tuple[Path,
         own["chunk"] = f"{chunk:02d}"
     full = {**own, "space": scan.prepared_space(settings.to), **_description(settings)}
     suffix = {"md": "dwimap", "map": bids.MAP}.get(settings.what, scan.kind)
-    folder = out / f"sub-{own['sub']}" / (f"ses-{own['ses']}" if "ses" in own else "")
-    folder /= {"bold": "func", "map": "anat"}.get(scan.kind, "dwi")
+    datatype = {"bold": "func", "map": "anat"}.get(scan.kind, "dwi")
     return (
-        folder / bids.build_name(full, suffix, ".nii.gz"),
-        folder / bids.build_name(full, suffix, ".json"),
-        folder / bids.build_name(own, "events", ".tsv"),
+        out / bids.path_of(datatype, full, suffix, ".nii.gz"),
+        out / bids.path_of(datatype, full, suffix, ".json"),
+        out / bids.path_of(datatype, own, "events", ".tsv"),
     )
 
 

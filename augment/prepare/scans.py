@@ -18,7 +18,7 @@ from neuromix.augment.errors import InputError
 if TYPE_CHECKING:
     from neuromix.augment.data.cohort import Cohort
 
-KINDS = {"md": ("md", "dwi"), "bold": ("bold",), "segments": ("bold", "dwi"), "map": ()}
+INPUTS = {"md": ("md", "dwi"), "bold": ("bold",), "segments": ("bold", "dwi"), "map": ()}
 """What can be prepared, and from which images (:mod:`neuromix.augment.data.bids`); a map is any
 one of a cohort."""
 
@@ -61,19 +61,19 @@ def find_scans(
     Events are looked for in ``raw`` too, the dataset behind a derivative. Also returned is why the
     files of a subject are ambiguous, where they are.
     """
-    if "bold" in KINDS[what] and (hcp := _hcp_scans(root)):
+    if "bold" in INPUTS[what] and (hcp := _hcp_scans(root)):
         chosen = [scan for scan in hcp if _has(scan.entities, entities)]
         if not chosen:
             raise InputError(f"{root} has {len(hcp)} HCP runs, but none with {dict(entities)}")
         return chosen, {}
     present = Counter(file.image for file in bids.index(root))
-    kinds = [kind for kind in KINDS[what] if kind in present]
+    kinds = [kind for kind in INPUTS[what] if kind in present]
     if present and not kinds:
         has = ", ".join(f"{count} {kind}" for kind, count in present.items())
         raise InputError(
-            f"{root} has no {' or '.join(KINDS[what])} image to make {what} of; it has {has}"
+            f"{root} has no {' or '.join(INPUTS[what])} image to make {what} of; it has {has}"
         )
-    chosen_files, _ = bids.find(root, kinds or KINDS[what][-1:], entities)
+    chosen_files, _ = bids.find(root, kinds or INPUTS[what][-1:], entities)
     known = {file.path: file for file in chosen_files}
     # Either of MD and DWI makes one map; BOLD and DWI make a file each.
     groups = [tuple(kinds)] if what == "md" else [(kind,) for kind in kinds]
@@ -84,7 +84,7 @@ def find_scans(
             for group in groups:
                 rows = bids.join_runs([file for file in files if file.image in group], group)
                 paths = [next(path for path in row[2 + len(bids.RUN) :] if path) for row in rows]
-                scans += [_scan(known[path], root, raw) for path in paths]
+                scans += [_scan(known[path], raw) for path in paths]
         except InputError as error:
             failures[f"sub-{subject}"] = str(error)
     return scans, failures
@@ -123,14 +123,15 @@ def bids_label(text: str) -> str:
     return re.sub("[^0-9A-Za-z]", "", text)
 
 
-def _scan(file: bids.ImageFile, root: Path, raw: Path) -> Scan:
+def _scan(file: bids.ImageFile, raw: Path) -> Scan:
     image = Path(file.path)
-    companions = {}
-    if file.image == "bold":
-        companions["events"] = inherited_file(image, [root, raw], "events.tsv")
-    elif file.image == "dwi":
-        companions["bval"] = inherited_file(image, [root], "dwi.bval")
-        companions["bvec"] = inherited_file(image, [root], "dwi.bvec")
+    endings = {
+        "bold": {"events": "events.tsv"}, "dwi": {"bval": "dwi.bval", "bvec": "dwi.bvec"},
+    }.get(file.image, {})  # fmt: skip
+    companions = {
+        name: next(bids.files_about(image, ending, [raw] if name == "events" else []), None)
+        for name, ending in endings.items()
+    }
     companions["mask"] = _mask(image, file.entities)
     there = {name: path for name, path in companions.items() if path}
     return Scan(file.image, image, file.entities, bids.metadata(image), there)
@@ -141,24 +142,6 @@ def _mask(image: Path, entities: Mapping[str, str]) -> Path | None:
     shared = {k: v for k, v in entities.items() if k not in ("desc", "model", "param")}
     names = [bids.build_name({**shared, "desc": "brain"}, "mask", ext) for ext in bids.EXTENSIONS]
     return next((image.parent / name for name in names if (image.parent / name).is_file()), None)
-
-
-def inherited_file(image: Path, roots: list[Path], ending: str) -> Path | None:
-    """The file of some datasets that speaks of an image by BIDS's inheritance principle.
-
-    It ends in ``ending``, such as ``events.tsv``, and has no entity that the image, which lies in
-    the first dataset, lacks; of several, the nearest and then the most specific is meant.
-    """
-    *pairs, _ = image.name.split("_")
-    inside = image.parent.relative_to(roots[0])
-    for root in roots:
-        for folder in (inside, *inside.parents):
-            for count in range(len(pairs), -1, -1):
-                for chosen in itertools.combinations(pairs, count):
-                    path = root / folder / "_".join([*chosen, ending])
-                    if path.is_file():
-                        return path
-    return None
 
 
 def _has(own: Mapping[str, str], wanted: Entities) -> bool:

@@ -19,18 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from neuromix.augment.data.grid import Grid, resample, template_on
+from neuromix.augment.data.grid import COARSE, Grid, resample, template_on
 from neuromix.augment.errors import InputError
-
-COARSE = Grid.mni(4.0)
-"""Where images are compared: 2 mm took four times as long on real T1s and gained nothing."""
 
 HEAD = 170.0
 """Millimetres from the top of the head that are looked at: no brain is taller, necks are."""
 
 MIN_SIDE = 8
 MIN_OVERLAP = 0.9
-SCALES = (0.6, 1.5)
+PLAUSIBLE_SCALES = (0.6, 1.5)
 """A registration beyond these has failed. Ten real T1s had overlaps from 0.95 to 0.97 and scales
 from 0.84 to 1.09; brains that were found 50 degrees askew had overlaps up to 0.88."""
 
@@ -112,12 +109,16 @@ def register(
     moved = resample(mask.astype(np.float32), source, COARSE, transform=transform) > 0.5
     overlap = float(2 * (moved & brain).sum() / (moved.sum() + brain.sum()))
     scales = np.linalg.svd(transform[:3, :3])[1]
-    if overlap < MIN_OVERLAP or scales.min() < SCALES[0] or scales.max() > SCALES[1]:
+    if (
+        overlap < MIN_OVERLAP
+        or scales.min() < PLAUSIBLE_SCALES[0]
+        or scales.max() > PLAUSIBLE_SCALES[1]
+    ):
         raise InputError(
             f"registration failed (overlap with the brain of {reference.name} {overlap:.2f}, "
             f"scales {scales.min():.2f} to {scales.max():.2f}); allowed are {MIN_OVERLAP:g} and "
-            f"more, {SCALES[0]:g} to {SCALES[1]:g}: give a brain mask, or register it with "
-            "fMRIPrep or QSIPrep (of maps: --to mean, or none where they lie alike)"
+            f"more, {PLAUSIBLE_SCALES[0]:g} to {PLAUSIBLE_SCALES[1]:g}: give a brain mask, or "
+            "register it with fMRIPrep or QSIPrep (of maps: --to mean, or none if they lie alike)"
         )
     return transform, mask, overlap
 

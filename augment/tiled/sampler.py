@@ -126,7 +126,7 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
             job.keep(settings, (config.image,))
         fit = plain.fit if config.autoencoder else _fit_denoiser
         transformer, codec, scheduler, trained = fit(job, grid)
-        record = job.record(digests, origin.inherited(config.pretrained, config.autoencoder))
+        record = job.record(digests, origin.records_of(config.pretrained, config.autoencoder))
         record["space"] = bids.space_of(cohort.table[f"{config.image}_path"])
         sampler = cls(transformer, codec, scheduler, grid.to_dict(), image=config.image)
         return sampler, trained, record

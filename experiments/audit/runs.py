@@ -28,7 +28,7 @@ from neuromix.augment.metrics.neuro import FEWEST as FEWEST_PEOPLE
 from neuromix.augment.metrics.neuro import NeuroJudge, compare_subjects
 from neuromix.augment.metrics.summaries import Subjects
 from neuromix.augment.metrics.task_runs import TaskRun, read_runs
-from neuromix.classifiers.base import LEAST, VolumeClassifier
+from neuromix.classifiers.base import FEWEST_VOXELS, VolumeClassifier
 from neuromix.experiments.audit import base
 from neuromix.experiments.audit.base import Limit
 from neuromix.experiments.audit.config import FEWEST, Audit
@@ -196,7 +196,7 @@ class RunsAudit(base.BankAudit):
     def _responses(self, part: str) -> list[tio.Subject]:
         def read() -> list[tio.Subject]:
             # A network needs some voxels along each axis.
-            coarsest = min(self.grid.shape) // (2 * LEAST)
+            coarsest = min(self.grid.shape) // (2 * FEWEST_VOXELS)
             shrink = max(1, min(round(SIDE / min(self.grid.spacing)), coarsest))
             every = responses(self.cohorts[part], Window(shrink=shrink))
             subjects = [s for s in every if s["condition"] in self.judge.conditions]

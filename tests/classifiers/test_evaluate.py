@@ -116,15 +116,6 @@ def test_folds_share_no_subject_and_judge_each_once():
         assert (fold.truth == "F").sum() == (fold.truth == "M").sum() == 4
 
 
-def test_whole_sites_are_left_out():
-    everyone = subjects(12, sites=2)
-    folds = cross_validate_subjects(MeanIntensity(), everyone, by_site=True)
-    site = {f"study/{s['subject_id']}": s["site"] for s in everyone}
-    assert sorted("".join({site[name] for name in fold.subjects}) for fold in folds) == ["A", "B"]
-    with pytest.raises(InputError, match="two sites"):
-        cross_validate_subjects(MeanIntensity(), subjects(8, sites=1), by_site=True)
-
-
 def test_folds_that_cannot_be_are_refused():
     few = subjects(6)
     for folds in (1, 4):

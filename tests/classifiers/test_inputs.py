@@ -8,8 +8,9 @@ from torch.utils.data import DataLoader
 from volumes import subjects
 
 from neuromix.augment.errors import InputError
+from neuromix.augment.mixing import draw_order
 from neuromix.augment.transforms import FillMissing
-from neuromix.classifiers.inputs import Batches, Store, draw_order, read, scale_of
+from neuromix.classifiers.inputs import Batches, Store, one_shape, read, scale_of
 
 EYE = np.eye(4)
 
@@ -19,9 +20,13 @@ def rows(count, channels=1, shape=(6, 5, 4), seed=0):
     return [{"md": rng.normal(3, 2, (channels, *shape)).astype(np.float32)} for _ in range(count)]
 
 
+def stored(some, images):
+    return Store.of(some, one_shape(some, images), scale_of(some, images))
+
+
 def batches(count=6, size=12, affine=EYE, **options):
     some = rows(count)
-    store = Store.of(some, scale_of(some, ["md"]))
+    store = stored(some, ["md"])
     order = draw_order(count, size, np.random.default_rng(0))
     kept = [({}, {"md": affine})] * count
     return Batches(
@@ -54,7 +59,7 @@ def test_a_store_is_standardised_by_channel_and_marks_what_is_absent():
     for row in some[:-1]:
         row["md"][1] *= 100
     scale = scale_of(some, ["md", "t1w"])
-    store = Store.of(some, scale)
+    store = Store.of(some, one_shape(some, scale), scale)
     volumes = store.volumes["md"][:-1].float()
     torch.testing.assert_close(volumes.mean((0, 2, 3, 4)), torch.zeros(2), atol=1e-3, rtol=0)
     torch.testing.assert_close(volumes.std((0, 2, 3, 4)), torch.ones(2), atol=1e-2, rtol=0)
@@ -105,7 +110,7 @@ def test_half_of_a_batch_is_mirrored_along_left_and_right(affine, axis):
 def augmented(**options):
     some = subjects(4)
     read_rows = [read(subject, ["md"], "all") for subject in some]
-    store = Store.of(read_rows, scale_of(read_rows, ["md"]))
+    store = stored(read_rows, ["md"])
     kept = [({"sex": s["sex"]}, {"md": np.diag([2, 2, 2, 1])}) for s in some]
     order = np.tile(np.arange(4), 3)
     codes = np.array([0, 1, 0, 1])
@@ -152,7 +157,7 @@ def test_augmentation_may_change_the_class_but_not_the_shape():
 
 def test_one_of_several_images_is_hidden_at_times():
     some = [row | {"t1w": row["md"]} for row in rows(40)]
-    store = Store.of(some, scale_of(some, ["md", "t1w"]))
+    store = stored(some, ["md", "t1w"])
     made = Batches(store, np.zeros(40, int), np.arange(40), seed=0, shift=0, flip=False)
     batch, *_ = made.__getitems__(range(40))
     there = batch["present"].sum(1)
@@ -162,7 +167,7 @@ def test_one_of_several_images_is_hidden_at_times():
 
 def test_feeding_takes_little_of_a_step():
     some = rows(32, shape=(48, 56, 48))
-    store = Store.of(some, scale_of(some, ["md"]))
+    store = stored(some, ["md"])
     kept = [({}, {"md": EYE})] * 32
     made = Batches(store, np.zeros(32, int), np.arange(32), seed=0, shift=2, flip=True, kept=kept)
     begun = time.perf_counter()

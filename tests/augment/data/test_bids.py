@@ -1,5 +1,6 @@
 import json
 
+import nibabel as nib
 import pytest
 
 from neuromix.augment.data import bids
@@ -147,6 +148,28 @@ def test_a_sidecar_is_inherited_and_the_nearest_wins(tmp_path):
         (tmp_path / name).write_text(json.dumps(content))
     path = tmp_path / "sub-1/func/sub-1_task-rest_run-1_bold.nii.gz"
     assert bids.metadata(path) == {"RepetitionTime": 1.5, "EchoTime": 0.03}
+
+
+def make_header(tr, unit="sec"):
+    header = nib.Nifti1Header()
+    header.set_data_shape((2, 2, 2, 5))
+    header.set_zooms((2, 2, 2, tr))
+    header.set_xyzt_units("mm", unit)
+    return header
+
+
+def test_repetition_time_of_header_and_sidecar():
+    assert bids.repetition_time(make_header(0.72), {}) == 0.72
+    assert bids.repetition_time(make_header(720, "msec"), {"RepetitionTime": 0.72}) == 0.72
+    assert bids.repetition_time(make_header(0), {"RepetitionTime": 2.5}) == 2.5
+    with pytest.raises(InputError, match=r"1 s in the header and 2 s in the sidecar"):
+        bids.repetition_time(make_header(1), {"RepetitionTime": 2})
+    with pytest.raises(InputError, match="neither in the header nor in the sidecar"):
+        bids.repetition_time(make_header(0), {})
+    with pytest.raises(InputError, match="'2 s' in the sidecar; write a number"):
+        bids.repetition_time(make_header(2), {"RepetitionTime": "2 s"})
+    with pytest.raises(InputError, match="720 s cannot be"):
+        bids.repetition_time(make_header(720), {})
 
 
 def test_ids_stay_text_and_missing_values_are_empty(tmp_path):

@@ -333,7 +333,7 @@ class TestMixed:
 class TestRepetitionTime:
     def test_none(self, place):
         save(place, bold(), tr=0)
-        assert "the TR is 0 s in the header" in the_one(check(place, image="bold"))
+        assert "neither in the header nor in the sidecar" in the_one(check(place, image="bold"))
 
     def test_the_sidecar_disagrees(self, tmp_path):
         func = tmp_path / "sub-1" / "func"
@@ -342,7 +342,7 @@ class TestRepetitionTime:
         sidecar = tmp_path / "task-rest_bold.json"
         sidecar.write_text(json.dumps({"RepetitionTime": 2.0}))
         problem = the_one(check(path, image="bold"))
-        assert "the TR is 1 s in the header and 2.0 s in the sidecar" in problem
+        assert "the repetition time is 1 s in the header and 2 s in the sidecar" in problem
         sidecar.write_text(json.dumps({"RepetitionTime": 1.0}))
         assert check(path, image="bold") == []
         sidecar.write_text("{")

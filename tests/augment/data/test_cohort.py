@@ -506,6 +506,8 @@ class TestMaps:
         for values, reason in (
             ([volumes[0], volumes[1][:2]], "bring them to one grid"),
             ([volumes[0], broken], "sub-1_fa.nii holds NaN"),
+            ([volumes[0], volumes[1] > 0.5], "sub-1_fa.nii is constant"),
+            ([0 * volumes[0], volumes[1]], "sub-0_fa.nii is constant"),
         ):
             with pytest.raises(InputError, match=reason):
                 self.cohort(tmp_path, values).volumes("fa")

@@ -66,7 +66,7 @@ def test_a_changed_voxel_is_seen_though_size_and_time_are_set_back(cache, cohort
 def test_what_changes_while_the_clock_stands_still_is_not_kept(cohort, tmp_path, monkeypatch):
     monkeypatch.setenv(digests.PLACE, str(tmp_path / "cache"))
     monkeypatch.setattr(digests, "TICK", 10**12)
-    monkeypatch.setattr(digests, "COARSE", 10**12)
+    monkeypatch.setattr(digests, "COARSE_TICK", 10**12)
     Content.of(cohort)
     assert not (tmp_path / "cache").exists()
 

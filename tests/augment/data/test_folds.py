@@ -102,13 +102,6 @@ def test_the_seed_decides():
     assert tests(0) != tests(1)
 
 
-def test_sites_stay_whole_on_request():
-    cohort = many(sites=4)
-    for fold in GeneratorKFold(train_on, 4, separate_sites=True).split(cohort):
-        assert len(set(fold.test.table["site"])) == 1
-        assert not set(fold.test.table["site"]) & set(fold.train.table["site"])
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -116,7 +109,6 @@ def test_sites_stay_whole_on_request():
         ({"shared": FakeSource(many())}, "both of fit and shared came"),
         ({"n_splits": 1}, "1 folds of 33 subjects cannot be; give 2 to 33"),
         ({"n_splits": 34}, "34 folds of 33 subjects"),
-        ({"separate_sites": True, "n_splits": 7}, "7 folds of 6 sites"),
         ({"stratify": ("smoker",)}, "no column 'smoker'"),
     ],
 )

@@ -64,7 +64,7 @@ def test_one_large_site_leaves_something_for_every_part():
 def test_sites_that_share_a_subject_are_one_group():
     subjects = np.array([0, 1, 1, 2, 3])
     sites = np.array([0, 0, 1, 1, 2])
-    assert list(split.tied_sites(subjects, sites)) == [0, 0, 0, 1]
+    assert list(split.site_groups(subjects, sites)) == [0, 0, 0, 1]
 
 
 def test_numbers_in_names_count_as_numbers():

@@ -1,4 +1,3 @@
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,21 +9,12 @@ from neuromix.augment.prepare.bold import (
     cut,
     hcp_events,
     read_events,
-    repetition_time,
     windows,
 )
 
 
 def make_events(*rows):
     return pd.DataFrame(rows, columns=["onset", "duration", "trial_type"])
-
-
-def make_header(tr, unit="sec"):
-    header = nib.Nifti1Header()
-    header.set_data_shape((2, 2, 2, 5))
-    header.set_zooms((2, 2, 2, tr))
-    header.set_xyzt_units("mm", unit)
-    return header
 
 
 def test_hcp_ev_files_become_events(tmp_path):
@@ -107,18 +97,6 @@ def test_frames_without_signal_are_refused():
     frames[5] = 0
     with pytest.raises(InputError, match=r"2 of 6 frames hold nothing .* the first is frame 5;"):
         check_frames(frames)
-
-
-def test_repetition_time_of_header_and_sidecar():
-    assert repetition_time(make_header(0.72), {}) == 0.72
-    assert repetition_time(make_header(720, "msec"), {"RepetitionTime": 0.72}) == 0.72
-    assert repetition_time(make_header(0), {"RepetitionTime": 2.5}) == 2.5
-    with pytest.raises(InputError, match=r"1 s in the header and 2 s in the sidecar"):
-        repetition_time(make_header(1), {"RepetitionTime": 2})
-    with pytest.raises(InputError, match="neither in the header nor in the sidecar"):
-        repetition_time(make_header(0), {})
-    with pytest.raises(InputError, match="720 s cannot be"):
-        repetition_time(make_header(720), {})
 
 
 @pytest.mark.parametrize(
