@@ -22,7 +22,7 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.metrics import anatomy, privacy
 from neuromix.augment.metrics.label_reading import labels_told
 from neuromix.augment.metrics.realism import Brain, realism, structure
-from neuromix.augment.tiled.config import FAINTEST, LARGEST
+from neuromix.augment.tiled.config import FAINTEST, LARGEST, QUANTITATIVE
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.experiments.audit import base
 from neuromix.experiments.audit.base import NEAREST, Limit
@@ -34,7 +34,6 @@ from neuromix.experiments.frame.findings import CARE, FAULT, FINE, Finding, esti
 from neuromix.experiments.frame.findings import interval_text as ends
 from neuromix.experiments.frame.run import Run
 from neuromix.experiments.quality.baselines import Labels
-from neuromix.experiments.quality.config import ABSOLUTE
 from neuromix.experiments.quality.fidelity_report import METHODS, NAMES
 
 LIMITS = {
@@ -234,7 +233,7 @@ class MapAudit(base.BankAudit):
     @functools.cached_property
     def brain(self) -> Brain:
         """Of the training people."""
-        return Brain.of(self.volumes("train"), is_levelled=self.image not in ABSOLUTE)
+        return Brain.of(self.volumes("train"), is_levelled=self.image not in QUANTITATIVE)
 
     @functools.cached_property
     def samples(self) -> list[tio.Subject]:
