@@ -106,7 +106,7 @@ def test_a_finished_cohort_is_left_alone_unless_an_image_is_gone(md_phantom, tmp
         ({"site": "AC"}, "site 'AC' is not known"),
         ({"seed": -1}, "seed -1"),
         ({"version": 3}, "version 3 of md is not known; allowed are 1, 2"),
-        ({"kind": "task", "version": 2}, "version 2 of task is not known; allowed are 1"),
+        ({"kind": "paired", "version": 2}, "version 2 of paired is not known; allowed are 1"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, arguments, message):
