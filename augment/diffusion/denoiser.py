@@ -53,6 +53,10 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         guide: Above 1, guidance by the prior.
     """
 
+    prior_class: type[Any] = Prior
+    """What a subclass may have another of, of the same form: settings with ``shape`` and
+    ``context``; a call, ``spread``, ``variance`` and ``inside``."""
+
     @register_to_config
     def __init__(
         self,
@@ -65,7 +69,7 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
     ) -> None:
         super().__init__()
         self.label_space = LabelSpace.from_dict(label_space)
-        self.prior = Prior(**prior_settings)
+        self.prior: Any = self.prior_class(**prior_settings)
         self.latent_shape = tuple(prior_settings["shape"])
         self.network = (
             HybridNet(
@@ -126,7 +130,7 @@ class PriorFlow(Objective):
     """
 
     def __init__(
-        self, denoiser: Denoiser, priors: Sequence[Prior], label_dropout: float = 0.1
+        self, denoiser: Denoiser, priors: Sequence[Any], label_dropout: float = 0.1
     ) -> None:
         self.denoiser, self.priors = denoiser, list(priors)
         self.label_dropout = label_dropout

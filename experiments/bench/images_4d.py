@@ -89,13 +89,14 @@ def runs(asked: Runs) -> list[Figure]:
         cohort = Cohort.from_bids(data).where(task="motor")
         split = cohort.split((0.6, 0.4, 0.0), stratify=(), seed=0)
         base = replace(
-            SAMPLERS[asked.preset], start=1.0, window=WINDOW, overlap=8, head_dim=16,
-            time="factorised",
+            SAMPLERS[asked.preset], autoencoder="vq", window=WINDOW, overlap=8, head_dim=16,
         )  # fmt: skip
+        usual = SAMPLERS[asked.preset]
+        windows = {"window": usual.window, "overlap": usual.overlap}
         shop = Workshop(split.train, split.val, base, Path(name) / "samplers", 0.0)
         made = {
             "neuromix, closed form": shop.closed_form(shop.people)[0],
-            "neuromix, network": shop.network("factorised", {}, 0.0)[0],
+            "neuromix, network": shop.denoiser("denoiser", windows, 0.0)[0],
             "neuromix, network as published (stacked frames)": shop.network(
                 "stacked", {"time": "stack"}, 0.0
             )[0],
