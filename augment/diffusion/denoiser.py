@@ -58,6 +58,10 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         interval: Times between which guidance by labels acts.
     """
 
+    prior_class: type[Any] = Prior
+    """What a subclass may have another of, of the same form: settings with ``shape`` and
+    ``context``; a call, ``spread``, ``variance`` and ``inside``."""
+
     @register_to_config
     def __init__(
         self,
@@ -72,7 +76,7 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
     ) -> None:
         super().__init__()
         self.label_space = LabelSpace.from_dict(label_space)
-        self.prior = Prior(**prior_settings)
+        self.prior: Any = self.prior_class(**prior_settings)
         self.latent_shape = tuple(prior_settings["shape"])
 
         def network() -> HybridNet:
@@ -137,7 +141,7 @@ class PriorFlow(Objective):
     """
 
     def __init__(
-        self, denoiser: Denoiser, priors: Sequence[Prior], label_dropout: float = 0.1,
+        self, denoiser: Denoiser, priors: Sequence[Any], label_dropout: float = 0.1,
         *, moved: bool = False, mirrored: int | None = None,
     ) -> None:  # fmt: skip
         self.denoiser, self.priors = denoiser, list(priors)

@@ -68,7 +68,7 @@ class HybridNet(nn.Module):
         self.time_features = Timesteps(TIME_FEATURES, flip_sin_to_cos=True, downscale_freq_shift=1)
         self.time = TimestepEmbedding(TIME_FEATURES, dim)
         self.labels = LabelEmbedder(space, dim, 0.5)
-        self.parameters_in = nn.Linear(parameters, dim)
+        self.parameters_in = nn.Linear(parameters, dim) if parameters else None
         self.before = nn.ModuleList(_Residual(width, dim) for _ in range(blocks))
         self.after = nn.ModuleList(_Residual(width, dim) for _ in range(blocks))
         self.layers = nn.ModuleList(_Block(dim, heads) for _ in range(layers))
@@ -87,7 +87,10 @@ class HybridNet(nn.Module):
         count, channels, slices, height, width = volumes.shape
         time = self.time(self.time_features(timestep).to(self.place.dtype))
         label = self.labels(labels, time)
-        condition = F.silu(time + label + self.parameters_in(parameters.to(time)))
+        condition = time + label
+        if self.parameters_in is not None:
+            condition = condition + self.parameters_in(parameters.to(time))
+        condition = F.silu(condition)
         tiles = volumes.unflatten(2, (self.tiles, self.depth)).transpose(1, 2)
         tiles = tiles.reshape(-1, channels * self.depth, height, width)
         each = condition.repeat_interleave(self.tiles, 0)

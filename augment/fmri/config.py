@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from neuromix.augment.diffusion.config import TrainConfig, schedule
@@ -20,16 +20,29 @@ class TaskFMRIConfig:
     """Labels to condition on, beside the events; one that no subject has is left out."""
     window: int = 16
     """Frames that are made jointly."""
-    overlap: int = 4
+    overlap: int = 6
     """Frames of a window that the window before has made, and that it goes on from."""
-    start: float = 1.0
-    """Time of the flow from noise (1) to data (0) at which it begins, from a run in closed form
-    with that share of noise. 1: from noise alone, as published. 0: the closed form is the run, and
-    no network is trained."""
     people: int = 100
     """Training people whose deviations in anatomy and responses the closed form sums."""
     patterns: int = 64
     """Patterns of its noise."""
+    folds: int = 3
+    """Parts that training people are put in; each is served by the closed form of the others."""
+    width: int = 64
+    """Channels of the network's convolutions; tokens have twice as many."""
+    blocks: int = 3
+    """Residual blocks of convolutions before the transformer and after it, each."""
+    layers: int = 3
+    """Transformer blocks over all tokens of a window."""
+    heads: int = 4
+    token: int = 4
+    """Voxels that a token covers along a side."""
+    label_dropout: float = 0.05
+    training: TrainConfig = field(default_factory=TrainConfig)
+    """Of the network; 0 steps leave it out: the run is the closed form's."""
+    autoencoder: Literal["", "vq", "kl"] = ""
+    """Empty for the closed form and its network over frames. The published design has latents:
+    VQ-GAN (vq), or a normal code (kl). What follows is of that design alone."""
     objective: Literal["flow", "noise"] = "flow"
     """Velocity of a flow, or the noise of the published schedule."""
     stages: tuple[str, ...] = ("cnn", "transformer")
@@ -41,10 +54,6 @@ class TaskFMRIConfig:
     """Attention over space and time in turn, or frames stacked into channels, as published."""
     cross_attention: bool = True
     """Whether transformers attend to the condition, beside AdaLN."""
-    label_dropout: float = 0.05
-    training: TrainConfig = field(default_factory=TrainConfig)
-    autoencoder: Literal["vq", "kl"] = "vq"
-    """VQ-GAN, as published, or a normal code."""
     channels: int = 4
     codes: int = 8192
     autoencoder_widths: tuple[int, int] = (32, 64)
@@ -58,19 +67,38 @@ class TaskFMRIConfig:
     def __post_init__(self) -> None:
         if self.objective not in ("flow", "noise"):
             raise InputError(f"objective {self.objective!r} is not known; give flow or noise")
-        if not 0 <= self.start <= 1:
-            raise InputError(f"start {self.start:g} came; allowed is 0 to 1")
-        if self.start < 1 and self.objective == "noise":
+        if self.autoencoder not in ("", "vq", "kl"):
             raise InputError(
-                f"start {self.start:g} came with objective noise; a start in closed form needs flow"
+                f"autoencoder {self.autoencoder!r} came; allowed are vq, kl, and empty for none"
+            )
+        if self.objective == "noise" and not self.autoencoder:
+            raise InputError(
+                "objective noise came without an autoencoder; it is of the published design: name "
+                "vq or kl, or take flow"
             )
         if not 1 <= self.overlap < self.window:
             raise InputError(
                 f"an overlap of {self.overlap} frames does not go with a window of {self.window}; "
                 "allowed is 1 to one less than the window"
             )
+        if self.folds < 2 or self.token < 2 or self.token % 2:
+            raise InputError(
+                f"folds {self.folds} and token {self.token} came; allowed are at least 2 folds and "
+                "an even token"
+            )
         if self.sampled < 1:
             raise InputError(f"{self.sampled} volumes of a run came; the autoencoder needs 1")
+
+    @property
+    def network(self) -> dict[str, int]:
+        """Settings of the network over frames but for its depth."""
+        return {
+            "width": self.width,
+            "blocks": self.blocks,
+            "layers": self.layers,
+            "heads": self.heads,
+            "token": self.token,
+        }
 
 
 @dataclass(frozen=True)
@@ -96,27 +124,24 @@ class WindowShape:
 
 PRESETS = {
     "demo": TaskFMRIConfig(
-        start=0.0,
-        widths=(16, 32), depths=(1, 1), head_dim=16, codes=256, autoencoder_widths=(8, 16),
-        training=schedule(60, 4, 1e-3, warmup=10, ema_decay=0.95, every=30),
+        width=16, blocks=1, layers=1, codes=256, widths=(16, 32), depths=(1, 1), head_dim=16,
+        autoencoder_widths=(8, 16),
+        training=replace(schedule(60, 4, 1e-3, warmup=10, ema_decay=0.95, every=30), steps=0),
         autoencoding=schedule(100, 8, 2e-3, warmup=10, ema_decay=0.95, every=50),
     ),
     "tiny": TaskFMRIConfig(
-        start=0.0,
         codes=1024, autoencoder_widths=(16, 32),
-        training=schedule(1500, 8, 1e-3, warmup=50, ema_decay=0.99, every=250),
+        training=schedule(3000, 8, 1e-3, warmup=50, ema_decay=0.995, every=250),
         autoencoding=schedule(1000, 8, 1e-3, warmup=50, ema_decay=0.99, every=250),
     ),
     "base": TaskFMRIConfig(
-        window=40, overlap=8, stages=("cnn", "transformer", "transformer"),
-        widths=(128, 256, 512), depths=(2, 4, 4), head_dim=64,
+        window=32, overlap=8, width=256, blocks=4, layers=8, heads=8,
         training=schedule(
             50_000, 16, 3e-4, warmup=500, ema_decay=0.999, every=2000,
         ),
-        autoencoding=schedule(20_000, 8, 3e-4, warmup=500, ema_decay=0.999, every=2000),
     ),
     "paper": TaskFMRIConfig(
-        window=40, overlap=8, objective="noise", time="stack",
+        window=40, overlap=8, autoencoder="vq", objective="noise", time="stack",
         stages=("cnn", "cnn", "transformer"), widths=(256, 512, 1024), depths=(2, 2, 8),
         head_dim=64, autoencoder_widths=(64, 128),
         training=schedule(
@@ -126,5 +151,4 @@ PRESETS = {
     ),
 }  # fmt: skip
 """From two cores to the size of the published system, whose window and widths are not known. demo
-and tiny are the closed form alone, which two readings of the runs fit; with another ``start`` their
-sizes and trainings are those of a network that two cores can train."""
+is the closed form alone, which two readings of the runs fit."""

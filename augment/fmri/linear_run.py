@@ -65,6 +65,18 @@ class Estimated(NamedTuple):
     """Of the design that are the task's own."""
 
 
+class Evidence(NamedTuple):
+    """What one run says of its person, see :func:`regress`."""
+
+    direction: int
+    columns: list[int]
+    """Of the design that are the task's own."""
+    maps: Tensor
+    """Estimates (k, V)."""
+    null: Tensor
+    """What noise alone would have made of these."""
+
+
 class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own order of bases
     """Draws people and their runs: K ``courses`` of the design, V ``voxels`` of the brain.
 
@@ -148,7 +160,7 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
         numbers = range(len(runs))
         for k in track(numbers, "Responses", disable=not progress):
             run, data = runs[k], read(k)
-            base, maps, rest, turned = _regress(data, run, tr)
+            base, maps, rest, turned = regress(data, run, tr)
             kept["base"][k], kept["maps"][k, : len(maps)] = base, maps
             kept["null"][k, : len(maps)] = turned @ rest
             own = _largest(rest / np.sqrt(len(rest) * len(runs)), TAKEN)
@@ -159,7 +171,7 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
 
         lags, spread, next_to = np.zeros((len(common), ORDER + 1)), 0.0, 0.0
         for k in track(numbers, "Noise", disable=not progress):
-            rest = _regress(read(k), runs[k], tr)[2]
+            rest = regress(read(k), runs[k], tr)[2]
             courses = rest @ common.T
             grain = rest - courses @ common
             size = len(rest)
@@ -245,6 +257,29 @@ class LinearRun(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' ow
         maps = self.maps[direction] + torch.einsum("p,pkv->kv", how, self.responses[direction])
         return base.clamp_min(0), maps
 
+    def person(self, runs: Sequence[Evidence]) -> list[Tensor]:
+        """The maps of one person in each of their runs, (k, V), as far as they are known from all.
+
+        Posterior means: noise of an estimate, by what it puts into the deviations of others, is
+        shrunk away, and what no sum of these explains is not said.
+        """
+        people = self.anatomies.shape[1]
+        precision, pull = torch.eye(people), torch.zeros(people)
+        for run in runs:
+            others = self.responses[run.direction][:, run.columns].flatten(1)
+            power = (others**2).sum()
+            if power > 0:
+                noise = ((others @ run.null.flatten()) ** 2).sum() / power + 1e-12
+                precision += others @ others.T / noise
+                rest = run.maps - self.maps[run.direction][run.columns]
+                pull += others @ rest.flatten() / noise
+        weights = torch.linalg.solve(precision, pull)
+        return [
+            self.maps[run.direction][run.columns]
+            + torch.einsum("p,pkv->kv", weights, self.responses[run.direction][:, run.columns])
+            for run in runs
+        ]
+
     def _features(self, codes: Mapping[str, Tensor], count: int) -> Tensor:
         return label_features(self.persons, codes) if self.persons.names else torch.zeros(count, 0)
 
@@ -285,7 +320,7 @@ class Courses:
         return torch.randn(count, generator=self.generator)
 
 
-def _regress(
+def regress(
     data: np.ndarray, run: Estimated, tr: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Anatomy (V,), maps (k, V), residual (T, V), and weights (k, T) that make maps of noise of it.

@@ -1,25 +1,21 @@
 """The task fMRI sampler: BOLD runs of any length that follow given events.
 
-Volumes are encoded one by one, windows of latents are made jointly from noise by a hierarchical
-CNN-transformer that knows the task, the phase encoding, the subject's labels and the design (events
-convolved with the haemodynamic response) frame by frame, with classifier-free guidance:
+A person, an anatomy B and response maps M, is drawn in closed form (:class:`LinearRun`). Frames are
+deviations from that anatomy, made jointly by windows: a :class:`RunDenoiser`, what statistics know
+of a window (the linear response, the noise's patterns and memory, the frames before) and a network
+for what they do not, gives the velocity v of the flow dx/dt = v, with classifier-free guidance that
+drops labels and design at once:
 
     p = p(x, t, none) + guidance (p(x, t, y) - p(x, t, none)),      x <- step(p, t, x)
+    run = B (1 + unit x)
 
-The published system (Seo et al. 2025) is the preset ``paper``: VQ-GAN latents, frames stacked into
-channels, noise prediction with T = 1000 and the square root of beta even from 0.0015 to 0.0195.
+A long run is made window by window. Each begins with some frames of the one before, which are known
+to it. Memory holds a window, however long the run: see :meth:`TaskFMRISampler.stream`. Without a
+network (0 steps of training) the run is the closed form's own, frame after frame.
 
-On two cores a network that starts from noise stays poor. With ``start`` below 1 the flow begins on
-its way: from a run that :class:`LinearRun` has drawn in closed form, encoded and mixed with noise,
-
-    x_s = (1 - s) E(y) + s n,        run = y + D(x_0) - D(E(y))
-
-so that what a codec cannot represent, such as a response of one per cent, is kept (Meng et al.
-2022 edit pictures so). With s = 0 the run is y, and there is no network.
-
-A long run is made window by window. Each begins with some frames of the one before, which the
-network is given; over these the run goes gradually from the old window to the new. Memory holds a
-window, however long the run: see :meth:`TaskFMRISampler.stream`.
+The published system (Seo et al. 2025) is the preset ``paper``, in ``published/``: windows of VQ-GAN
+latents, frames stacked into channels, noise prediction with T = 1000 and the square root of beta
+even from 0.0015 to 0.0195, no prior.
 
 Values come back in the scanner's units of the training runs, whose middle mean brain signal they
 have, on their grid and with their repetition time. Every frame is zero outside the brain mask.
@@ -51,22 +47,19 @@ from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.fitting import ImageSet, Job, Trainable
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.loop import Trained, check_size, estimate
-from neuromix.augment.diffusion.pipeline import SamplerSource, check_requests, recipe, solve
+from neuromix.augment.diffusion.pipeline import SamplerSource, check_requests, recipe
 from neuromix.augment.errors import InputError
-from neuromix.augment.fmri.closed_form import ClosedRun, fit_linear, generator
+from neuromix.augment.fmri.closed_form import ClosedRun, about_of, check_alike, fit_linear
 from neuromix.augment.fmri.config import TaskFMRIConfig
 from neuromix.augment.fmri.linear_run import LinearRun
-from neuromix.augment.fmri.network import HybridDiT
-from neuromix.augment.fmri.parts import (
-    Parts,
-    about_of,
-    check_alike,
-    scheduler_of,
-)
+from neuromix.augment.fmri.published.hybrid_dit import HybridDiT
+from neuromix.augment.fmri.published.parts import Parts, scheduler_of
 from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder
-from neuromix.augment.fmri.published.windows import known_frames, write_latents
+from neuromix.augment.fmri.published.windows import draw_latents, write_latents
+from neuromix.augment.fmri.run_prior import RunDenoiser
 from neuromix.augment.fmri.runs import Runs, Survey, design_of, draw_events, task_of
-from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events, windows
+from neuromix.augment.fmri.windows import draw_windows, fit_windows
+from neuromix.augment.prepare.bold import EVENT_COLUMNS, check_events
 
 if TYPE_CHECKING:
     import torchio as tio
@@ -90,11 +83,10 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
     """Makes BOLD runs of given labels and events.
 
     Args:
-        transformer: The denoiser.
-        codec: Volumes to latents and back.
+        transformer: The denoiser; without one, runs are those of the closed form.
+        codec: Volumes to latents and back, of the published design alone.
         scheduler: Owns the times and the step from one to the next.
-        linear: Draws runs in closed form. With a start of 1 there is none, and with one of 0 no
-            transformer and no codec.
+        linear: Draws people, and runs in closed form; the published design has none.
         about: Label space, conditions, event timings and lengths of the training runs, repetition
             time, signal, grid, window and overlap; and the events and frames of :meth:`timed`.
         provenance: Who and what made it.
@@ -102,14 +94,14 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
 
     _optional_components = ["transformer", "codec", "linear"]  # noqa: RUF012  # diffusers' name
     image = "bold"
-    transformer: HybridDiT
-    codec: VolumeAutoencoder
+    transformer: RunDenoiser | HybridDiT | None
+    codec: VolumeAutoencoder | None
     linear: LinearRun | None
     scheduler: Any  # diffusers' own types of its steps are too narrow
 
     def __init__(
         self,
-        transformer: HybridDiT | None,
+        transformer: RunDenoiser | HybridDiT | None,
         codec: VolumeAutoencoder | None,
         scheduler: FlowMultistepScheduler | DPMSolverMultistepScheduler,
         linear: LinearRun | None,
@@ -117,6 +109,11 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
         provenance: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if codec is not None and linear is not None:
+            raise InputError(
+                "a network of latents came with a closed form to start from, which this release "
+                "does not have; fit the sampler again, or open it with the release that saved it"
+            )
         self.register_modules(
             transformer=transformer, codec=codec, scheduler=scheduler, linear=linear
         )
@@ -147,7 +144,7 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
         cohort, config, work = job.cohorts[0], job.config, job.work
         looked = [Runs.of(each, config.window) for each in job.cohorts]
         check_alike(looked)
-        if config.start > 0:
+        if config.training.steps:
             check_size(len(cohort), config.training)
         folders = [work / name for name in job.names]
         with PartialState().main_process_first():  # the others find what it has written
@@ -158,29 +155,39 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
                 Survey.of(runs, folder, config.sampled, job.progress)
                 for runs, folder in zip(looked, folders, strict=True)
             ]
-            linear = None
-            begun = time.perf_counter()
-            if config.start < 1:
-                linear = fit_linear(looked[0], surveys[0], config, work, job.progress)
         network: Any = None
         codec: Any = None
-        trained = Trained(0, 0, math.inf, time.perf_counter() - begun, 0.0)
-        if config.start > 0:
-            parts = Parts.begin(looked[0], surveys[0], config)
+        linear, scheduler = None, FlowMultistepScheduler()
+        if config.autoencoder:
+            with PartialState().main_process_first():
+                parts = Parts.begin(looked[0], surveys[0], config)
             parts.fit_codec(folders, config, work, job.resume, job.progress)
             paths = job.arrays(
                 lambda k, path: write_latents(
                     parts.codec, looked[k], surveys[k], path, job.progress
                 )
             )
-            sets = [parts.windows(*pair) for pair in zip(paths, looked, strict=True)]
+            latents = [parts.windows(*pair) for pair in zip(paths, looked, strict=True)]
             objective = parts.objective(config)
-            trained = job.train(objective, sets, config.training)
+            trained = job.train(objective, latents, config.training)
             network, codec = objective.networks["network"].eval(), parts.codec
+            scheduler = scheduler_of(config)
+        elif config.training.steps:
+            with PartialState().main_process_first():
+                fitted = fit_windows(looked, surveys, config, work, job.progress)
+            trained = job.train(fitted.objective, fitted.sets, config.training)
+            network, linear = fitted.denoiser, fitted.linear
+            network.network = fitted.objective.networks["network"]
+            network.eval()
+        else:
+            begun = time.perf_counter()
+            with PartialState().main_process_first():
+                linear = fit_linear(looked[0], surveys[0], config, work, job.progress)
+            trained = Trained(0, 0, math.inf, time.perf_counter() - begun, 0.0)
         record = job.record(digest for survey in surveys for digest in survey.digests)
         record["space"] = bids.space_of(cohort.table["bold_path"])
         about = about_of(looked[0], surveys[0], config)
-        return cls(network, codec, scheduler_of(config), linear, about), trained, record
+        return cls(network, codec, scheduler, linear, about), trained, record
 
     @classmethod
     def estimate(cls, cohort: Cohort, config: TaskFMRIConfig) -> float:
@@ -191,19 +198,23 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
             runs = Runs.of(few, config.window)
             begun = time.perf_counter()
             survey = Survey.of(runs, work, config.sampled)
-            if config.start < 1:
+            seconds = 0.0
+            if config.autoencoder:
+                parts = Parts.begin(runs, survey, config)
+                path = write_latents(parts.codec, runs, survey, work / "train.npy")
+                reading = time.perf_counter() - begun
+                frames = ImageSet(work / "frames.npy")
+                seconds += estimate(parts.game, frames, config.autoencoding)
+                objective: Any = parts.objective(config)
+                seconds += estimate(objective, parts.windows(path, runs), config.training)
+            elif config.training.steps:
+                fitted = fit_windows([runs], [survey], config, work)
+                reading = time.perf_counter() - begun
+                seconds += estimate(fitted.objective, fitted.sets[0], config.training)
+            else:
                 fit_linear(runs, survey, config, work)
-            if config.start == 0:
-                return (time.perf_counter() - begun) / len(few) * len(cohort)
-            parts = Parts.begin(runs, survey, config)
-            path = write_latents(parts.codec, runs, survey, work / "train.npy")
-            reading = (time.perf_counter() - begun) / len(few)
-            seconds = reading * len(cohort)
-            frames = ImageSet(work / "frames.npy")
-            seconds += estimate(parts.game, frames, config.autoencoding)
-            return seconds + estimate(
-                parts.objective(config), parts.windows(path, runs), config.training
-            )
+                reading = time.perf_counter() - begun
+            return seconds + reading / len(few) * len(cohort)
 
     def timed(self, events: pd.DataFrame | None, frames: int | None = None) -> TaskFMRISampler:
         """The same sampler for runs of given events and length: another sampler, as it were.
@@ -267,86 +278,41 @@ class TaskFMRISampler(Trainable, SamplerSource, DiffusionPipeline):
             steps: As of a call.
             guidance: As of a call.
             person: Seed of the person, so that several runs can be one person's; by default the
-                run's. A sampler that starts from noise alone knows no persons.
+                run's. The published design knows no persons.
 
         Yields:
             Frames (n, X, Y, Z) in scanner units, one piece after the other.
         """
         plan = self._plan(labels, seed)
-        length, count = self.about["window"], len(plan.design)
         who = seed if person is None else person
-        linear = self.linear
-        prior = None if linear is None else ClosedRun.draw(linear, plan.labels, seed, who)
-        signal = np.float32(self.about["signal"])
-        if self.transformer is None:
-            assert prior is not None
-            if guidance != 1:
-                warnings.warn("guidance changes nothing: this sampler has no network", stacklevel=2)
-            for start in range(0, count, length):
-                frames = prior.take(plan.design[start : start + length])
-                yield frames[:, 0].numpy() * signal
-            return
-        if count < length:
-            raise InputError(
-                f"a run of {count} frames is shorter than the window of {length}; ask for "
-                f"{length} or more"
-            )
-        starts = windows(count, length, self.about["overlap"] / length)
-        device = self.transformer.device
-        inside = self.codec.latent_mask.to(device)
-        drawn = torch.zeros(0, 1, *self.grid.shape)
-        latents: Tensor | None = None
-        for number, start in enumerate(starts):
-            shared = starts[number - 1] + length - start if number else 0
-            design = plan.design[start : start + length]
-            before = None if latents is None else latents[length - shared :]
-            origin = None
-            if prior is not None:
-                fresh = prior.take(design[shared:])
-                drawn = torch.cat([drawn[len(drawn) - shared :], fresh])
-                origin = self.codec.moments(drawn.to(device))[0] * inside
-            latents = self._window(plan, design, origin, before, (seed, number), steps, guidance)
-            if before is not None:
-                share = torch.arange(1, shared + 1).to(latents) / (shared + 1)
-                share = share.reshape(-1, 1, 1, 1, 1)
-                latents[:shared] = (1 - share) * before + share * latents[:shared]
-            done = starts[number + 1] - start if number + 1 < len(starts) else length
-            volumes = self.codec.decode(latents[:done])
-            if origin is not None:
-                volumes = drawn[:done].to(device) + volumes - self.codec.decode(origin[:done])
-            yield np.maximum(volumes[:, 0].float().cpu().numpy(), 0) * signal
+        for frames in self._pieces(plan, seed, who, steps, guidance):
+            yield np.maximum(frames.cpu().numpy(), 0) * np.float32(self.about["signal"])
 
-    def _window(
-        self,
-        plan: RunPlan,
-        design: np.ndarray,
-        origin: Tensor | None,
-        before: Tensor | None,
-        stream: tuple[int, int],
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
-        """Latents (F, C, x, y, z) of one window, from those of a run in closed form or from noise.
-
-        Its first frames go on from those before.
-        """
-        device = self.transformer.device
-        draws = generator(*stream)
-        latents = torch.randn(1, *self.transformer.window_shape, generator=draws).to(device)
-        if origin is not None:
-            first = self.scheduler.first
-            latents = (1 - first) * origin[None] + first * latents
-        given = torch.zeros_like(latents)
-        shared = 0 if before is None else len(before)
-        if before is not None:
-            given[0, :shared] = before
+    def _pieces(
+        self, plan: RunPlan, seed: int, who: int, steps: int, guidance: float
+    ) -> Iterator[Tensor]:
+        """Frames (n, X, Y, Z), scaled to a mean of about 1."""
+        window, overlap = self.about["window"], self.about["overlap"]
         codes = self.label_space.encode(plan.labels)
-        wanted = {name: torch.tensor([code], device=device) for name, code in codes.items()}
-        wanted |= known_frames(given, torch.tensor([shared], device=device))
-        wanted["design"] = torch.from_numpy(design[None]).to(device)
-        nothing = self.transformer.drop(wanted, torch.ones(1, dtype=torch.bool, device=device))
-        latents = solve(self.transformer, self.scheduler, latents, steps, guidance, wanted, nothing)
-        return latents[0] * self.codec.latent_mask.to(device)
+        network: Any = self.transformer
+        if self.codec is not None:
+            yield from draw_latents(
+                network, self.codec, self.scheduler, plan.design, codes, overlap, seed,
+                steps, guidance,
+            )  # fmt: skip
+        elif network is not None:
+            assert self.linear is not None
+            yield from draw_windows(
+                network, self.scheduler, self.linear, plan.design, codes, self.tr, overlap,
+                (seed, who), steps, guidance,
+            )  # fmt: skip
+        else:
+            assert self.linear is not None
+            if guidance != 1:
+                warnings.warn("guidance changes nothing: this sampler has no network", stacklevel=3)
+            prior = ClosedRun.draw(self.linear, plan.labels, seed, who)
+            for start in range(0, len(plan.design), window):
+                yield prior.take(plan.design[start : start + window])
 
     def _plan(self, labels: Mapping[str, Any], seed: int) -> RunPlan:
         """Labels, events and design of a run, drawn where they are not told."""

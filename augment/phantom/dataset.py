@@ -15,7 +15,7 @@ from neuromix.augment.data import bids
 from neuromix.augment.data.grid import SPACE, Grid
 from neuromix.augment.data.labels import LABELS
 from neuromix.augment.errors import InputError, require_choice
-from neuromix.augment.phantom import md, paired, task
+from neuromix.augment.phantom import adapting, md, paired, task
 from neuromix.augment.phantom.anatomy import anatomy_at
 from neuromix.augment.phantom.folding import FoldedAnatomy
 from neuromix.augment.phantom.population import SITES, person
@@ -23,8 +23,8 @@ from neuromix.augment.phantom.population import SITES, person
 KINDS = {"md": 4.0, "task": 6.0, "paired": 6.0}
 """Kinds of phantom, and the voxel side in mm that each has by default."""
 
-VERSIONS = {"md": (1, 2), "task": (1,), "paired": (1,)}
-"""Of anatomy and population: 1 bends one cortex, 2 folds a new one for everybody."""
+VERSIONS = {"md": (1, 2), "task": (1, 2), "paired": (1,)}
+"""1 bends one cortex, 2 folds a new one for everybody, whose responses adapt."""
 
 IMAGES = {"md": 1, "task": 2 * len(task.TASKS), "paired": 2}
 """Images of a subject."""
@@ -100,7 +100,8 @@ def make_phantom(
         spacing: Voxel side in mm; 4 for ``md`` and 6 for the others by default.
         site: ``A`` (community, 18 to 88 years, no diagnosis), ``B`` (memory clinic, 55 to 90
             years, NC/MCI/AD, another scanner) or ``AB`` for both in turn.
-        version: Of ``md``: 1 bends the template's cortex, 2 folds a new one for everybody.
+        version: Of ``md`` and ``task``: 1 bends the template's cortex, 2 folds a new one for
+            everybody, and responses are not linear.
         progress: Show a progress bar.
 
     Returns:
@@ -132,7 +133,9 @@ def make_phantom(
             images = scanner.draw(who, maps, rng)
             paired.write_subject(folder, images[0], anatomy, who)
         elif kind == "task":
-            truth |= task.write_subject(folder, anatomy, who, maps, rng)
+            truth |= task.write_subject(
+                folder, anatomy, who, maps, rng, adapting if version == 2 else task
+            )
         else:
             volume = md.mean_diffusivity(anatomy, who, maps, rng)
             entities = {"sub": who.subject_id, "space": SPACE, "param": "md"}

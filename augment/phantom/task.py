@@ -10,8 +10,10 @@ subject, then the phase encoding, then the task, as in real data.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -75,6 +77,10 @@ class Response:
     maps: dict[str, np.ndarray]
     """Condition (``task/condition``) to its map (X, Y, Z) in per cent."""
 
+    def truth(self) -> dict[str, Any]:
+        """What only the truth file knows."""
+        return {"amplitude": self.amplitude, "delay": self.delay}
+
 
 def draw_response(anatomy: Anatomy, rng: np.random.Generator) -> Response:
     """One subject's amplitude, delay and topography, the same in all of its runs."""
@@ -92,7 +98,7 @@ def draw_response(anatomy: Anatomy, rng: np.random.Generator) -> Response:
     return Response(amplitude, delay, maps)
 
 
-def block_events(task: str, rng: np.random.Generator) -> pd.DataFrame:
+def draw_events(task: str, rng: np.random.Generator) -> pd.DataFrame:
     """Blocks of the two conditions in random order, as a BIDS events table."""
     names = list(TASKS[task])
     blocks = int((FRAMES * TR - REST_SECONDS) // (BLOCK_SECONDS + REST_SECONDS))
@@ -119,34 +125,28 @@ def simulate(
     """One run (X, Y, Z, T) of a subject's tissue ``maps`` in scanner units as int16."""
     from nilearn.glm.first_level import compute_regressor
 
-    base, mask = _baseline(anatomy, maps)
+    base, mask = baseline(anatomy, maps)
     activation = {
         name: response.maps[f"{task}/{name}"] * (0.15 + maps["gm"]) for name in TASKS[task]
     }
-    shift = _distortion(anatomy) * (1 if direction == "LR" else -1)
-    base = _displace(base, shift)
-    mask = _displace(mask.astype(np.float32), shift) > 0.5
+    shift = distortion(anatomy) * (1 if direction == "LR" else -1)
+    base = displace(base, shift)
+    mask = displace(mask.astype(np.float32), shift) > 0.5
     times = TR * np.arange(FRAMES)
     spatial, temporal = [], []
     for name, activated in activation.items():
         rows = events[events["trial_type"] == name]
         blocks = (rows["onset"] + response.delay, rows["duration"], np.ones(len(rows)))
         course, _ = compute_regressor(np.array(blocks), "glover", times)
-        spatial.append(_displace(activated, shift)[mask])
+        spatial.append(displace(activated, shift)[mask])
         temporal.append(course[:, 0] / max(np.abs(course).max(), 1e-6))
-    population = np.random.default_rng(104)  # networks are facts of the population
-    for _ in range(NETWORKS):
-        network = anatomy.smooth_map(population, 1) + 0.5 * anatomy.smooth_map(rng, 1)
-        network = network + network[::-1]  # homologous regions of both sides go together
-        spatial.append(0.25 * (network * maps["gm"])[mask])
-        temporal.append(_ar1(rng, (FRAMES,), 0.75))
-    for order in (1, 2):
-        spatial.append(0.4 * anatomy.smooth_map(rng, 0)[mask])
-        temporal.append(np.polynomial.legendre.legval(times / times[-1] * 2 - 1, np.eye(3)[order]))
+    for place, course in spontaneous(anatomy, maps["gm"], mask, rng):
+        spatial.append(place)
+        temporal.append(course)
     percent = np.stack(spatial, 1) @ np.stack(temporal).astype(np.float32)
     run = base[mask][:, None] * (1 + percent / 100)
-    run += _motion(base, anatomy, mask, rng)
-    run += 10 * _ar1(rng, run.shape, 0.3)
+    run += motion_modes(base, anatomy, mask) @ _walk(rng).astype(np.float32)
+    run += 10 * ar1(rng, run.shape, 0.3)
     volume = np.zeros((*anatomy.grid.shape, FRAMES), dtype=np.int16)
     volume[mask] = np.clip(np.round(run), 0, 32000)
     return volume
@@ -158,23 +158,28 @@ def write_subject(
     person: Participant,
     maps: dict[str, np.ndarray],
     rng: np.random.Generator,
+    scanner: ModuleType,
 ) -> dict[str, Any]:
-    """Write all runs of one subject, and return what only the truth file knows."""
-    response = draw_response(anatomy, rng)
+    """Write all runs of one subject, and return what only the truth file knows.
+
+    ``scanner`` is this module, or that of another version.
+    """
+    response = scanner.draw_response(anatomy, rng)
     for task in TASKS:
         for direction in ("LR", "RL"):
-            events = block_events(task, rng)
-            run = simulate(anatomy, maps, response, task, direction, events, rng)
+            events = scanner.draw_events(task, rng)
+            run = scanner.simulate(anatomy, maps, response, task, direction, events, rng)
             own = {"sub": person.subject_id, "task": task, "dir": direction}
             place = folder / bids.path_of("func", own, "events", ".tsv")
             files.write_table(place, events)
             own |= {"space": SPACE, "desc": "preproc"}
             place = folder / bids.path_of("func", own, "bold", ".nii.gz")
             files.write_nifti(place, run, anatomy.grid.affine, tr=TR)
-    return {"amplitude": response.amplitude, "delay": response.delay}
+    truth: dict[str, Any] = response.truth()
+    return truth
 
 
-def _baseline(anatomy: Anatomy, maps: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def baseline(anatomy: Anatomy, maps: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """T2*-weighted intensity (X, Y, Z) with dropout above the sinuses and ears, and the mask."""
     base = 1000 * maps["gm"] + 820 * maps["wm"] + 1250 * maps["csf"]
     for centre in ((0, 38, -24), (48, -14, -34), (-48, -14, -34)):
@@ -182,7 +187,7 @@ def _baseline(anatomy: Anatomy, maps: dict[str, np.ndarray]) -> tuple[np.ndarray
     return base, maps["gm"] + maps["wm"] + maps["csf"] > 0.5
 
 
-def _distortion(anatomy: Anatomy) -> np.ndarray:
+def distortion(anatomy: Anatomy) -> np.ndarray:
     """Shift along x in mm that one phase encoding makes; the other makes the opposite one."""
     field = 2.0 * np.ones(anatomy.grid.shape, dtype=np.float32)
     for centre in ((0, 40, -20), (46, -16, -32), (-46, -16, -32)):
@@ -190,28 +195,45 @@ def _distortion(anatomy: Anatomy) -> np.ndarray:
     return field / anatomy.grid.spacing[0]
 
 
-def _displace(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def displace(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """An image (X, Y, Z) read at places that lie ``shift`` voxels away along x."""
     index = np.indices(image.shape, dtype=np.float32)
     index[0] += shift
     stretched = 1 + np.gradient(shift, axis=0)  # signal piles up where the field squeezes it
     return ndimage.map_coordinates(image, index, order=1, output=np.float32) * stretched
 
 
-def _motion(
-    base: np.ndarray, anatomy: Anatomy, mask: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Change of intensity (voxels, T) when the head wanders, to first order."""
+def spontaneous(
+    anatomy: Anatomy, grey: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Resting networks and drifts: a map (voxels,) in per cent and its course (T,), each."""
+    population = np.random.default_rng(104)  # networks are facts of the population
+    for _ in range(NETWORKS):
+        network = anatomy.smooth_map(population, 1) + 0.5 * anatomy.smooth_map(rng, 1)
+        network = network + network[::-1]  # homologous regions of both sides go together
+        yield 0.25 * (network * grey)[mask], ar1(rng, (FRAMES,), 0.75)
+    times = TR * np.arange(FRAMES)
+    for order in (1, 2):
+        drift = np.polynomial.legendre.legval(times / times[-1] * 2 - 1, np.eye(3)[order])
+        yield 0.4 * anatomy.smooth_map(rng, 0)[mask], drift
+
+
+def motion_modes(base: np.ndarray, anatomy: Anatomy, mask: np.ndarray) -> np.ndarray:
+    """Change of intensity (voxels, 6) by a mm along, or a radian about, each axis."""
     gradient = np.stack(np.gradient(ndimage.gaussian_filter(base, 0.7), *anatomy.grid.spacing))
     x, y, z = anatomy.grid.points()
     gx, gy, gz = gradient
     turns = (gz * y - gy * z, gx * z - gz * x, gy * x - gx * y)
-    modes = np.stack([part[mask] for part in (gx, gy, gz, *turns)], 1)
+    return np.stack([part[mask] for part in (gx, gy, gz, *turns)], 1)
+
+
+def _walk(rng: np.random.Generator) -> np.ndarray:
+    """Shifts in mm and turns in radians of a head that wanders, (6, T)."""
     walk = np.cumsum(rng.standard_normal((6, FRAMES)), 1)
-    walk = signal.detrend(walk, axis=1) * np.array([[0.02]] * 3 + [[0.0003]] * 3)
-    return modes @ walk.astype(np.float32)
+    return signal.detrend(walk, axis=1) * np.array([[0.02]] * 3 + [[0.0003]] * 3)
 
 
-def _ar1(rng: np.random.Generator, shape: tuple[int, ...], rho: float) -> np.ndarray:
+def ar1(rng: np.random.Generator, shape: tuple[int, ...], rho: float) -> np.ndarray:
     """Noise of unit variance with lag-one correlation ``rho`` along the last axis."""
     white = rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(1 - rho**2))
     return signal.lfilter([1.0], [1.0, -rho], white, axis=-1).astype(np.float32)

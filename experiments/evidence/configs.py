@@ -255,8 +255,8 @@ class Decoding(Comparing):
     """Seconds of a frame."""
     shrink: int = 2
     """Voxels along a side of the cubes that a decoder sees as one."""
-    sampler: Preset = "tiny"
-    """Preset of the sampler. Tiny is the closed form."""
+    sampler: Preset = "demo"
+    """Preset of the sampler. Demo is the closed form."""
     sampling_steps: int = 10
     """Of a sampler with a network."""
     endpoint: Path | None = None

@@ -245,7 +245,7 @@ class DecodingComparison(Comparison):
     def _sampler(self, size: int) -> TaskFMRISampler:
         preset = PRESETS[self.config.sampler]
         training = replace(preset.training, seed=self.config.seed)
-        validation = self.parts.validation if preset.start > 0 else None
+        validation = self.parts.validation if preset.training.steps else None
         sampler: TaskFMRISampler = fit_sampler(
             self.frame,
             f"{RUNS}-{size}",

@@ -51,7 +51,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "all transformer": {"stages": ("transformer", "transformer")},
     "AdaLN only": {"cross_attention": False},
 }
-"""Changes to the network that starts from noise."""
+"""Changes to the published network, which has no prior."""
 
 
 LEAST_SUBJECTS = 84
@@ -199,11 +199,9 @@ class FMRI:
     """Training of the codec that they share."""
     cell_seconds: float = 90.0
     """Training of each network of scaling and ablation."""
-    start: float = 0.5
-    """Where the flow of the hybrid from the closed form begins."""
     time: Literal["factorised", "stack"] = "factorised"
-    """How networks see frames: attention over space and over time in turn (factorised), or as
-    channels, as published (stack)."""
+    """How networks of latents see frames: attention over space and over time in turn (factorised),
+    or as channels, as published (stack)."""
     people: tuple[int, ...] = (5, 10, 20, 40)
     """Numbers of training subjects of the closed form. Give none to leave it out."""
     widths: tuple[int, ...] = (16, 32, 48, 64)

@@ -32,7 +32,7 @@ from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.label_embedding import LabelEmbedder, drop_labels
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.diffusion.objectives import Batch, FlowMatching, Generators, Objective
-from neuromix.augment.fmri.parts import Parts
+from neuromix.augment.fmri.published.parts import Parts
 from neuromix.experiments.quality.baselines import CONDITIONS, Labels, as_volumes
 from neuromix.experiments.quality.training_time import train_for
 

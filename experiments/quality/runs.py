@@ -101,10 +101,13 @@ class _Bench:
 
     def __init__(self, config: FMRI, folder: Run, parts: dict[str, Cohort]) -> None:
         self.config, self.folder = config, folder
-        base = PRESETS[config.preset]
+        base, shortest = PRESETS[config.preset], _shortest(parts["train"])
+        self.windows = {"window": min(base.window, shortest), "overlap": base.overlap}
+        # A process has one precision, and 3D convolutions have no other on some CPUs.
+        training = replace(base.training, seed=config.seed, precision="no")
         self.base = base = replace(
-            base, start=1.0, window=min(40, _shortest(parts["train"])), overlap=8, time=config.time,
-            head_dim=16, training=replace(base.training, seed=config.seed),
+            base, autoencoder="vq", window=min(40, shortest), overlap=8, time=config.time,
+            head_dim=16, training=training,
         )  # fmt: skip
         self.workshop = Workshop(
             parts["train"], parts["validation"], base, folder.folder / "samplers",
@@ -156,7 +159,7 @@ class _Bench:
         for name in config.ablations:
             self._row("ablation", name, partial(self._cell, ABLATIONS[name]), self.few)
         for steps in config.steps:
-            self._row("steps", str(steps), partial(self._sampler, HYBRID, steps), self.few)
+            self._row("steps", str(steps), partial(self._sampler, MIXED, steps), self.few)
 
     def probes(self) -> None:
         """Unseen timing and a long run, of the closed form and of a network."""
@@ -197,10 +200,11 @@ class _Bench:
     def _sampler(self, name: str, steps: int | None = None) -> tuple[SamplerRuns, dict[str, Any]]:
         if name == CLOSED:
             return self._closed(self.config.train)
-        changes = {"start": self.config.start} if name == MIXED else {}
+        shop, place, seconds = self.workshop, _slug(name), self.config.seconds
+        if name == MIXED:
+            return self._runs_of(*shop.denoiser(place, self.windows, seconds), steps)
         build = unet_beside if name == UNET else None
-        fitted = self.workshop.network(_slug(name), changes, self.config.seconds, build)
-        return self._runs_of(*fitted, steps)
+        return self._runs_of(*shop.network(place, {}, seconds, build), steps)
 
     def _closed(self, people: int) -> tuple[SamplerRuns, dict[str, Any]]:
         return self._runs_of(*self.workshop.closed_form(people))

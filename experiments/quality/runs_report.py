@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from neuromix.augment.metrics.neuro import NeuroJudge
 
 CLOSED = "closed form"
-HYBRID = "hybrid from noise"
-MIXED = "hybrid from closed form"
+HYBRID = "published hybrid, from noise"
+MIXED = "closed form + network"
 UNET = "MONAI U-Net"
 NEAR = 0.9
 """Share of the ceiling that is aimed at."""
@@ -40,9 +40,9 @@ SHORT_LIST = ("group_map", "subject_map", "rsa", "group_top1", "roi_course", "co
 CURVES = ("group_map", "subject_map", "group_top1", "roi_course")
 VARIED = {
     "people": ("Scaling: closed form by training subjects", "training subjects"),
-    "width": ("Scaling: hybrid from noise by width, trained for equal time", "width"),
-    "ablation": ("Ablation: networks from noise, trained for equal time", "network"),
-    "steps": ("Steps of the hybrid from noise", "steps"),
+    "width": ("Scaling: the published hybrid by width, trained for equal time", "width"),
+    "ablation": ("Ablation: published networks, trained for equal time", "network"),
+    "steps": ("Steps of closed form + network", "steps"),
 }
 """Groups of rows, their heading, and what varies."""
 

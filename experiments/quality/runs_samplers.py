@@ -1,4 +1,4 @@
-"""Task fMRI samplers for an experiment: one codec for all networks, each trained for a given time.
+"""Task fMRI samplers for an experiment: one codec for published networks, each with a given time.
 
 What a network is fed is made once, a codec trained and all frames encoded, so that networks differ
 in nothing but themselves and all of the time is theirs.
@@ -21,12 +21,15 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.conditions import inside
 from neuromix.augment.data.leakage import provenance
 from neuromix.augment.diffusion.fitting import ImageSet
+from neuromix.augment.diffusion.flow import FlowMultistepScheduler
+from neuromix.augment.fmri.closed_form import about_of
 from neuromix.augment.fmri.config import TaskFMRIConfig
-from neuromix.augment.fmri.parts import Parts, about_of, scheduler_of
+from neuromix.augment.fmri.published.parts import Parts, scheduler_of
 from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder
 from neuromix.augment.fmri.published.windows import write_latents
 from neuromix.augment.fmri.runs import Runs, Survey
 from neuromix.augment.fmri.sampler import TaskFMRISampler
+from neuromix.augment.fmri.windows import fit_windows
 from neuromix.augment.metrics.task_runs import TaskRun
 from neuromix.experiments.quality.runs_baselines import Request
 from neuromix.experiments.quality.training_time import timed, train_for
@@ -57,7 +60,8 @@ class Workshop:
     def closed_form(self, people: int) -> tuple[TaskFMRISampler, dict[str, Any]]:
         """A sampler without a network, of the first people, and what its fit took."""
         cohort = _first(self.cohorts["train"], people)
-        config = replace(self.base, start=0.0)
+        without = replace(self.base.training, steps=0)
+        config = replace(self.base, autoencoder="", training=without)
         folder = self.folder / f"closed-form-{people}"
         begun = time.process_time()
         sampler, _ = TaskFMRISampler.fit(cohort, config, folder)
@@ -69,7 +73,7 @@ class Workshop:
     def network(
         self, name: str, changes: Mapping[str, Any], seconds: float, build: Build | None = None
     ) -> tuple[TaskFMRISampler, dict[str, Any]]:
-        """A sampler whose network alone was trained for some seconds, and what that took."""
+        """A published sampler whose network alone was trained for some seconds, and its cost."""
         config = replace(self.base, **changes)
         folder = self.folder / name
         runs, survey = self._runs["train"], self._surveys["train"]
@@ -82,10 +86,29 @@ class Workshop:
             seconds, objective, sets["train"], config.training, folder, sets["validation"]
         )
         network: Any = objective.networks["network"]
-        linear = None if config.start == 1 else self.closed_form(self.people)[0].linear
         about = about_of(runs, survey, config)
         record = provenance([*self.cohorts.values()], survey.digests)
-        sampler = TaskFMRISampler(network, self._codec, scheduler_of(config), linear, about, record)
+        sampler = TaskFMRISampler(network, self._codec, scheduler_of(config), None, about, record)
+        return sampler, cost
+
+    def denoiser(
+        self, name: str, changes: Mapping[str, Any], seconds: float
+    ) -> tuple[TaskFMRISampler, dict[str, Any]]:
+        """The closed form with the network over frames that learns the rest, and its cost."""
+        config = replace(self.base, autoencoder="", **changes)
+        folder = self.folder / name
+        looked, surveys = list(self._runs.values()), list(self._surveys.values())
+        fitted = fit_windows(looked, surveys, config, folder)
+        cost = train_for(
+            seconds, fitted.objective, fitted.sets[0], config.training, folder, fitted.sets[1]
+        )
+        network: Any = fitted.denoiser
+        network.network = fitted.objective.networks["network"]
+        record = provenance([*self.cohorts.values()], surveys[0].digests)
+        about = about_of(looked[0], surveys[0], config)
+        sampler = TaskFMRISampler(
+            network.eval(), None, FlowMultistepScheduler(), fitted.linear, about, record
+        )
         return sampler, cost
 
     @property

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from neuromix.augment.data.conditions import LabelSpace
-from neuromix.augment.fmri.linear_run import Courses, Estimated, LinearRun, _regress
+from neuromix.augment.fmri.linear_run import Courses, Estimated, Evidence, LinearRun, regress
 
 SPACE = LabelSpace({"task": ("t", "u"), "dir": ("LR", "RL"), "sex": ("F", "M")})
 TR, FRAMES, PEOPLE, VOXELS = 2.0, 120, 40, 60
@@ -115,7 +115,7 @@ def test_noise_of_the_estimate_is_no_difference_between_people(tmp_path):
     maps = torch.stack([person(model, k)[1][0] for k in range(200)])
     spread = maps[:, : BIG[0]].std(0).mean().item()  # where nobody has a response
     raw = [
-        _regress(data, run, TR)[1][0]
+        regress(data, run, TR)[1][0]
         for run, data in zip(loud.runs, loud.data, strict=True)
         if (run.task, run.direction) == ("t", 0)
     ]
@@ -146,6 +146,35 @@ def test_pieces_go_on_from_one_another(model):
     assert seams.mean() == pytest.approx(steps.mean().item(), rel=0.2)
     early, late = pieces[:100].std(), pieces[-100:].std()
     assert late == pytest.approx(early.item(), rel=0.2)
+
+
+def test_a_person_is_known_from_runs_as_far_as_others_explain_them(world, tmp_path):
+    """Maps of somebody new are nearer to the truth than estimates, and nobody's noise is kept."""
+    new = [k for k, run in enumerate(world.runs) if run.person >= PEOPLE - 8]
+    old = [k for k in range(len(world.runs)) if k not in new]
+    model = LinearRun(
+        label_space=SPACE.to_dict(), courses=2, shape=(VOXELS, 1, 1), voxels=VOXELS,
+        people=PEOPLE - 8, patterns=3,
+    )  # fmt: skip
+    codes = {"sex": torch.tensor([world.sexes[k] for k in old])}
+    model.fit([world.runs[k] for k in old], lambda k: world.data[old[k]], codes, TR, tmp_path)
+    raw, known, mean = [], [], []
+    for person in range(PEOPLE - 8, PEOPLE):
+        evidence = []
+        for k in (k for k in new if world.runs[k].person == person):
+            run = world.runs[k]
+            _, maps, rest, turned = regress(world.data[k], run, TR)
+            parts = (torch.from_numpy(x).float() for x in (maps, turned @ rest))
+            evidence.append(Evidence(run.direction, run.columns, *parts))
+        amplitude = np.mean([abs(e.maps[0, BIG[0] :].mean()) for e in evidence])
+        for each, told in zip(evidence, model.person(evidence), strict=True):
+            sign = 1 if each.columns == [0] else -1
+            truth = sign * amplitude / 0.03 * world.map
+            usual = model.maps[each.direction, each.columns][0]
+            for errors, maps in ((raw, each.maps[0]), (known, told[0]), (mean, usual)):
+                errors.append(float(((maps.numpy() - truth) ** 2).mean()))
+    assert np.mean(known) < 0.7 * np.mean(raw)
+    assert np.mean(known) < 0.5 * np.mean(mean)
 
 
 def test_it_reloads(model, tmp_path):

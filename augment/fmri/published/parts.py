@@ -1,4 +1,4 @@
-"""What a task fMRI sampler is fitted with: its networks, their objectives, and what must agree."""
+"""What the published design is fitted with: its networks, their objectives and its scheduler."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
@@ -20,14 +19,11 @@ from neuromix.augment.diffusion.objectives import FlowMatching, NoisePrediction
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.closed_form import label_space_of
 from neuromix.augment.fmri.config import TaskFMRIConfig
-from neuromix.augment.fmri.network import HybridDiT
 from neuromix.augment.fmri.published.adversarial import AdversarialAutoencoding
+from neuromix.augment.fmri.published.hybrid_dit import HybridDiT
 from neuromix.augment.fmri.published.vqgan import VolumeAutoencoder, VolumeDiscriminator
 from neuromix.augment.fmri.published.windows import WindowSet
 from neuromix.augment.fmri.runs import BASIS, Runs, Survey
-
-if TYPE_CHECKING:
-    pass
 
 CODE = {"vq": 1.0, "kl": 1e-6}
 """Weight of the code's loss: commitment, or divergence."""
@@ -53,7 +49,7 @@ class Parts:
         if min(runs.grid.shape) < LEAST:
             raise InputError(
                 f"a grid of {runs.grid} came; a network needs {LEAST} voxels or more along each "
-                "axis: prepare with a smaller spacing, or use start 0, which has no network"
+                "axis: prepare with a smaller spacing, or leave the autoencoder out"
             )
         space = label_space_of(runs, config)
         with torch.random.fork_rng():
@@ -112,9 +108,9 @@ class Parts:
 
 
 def scheduler_of(config: TaskFMRIConfig) -> Any:
-    """Times and steps: of the flow from its start on, or of the published noise."""
+    """Times and steps: of the flow, or of the published noise."""
     if config.objective == "flow":
-        return FlowMultistepScheduler(first=min(max(config.start, 0.02), 0.999))
+        return FlowMultistepScheduler()
     return DPMSolverMultistepScheduler(
         num_train_timesteps=1000,
         beta_start=0.0015,
@@ -122,38 +118,3 @@ def scheduler_of(config: TaskFMRIConfig) -> Any:
         beta_schedule="scaled_linear",
         use_lu_lambdas=True,
     )
-
-
-def about_of(runs: Runs, survey: Survey, config: TaskFMRIConfig) -> dict[str, Any]:
-    """What a sampler of these runs knows of runs."""
-    lengths: dict[str, list[int]] = {}
-    for run in runs.runs:
-        lengths.setdefault(run.task, []).append(run.frames)
-    return {
-        "label_space": label_space_of(runs, config).to_dict(),
-        "conditions": list(runs.conditions),
-        "timings": runs.timings,
-        "lengths": {task: int(np.median(each)) for task, each in lengths.items()},
-        "tr": runs.tr,
-        "signal": float(np.median(survey.scales)),
-        "grid": runs.grid.to_dict(),
-        "window": config.window,
-        "overlap": config.overlap,
-    }
-
-
-def check_alike(looked: Sequence[Runs]) -> None:
-    """Validation runs must be runs as the training's."""
-    first = looked[0]
-    for other in looked[1:]:
-        if other.grid != first.grid or abs(other.tr - first.tr) > 1e-3:
-            raise InputError(
-                f"the validation runs have {other.grid} every {other.tr:g} s and the training's "
-                f"{first.grid} every {first.tr:g} s, or they lie elsewhere; prepare both alike"
-            )
-        strange = sorted(set(other.conditions) - set(first.conditions))
-        if strange:
-            raise InputError(
-                f"condition {strange[0]!r} is in the validation runs and in no training run; drop "
-                "its runs, or split anew"
-            )

@@ -5,7 +5,7 @@ from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.loop import sample_generators
 from neuromix.augment.diffusion.objectives import FlowMatching, NoisePrediction
 from neuromix.augment.errors import InputError
-from neuromix.augment.fmri.network import HybridDiT
+from neuromix.augment.fmri.published.hybrid_dit import HybridDiT
 
 SPACE = LabelSpace({"task": ("motor", "wm"), "dir": ("LR", "RL")}, {"age": (20.0, 80.0)})
 FRAMES, COURSES, SHAPE = 6, 3, (5, 4, 3)
