@@ -20,8 +20,7 @@ SHORT = TrainConfig(
     steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
 )
 CONFIG = ModalityConfig(
-    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, sampling_steps=2,
-    training=SHORT, refining=SHORT,
+    width=8, blocks=1, layers=0, token=4, depth=4, folds=2, sampling_steps=2, training=SHORT,
 )  # fmt: skip
 ARMS = ["full", "source-blind"]
 
@@ -107,7 +106,7 @@ def test_arms_differ_from_the_full_system_in_what_they_are_named_for(tiny_pairs,
     settings = Completion(data=tiny_pairs, preset="demo", train=3, validation=1, heldout=2)
     full = settings.config("full")
     assert settings.config("source-blind") == replace(full, source_blind=True)
-    assert settings.config("pattern") == replace(full, pattern=False)
+    assert settings.config("diagnosis") == replace(full, labels=())
 
 
 @pytest.mark.parametrize(
