@@ -16,9 +16,11 @@ filter's,
 
     E[x | x_t] = f + g(t) up( E[down x | down y] - down f ),
 
-with g fitted on people of other folds. The neighbourhood may hold more than the noised image: a
-``context`` of images that are known without noise (a source of another modality, earlier frames)
-enters the same filter, with no s² of its own.
+with g fitted on people of other folds. A *context* c of images that are known without noise (a
+source of another modality, earlier frames) is part of the mean: m(labels) + r_v . (c - mean), a
+ridge regression of its own at every voxel on that voxel and the six beside it. Filters and Gaussian
+are then those of what it leaves, which :func:`fit_priors` measures on people of other folds: it
+leaves less of those it was fitted to.
 
 The prior never explains training people better than others: :func:`fit_priors` makes one of all
 people, for sampling, and one for each fold, of the people outside it. ``deviation`` is the root
@@ -64,6 +66,8 @@ MEMORY = 1 << 27
 LEAST = 0.3
 """Smallest deviation as a share of that of the whole brain: a rim where few have tissue would
 outweigh it."""
+RIDGE = 0.01
+"""Penalty of the regression on a context, as a share of the context's mean variance."""
 QUIET = 0.02
 """Smallest deviation: where nobody varies, nothing is divided by nothing."""
 
@@ -88,6 +92,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
     variance: Tensor
     inside: Tensor
     filters: Tensor
+    regression: Tensor
     vectors: Tensor
     powers: Tensor
     blend: Tensor
@@ -109,14 +114,17 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         self.reach = tuple(reach)
         cells = [-(-n // c) for n, c in zip(shape, cell, strict=True)]
         sites = [-(-n // c) for n, c in zip(shape, share, strict=True)]
-        taps = (1 + context) * math.prod(2 * r + 1 for r in reach)
+        self.taps = list(product(*(range(-r, r + 1) for r in reach)))
+        self.beside = [tap for tap in self.taps if sum(map(abs, tap)) <= 1]
         self.register_buffer("mean", torch.zeros(*shape))
         self.register_buffer("effects", torch.zeros(features, *shape))
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("context_mean", torch.zeros(context, *shape))
         self.register_buffer("variance", torch.ones(*shape))
         self.register_buffer("inside", torch.ones(*shape, dtype=torch.bool))
-        self.register_buffer("filters", torch.zeros(LEVELS, taps, *sites, dtype=torch.float16))
+        self.register_buffer("filters", torch.zeros(LEVELS, len(self.taps), *sites).half())
+        told = torch.zeros(context * len(self.beside), *sites)
+        self.register_buffer("regression", told.half())
         self.register_buffer("vectors", torch.zeros(math.prod(cells), math.prod(cells)))
         self.register_buffer("powers", torch.zeros(math.prod(cells)))
         self.register_buffer("blend", torch.zeros(LEVELS))
@@ -124,12 +132,22 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
 
     # Estimates.
 
-    def expected(self, features: Tensor | None, count: int = 1) -> Tensor:
-        """m(labels), (B, L, H, W), of features (B, F) that are NaN where a label is missing."""
-        if features is None or not len(self.effects):
-            return self.mean.expand(count, *self.shape)
-        known = (features.to(self.mean) - self.centre).nan_to_num()
-        return self.mean + torch.einsum("bf,flhw->blhw", known, self.effects)
+    def expected(
+        self, features: Tensor | None, count: int = 1, context: Tensor | None = None
+    ) -> Tensor:
+        """The mean, (B, L, H, W), given features (B, F), NaN where a label is missing, and context.
+
+        A context is (B, K, L, H, W).
+        """
+        mean = self.mean.expand(count, *self.shape)
+        if features is not None and len(self.effects):
+            known = (features.to(self.mean) - self.centre).nan_to_num()
+            mean = mean + torch.einsum("bf,flhw->blhw", known, self.effects)
+        if context is not None:
+            known = context.float() - self.context_mean
+            told = self._weighed(self.regression.float(), known, self.beside)
+            mean = mean + told * self.inside
+        return mean
 
     @torch.no_grad()
     def forward(
@@ -139,23 +157,26 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         features: Tensor | None = None,
         context: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """E[x | x_t] and the mean m, (B, L, H, W) each, of x_t (B, L, H, W) at t (B,)."""
+        """E[x | x_t] and the mean, (B, L, H, W) each, of x_t (B, L, H, W) at t (B,)."""
         with torch.autocast(noisy.device.type, enabled=False):
             noisy, t = noisy.float(), t.float().clamp(1e-3, FIRST)
-            mean = self.expected(features, len(noisy))
+            mean = self.expected(features, len(noisy), context)
             scale = (1 - t)[:, None, None, None]
-            rest = noisy / scale - mean
-            channels = rest[:, None]
-            if context is not None:
-                channels = torch.cat([channels, context.float() - self.context_mean], 1)
-            fine = torch.empty_like(rest)
-            for level in t.unique().tolist():  # while sampling, all have the same
-                here = t == level
-                fine[here] = self._filtered(channels[here], level)
+            fine, change = self.posterior(noisy / scale - mean, t)
             blend = self._between(self.blend, t)[:, None, None, None]
-            lacking = self._coarse(rest, t) - self._down(fine)
-            estimate = fine + blend * self._up(lacking)
-            return mean + estimate * self.inside, mean
+            return mean + fine + blend * change, mean
+
+    def posterior(self, rest: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What filters say of y - m (B, L, H, W), and how the coarse Gaussian would change that."""
+        fine = torch.empty_like(rest)
+        for level in t.unique().tolist():  # while sampling, all have the same
+            here = t == level
+            low, share = place(torch.tensor([level]))
+            below, above = self.filters[int(low)].float(), self.filters[int(low) + 1].float()
+            weights = torch.lerp(below, above, float(share))
+            fine[here] = self._weighed(weights, rest[here][:, None], self.taps)
+        lacking = self._up(self._coarse(rest, t) - self._down(fine))
+        return fine * self.inside, lacking * self.inside
 
     def spread(self, t: Tensor) -> Tensor:
         """Root mean square of x - E[x | x_t] over people, (B, L, H, W), at t (B,)."""
@@ -167,12 +188,10 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         share = share.reshape(-1, *[1] * (table.ndim - 1)).to(table)
         return torch.lerp(table[low], table[low + 1], share)
 
-    def _filtered(self, channels: Tensor, t: float) -> Tensor:
+    def _weighed(
+        self, weights: Tensor, channels: Tensor, taps: Sequence[tuple[int, ...]]
+    ) -> Tensor:
         """The sum of weights times neighbours, (B, L, H, W), of channels (B, C, L, H, W)."""
-        low, share = place(torch.tensor([t]))
-        weights = torch.lerp(
-            self.filters[int(low)].float(), self.filters[int(low) + 1].float(), float(share)
-        )
         for axis, (times, side) in enumerate(zip(self.share, self.shape, strict=True), start=1):
             if times > 1:
                 weights = weights.repeat_interleave(times, axis).narrow(axis, 0, side)
@@ -184,10 +203,9 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         span = room.shape[1]
         flat = F.pad(padded.flatten(2), (0, 2 * h * width + 2 * w))
         total = torch.zeros(len(channels), span, device=channels.device)
-        offsets = list(np.ndindex(2 * s + 1, 2 * h + 1, 2 * w + 1))
-        for tap, (channel, (dl, dh, dw)) in enumerate(product(range(flat.shape[1]), offsets)):
-            start = (dl * height + dh) * width + dw
-            total.addcmul_(room[tap], flat[:, channel, start : start + span])
+        for number, (channel, (dl, dh, dw)) in enumerate(product(range(flat.shape[1]), taps)):
+            start = ((dl + s) * height + dh + h) * width + dw + w
+            total.addcmul_(room[number], flat[:, channel, start : start + span])
         volumes = total.reshape(len(channels), -1, height, width)
         return volumes[:, :, : self.shape[1], : self.shape[2]]
 
@@ -239,6 +257,18 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         context: Tensor | None = None,
     ) -> None:
         """Take mean, coarse covariance and filters from volumes (N, L, H, W) of people."""
+        self.fit_mean(volumes, inside, features, context)
+        rest = volumes - self.expected(features, len(volumes), context)
+        self.fit_rest(rest, max(len(rest) - 1 - len(self.effects), 1))
+
+    def fit_mean(
+        self,
+        volumes: Tensor,
+        inside: Tensor,
+        features: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> None:
+        """Take the mean from volumes (N, L, H, W), with its effects and its regression."""
         self.inside.copy_(inside)
         self.mean.copy_(volumes.mean(0))
         rest = volumes - self.mean
@@ -249,15 +279,19 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
             effects = torch.linalg.solve(gram, design.T @ rest.flatten(1))
             self.effects.copy_(effects.reshape(self.effects.shape))
             rest = rest - torch.einsum("bf,flhw->blhw", design, self.effects)
-        free = max(len(rest) - 1 - len(self.effects), 1)
+        if context is not None:
+            self.context_mean.copy_(context.mean(0))
+            known = context - self.context_mean
+            penalty = RIDGE * float(known[:, :, inside].square().mean())
+            self.regression.copy_(self._solve(rest, known, self.beside, [penalty], len(rest))[0])
+
+    def fit_rest(self, rest: Tensor, free: int) -> None:
+        """Take covariance and filters from what the mean leaves of people, (N, L, H, W)."""
         own = (rest**2).sum(0) / free
         self.variance.copy_(_smooth(own[None])[0].clamp_min(QUIET**2))
         self._fit_coarse(rest, free)
-        channels = rest[:, None]
-        if context is not None:
-            self.context_mean.copy_(context.mean(0))
-            channels = torch.cat([channels, context - self.context_mean], 1)
-        self._fit_filters(channels, free)
+        powers = ((times() / (1 - times())) ** 2).tolist()
+        self.filters.copy_(self._solve(rest, rest[:, None], self.taps, powers, free))
 
     def _fit_coarse(self, rest: Tensor, free: int) -> None:
         used = self._down(self.inside[None].float())[0] > 0
@@ -283,23 +317,31 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         self.vectors.zero_()
         self.vectors[used.nonzero().flatten(), :count] = basis.float()
 
-    def _fit_filters(self, channels: Tensor, free: int) -> None:
-        """Solve for the filters, some sites at a time; ``channels`` are (N, 1 + K, L, H, W)."""
+    def _solve(
+        self,
+        wanted: Tensor,
+        channels: Tensor,
+        taps: Sequence[tuple[int, ...]],
+        powers: Sequence[float],
+        free: int,
+    ) -> Tensor:
+        """Weights of neighbours in channels (N, C, L, H, W) that tell ``wanted`` (N, L, H, W) best.
+
+        One set for each of P powers of noise in the channels: (P, C taps, sites).
+        """
         s, h, w = self.reach
         margin = 1  # places on each side, in plane, that lend a site their people
         pads = (w + margin, w + margin, h + margin, h + margin, s, s)
         padded = F.pad(channels, pads)
         flat = padded.flatten(1)  # (N, all)
+        aim = F.pad(wanted, pads).flatten(1)
         _, count, deep, high, wide = padded.shape
         offsets = torch.tensor([
-            ((c * deep + dl) * high + dh) * wide + dw
-            for c in range(count)
-            for dl, dh, dw in np.ndindex(2 * s + 1, 2 * h + 1, 2 * w + 1)
+            ((c * deep + dl + s) * high + dh + h) * wide + dw + w
+            for c, (dl, dh, dw) in product(range(count), taps)
         ])  # fmt: skip
-        taps = len(offsets)
-        target = math.prod(2 * r + 1 for r in self.reach)
-        noisy = (torch.arange(taps) < target).float()
-        grid = self.filters.shape[2:]
+        middle = (s * high + h) * wide + w
+        weights, grid = len(offsets), self.filters.shape[2:]
         pooled = F.max_pool3d(self.inside[None].float(), self.share, ceil_mode=True)[0] > 0
         sites = pooled.nonzero()
         # A site's filter is that of every voxel of its block, and their neighbours lend theirs.
@@ -312,22 +354,24 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         starts = (
             (sites[:, 0] * self.share[0]) * high + sites[:, 1] * self.share[1]
         ) * wide + sites[:, 2] * self.share[2]
-        levels = (times() / (1 - times())).tolist()
-        found = torch.zeros(LEVELS, taps, math.prod(grid), dtype=torch.float16)
+        found = torch.zeros(len(powers), weights, math.prod(grid), dtype=torch.float16)
         numbers = (sites[:, 0] * grid[1] + sites[:, 1]) * grid[2] + sites[:, 2]
-        size = max(1, MEMORY // (taps * (taps + len(flat)) * 8))
+        size = max(1, MEMORY // (weights * (weights + len(flat)) * 8))
 
         def solve(begin: int) -> None:
             first = starts[begin : begin + size]
-            covariance = torch.zeros(len(first), taps, taps)
+            covariance = torch.zeros(len(first), weights, weights)
+            side = torch.zeros(len(first), weights, 1)
             for shift in lent:
                 index = (first[:, None] + shift + offsets).clamp_max(flat.shape[1] - 1)
-                patches = flat[:, index].transpose(0, 1).contiguous()  # (S, N, taps)
+                patches = flat[:, index].transpose(0, 1).contiguous()  # (S, N, W)
+                mine = aim[:, (first + shift + middle).clamp_max(aim.shape[1] - 1)].T[..., None]
                 covariance.baddbmm_(patches.transpose(1, 2), patches)
+                side.baddbmm_(patches.transpose(1, 2), mine)
             covariance /= free * len(lent)
-            side = covariance[:, :, self.middle, None].contiguous()
-            for number, level in enumerate(levels):
-                system = covariance + torch.diag(noisy * level**2 + 1e-5)
+            side /= free * len(lent)
+            for number, power in enumerate(powers):
+                system = covariance + (power + 1e-5) * torch.eye(weights)
                 solved = torch.cholesky_solve(side, torch.linalg.cholesky(system))[..., 0]
                 found[number][:, numbers[begin : begin + size]] = solved.T.half()
 
@@ -341,7 +385,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
                 list(pool.map(solve, range(0, len(sites), size)))
         finally:
             torch.set_num_threads(threads)
-        self.filters.copy_(found.reshape(self.filters.shape))
+        return found.reshape(len(powers), weights, *grid)
 
 
 def fit_priors(
@@ -357,7 +401,8 @@ def fit_priors(
 
     ``volumes`` are (N, L, H, W), ``features`` of their labels (N, F) and ``context`` (N, K, L, H,
     W); ``folds`` are numbers (N,) from 0. Each person is noised and estimated by the prior of the
-    others, at every level: that gives the deviation and the blend of all of them.
+    others, at every level: that gives the deviation and the blend of all of them. What a context
+    leaves of each is measured by the others' regression, too.
     """
     keep_freed_memory()
     count = int(folds.max()) + 1
@@ -365,7 +410,16 @@ def fit_priors(
     for fold, prior in enumerate(priors, start=-1):
         chosen = folds != fold
         parts = (None if part is None else part[chosen] for part in (features, context))
-        prior.fit(volumes[chosen], inside, *parts)
+        fit = prior.fit if context is None else prior.fit_mean
+        fit(volumes[chosen], inside, *parts)
+    rest = torch.empty_like(volumes)  # of each, what the others' mean leaves
+    for fold, prior in enumerate(priors[1:]):
+        for person in (folds == fold).nonzero().flatten().tolist():
+            known = (None if each is None else each[person, None] for each in (features, context))
+            rest[person] = volumes[person] - prior.expected(next(known), 1, next(known))[0]
+    if context is not None:
+        for fold, prior in enumerate(priors, start=-1):
+            prior.fit_rest(rest[folds != fold], int((folds != fold).sum()))
     whole = priors[0]
     squares = torch.zeros_like(whole.deviation)
     powers, shares = np.zeros(LEVELS), np.zeros(LEVELS)
@@ -373,18 +427,11 @@ def fit_priors(
     for number, t in enumerate(times().float().tolist()):
         errors, gains = [], []
         for person, fold in enumerate(folds.tolist()):
-            clean = volumes[person : person + 1]
-            noise = torch.randn(clean.shape, generator=generator)
-            known = [
-                None if part is None else part[person : person + 1] for part in (features, context)
-            ]
-            prior, level = priors[fold + 1], torch.tensor([t])
-            prior.blend.zero_()
-            fine, _ = prior((1 - t) * clean + t * noise, level, *known)
-            prior.blend.fill_(1)
-            both, _ = prior((1 - t) * clean + t * noise, level, *known)
-            errors.append(clean - fine)
-            gains.append(both - fine)
+            left = rest[person, None]
+            noise = torch.randn(left.shape, generator=generator)
+            fine, change = priors[fold + 1].posterior(left + t / (1 - t) * noise, torch.tensor([t]))
+            errors.append(left - fine)
+            gains.append(change)
         error, gain = torch.cat(errors), torch.cat(gains)
         powers[number] = float((gain**2).mean()) + 1e-12
         shares[number] = float((error * gain).mean()) / powers[number]
