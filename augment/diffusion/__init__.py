@@ -7,6 +7,6 @@
 - objectives, flow: what networks are trained to do, and the solver of the flow
 - fitting, loop, state: who is fitted to what, the training, what a checkpoint holds
 - pipeline: what a saved sampler is, and what decides its samples
-- label_embedding, smooth_fields: labels to vectors; waves and products along axes
+- label_embedding: labels to vectors
 - config, memory, precision: settings of a training, and what the machine can do
 """

@@ -36,7 +36,7 @@ from neuromix.augment.diffusion.prior import FIRST, Prior
 
 INTERVAL = (0.06, 0.8)
 """Where guidance by the prior acts."""
-CONTEXT = "context"
+CONTEXT, PARAMETERS = "context", "parameters"
 CENTRE, WIDTH = 0.0, 1.5
 """Log-odds of the times that a network is trained at are normal. What folds look like is decided
 below t = .5, and above it the prior knows nearly all that can be known."""
@@ -86,15 +86,18 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
     def forward(self, latents: Tensor, timestep: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
         """Velocity (B, L, H, W) of noised volumes; ``timestep`` (B,) is 1000 times t.
 
-        ``labels`` hold the context (B, K, L, H, W), too, if the prior has any.
+        ``labels`` hold the context (B, K, L, H, W), too, if the prior has any, and may hold
+        parameters (B, P), which are zero otherwise.
         """
         t = (timestep / 1000).clamp_max(FIRST).to(latents)
         context = labels.get(CONTEXT)
         estimate, mean = self.prior(latents, t, self.features(labels), context)
         if self.network is not None:
-            none = latents.new_zeros(len(latents), self.config["parameters"])
+            told = labels.get(PARAMETERS)
+            if told is None:
+                told = latents.new_zeros(len(latents), self.config["parameters"])
             inputs = self.inputs(latents, t, estimate, mean, context)
-            answer = self.network(inputs, timestep, labels, none).float()
+            answer = self.network(inputs, timestep, labels, told).float()
             within = (t > INTERVAL[0]) & (t < INTERVAL[1])
             gain = torch.where(within, self.config["guide"], 1.0)[:, None, None, None]
             estimate = estimate + gain * self.prior.spread(t) * answer * self.prior.inside
@@ -154,6 +157,6 @@ class PriorFlow(Objective):
         estimate, mean = (torch.cat(parts) for parts in zip(*rows, strict=True))
         wanted = (clean - estimate) / self.denoiser.prior.spread(t)
         inputs = self.denoiser.inputs(noisy, t, estimate, mean, context)
-        answer = self.networks[name](inputs, 1000 * t, labels, batch["parameters"])
+        answer = self.networks[name](inputs, 1000 * t, labels, batch[PARAMETERS])
         inside = self.denoiser.prior.inside.expand_as(clean)
         return ((answer.float() - wanted)[inside] ** 2).mean()

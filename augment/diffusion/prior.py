@@ -66,7 +66,7 @@ MEMORY = 1 << 27
 LEAST = 0.3
 """Smallest deviation as a share of that of the whole brain: a rim where few have tissue would
 outweigh it."""
-RIDGE = 0.01
+RIDGE = 0.001
 """Penalty of the regression on a context, as a share of the context's mean variance."""
 QUIET = 0.02
 """Smallest deviation: where nobody varies, nothing is divided by nothing."""

@@ -24,33 +24,42 @@ class ModalityConfig:
     diagnosis."""
     label_dropout: float = 0.5
     """Filling uses no label unless it is told to, so that most training samples show none."""
-    start: Literal["gaussian", "noise"] = "gaussian"
-    """``gaussian``: PDM adds to a closed form. ``noise``: PDM does all, as published."""
-    objective: Literal["flow", "noise"] = "flow"
-    """``flow`` (velocity), or ``noise`` (a DDPM with a cosine schedule, drawn by DDIM)."""
-    refine: Literal["mean", "sample", "none"] = "mean"
-    """What TR sharpens: the mean that samples spread around, the samples as published, nothing."""
+    design: Literal["prior", "published"] = "prior"
+    """A prior given the source, with a network for what it lacks; or a DDPM from noise with a
+    cosine schedule, drawn by DDIM, whose samples TR refines."""
+    source_blind: bool = False
+    """Hide the source, as the published code does; for comparison only."""
+    sampling_steps: int = 10
+    """Evaluations of the network for a sample."""
+    depth: int = 8
+    """Slices of a tile of the mosaic, which are channels of one picture."""
+    width: int = 64
+    """Channels of the convolutions; tokens have twice as many."""
+    blocks: int = 4
+    """Residual blocks of convolutions before the transformer and after it, each."""
+    layers: int = 4
+    """Transformer blocks."""
+    heads: int = 4
+    token: int = 8
+    """Voxels that a token covers along a side."""
+    folds: int = 4
+    """Parts that training people are put in; each is served by the prior of the others."""
+    training: TrainConfig = field(default_factory=TrainConfig)
+    """Of the network; no steps leave the prior alone."""
+    refinement: bool = True
+    """TR. This and what follows are of the published design alone."""
     pattern: bool = True
     """The pattern-aware module."""
     microstructure: float = 0.05
     """Weight of MR; 0 leaves it out."""
-    source_blind: bool = False
-    """Hide the source, as the published code does; for comparison only."""
-    patch: int = 4
+    patch: int = 1
     """Voxels along a side of a position of PDM's finest resolution."""
-    widths: tuple[int, ...] = (48, 96)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
     """PDM's channels at each resolution."""
-    heads: int = 4
-    refiner_width: int = 48
-    refiner_blocks: int = 3
-    sampling_steps: int = 10
-    """Evaluations of PDM for a sample."""
-    box: int = 12
-    """Voxels along a side of the boxes that TR is trained on."""
-    training: TrainConfig = field(default_factory=TrainConfig)
-    """Of PDM."""
+    refiner_width: int = 128
+    refiner_blocks: int = 4
     refining: TrainConfig = field(default_factory=TrainConfig)
-    """Of TR, first stage; the second takes a third as many steps, at a third of the rate."""
+    """Of TR."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.directions if name not in MODALITIES]
@@ -59,76 +68,61 @@ class ModalityConfig:
                 f"directions {list(self.directions)} came; they are modalities to fill in, one or "
                 f"both of {', '.join(MODALITIES)}"
             )
-        allowed = {
-            "start": ("gaussian", "noise"),
-            "objective": ("flow", "noise"),
-            "refine": ("mean", "sample", "none"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise InputError(
-                    f"{name} {getattr(self, name)!r} is not known; allowed are {', '.join(values)}"
-                )
-        if self.start == "gaussian" and self.objective == "noise":
+        if self.design not in ("prior", "published"):
             raise InputError(
-                "objective noise came with start gaussian, whose flow is a velocity; give "
-                "start noise, or objective flow"
+                f"design {self.design!r} is not known; allowed are prior and published"
             )
-        if self.start == "noise" and self.refine == "mean":
+        if self.folds < 2 or self.depth < 1 or self.token < 2 or self.token % 2:
             raise InputError(
-                "refine mean came with start noise, which has no mean; give refine sample or none"
+                f"folds {self.folds}, depth {self.depth} and token {self.token} came; allowed are "
+                "at least 2 folds, a depth of at least 1 and an even token"
             )
+        if self.design == "published" and not self.training.steps:
+            raise InputError("0 training steps came; the published design has no prior to stand on")
+
+    @property
+    def network(self) -> dict[str, int]:
+        """Settings of the hybrid network."""
+        names = ("depth", "width", "blocks", "layers", "heads", "token")
+        return {name: getattr(self, name) for name in names}
 
 
 PRESETS = {
     "demo": ModalityConfig(
-        widths=(32, 64), refiner_width=32, refiner_blocks=2,
-        refining=schedule(150, 16, 3e-3, warmup=10, ema_decay=0.95, every=75),
+        width=32, blocks=2, layers=2, folds=2,
         training=schedule(60, 8, 1e-3, warmup=10, ema_decay=0.95, every=30),
     ),
     "tiny": ModalityConfig(
-        refiner_width=64,
-        refining=schedule(2000, 16, 2e-3, warmup=50, ema_decay=0.99, every=250),
-        training=schedule(800, 8, 1e-3, warmup=50, ema_decay=0.98, every=100),
+        training=schedule(3000, 16, 1e-3, warmup=50, ema_decay=0.998, every=250),
     ),
     "base": ModalityConfig(
-        patch=2, widths=(64, 128, 256), refiner_width=128, refiner_blocks=4, box=24,
-        refining=schedule(
-            20_000, 32, 1e-3, warmup=200, ema_decay=0.999, every=1000,
-        ),
-        training=schedule(
-            30_000, 16, 3e-4, warmup=500, ema_decay=0.999, every=1000,
-        ),
+        width=256, blocks=6, layers=8, heads=8,
+        training=schedule(30_000, 32, 3e-4, warmup=500, ema_decay=0.9995, every=1000),
     ),
     "paper": ModalityConfig(
-        start="noise", objective="noise", refine="sample",
-        patch=1, widths=(64, 128, 256, 512), heads=8,
-        refiner_width=128, refiner_blocks=4, box=32, sampling_steps=50,
-        refining=schedule(
-            50_000, 16, 1e-4, warmup=500, ema_decay=0.999, every=1000,
-        ),
-        training=schedule(
-            200_000, 8, 1e-4, warmup=1000, ema_decay=0.9999, every=2000,
-        ),
+        design="published", heads=8, sampling_steps=50,
+        training=schedule(200_000, 8, 1e-4, warmup=1000, ema_decay=0.9999, every=2000),
+        refining=schedule(50_000, 16, 1e-4, warmup=500, ema_decay=0.999, every=1000),
     ),
 }  # fmt: skip
 """``demo`` and ``tiny`` for two cores, ``base`` for one GPU; ``paper`` is the published system (a
 DDPM from noise, then TR on its samples) at its size, and needs days of a GPU."""
 
 
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "pattern": {"pattern": False},
-    "refinement": {"refine": "none"},
-    "microstructure": {"microstructure": 0.0},
-    "diagnosis": {"labels": ()},
+ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "diagnosis": ("", {"labels": ()}),
+    "network": ("prior", {}),
+    "pattern": ("published", {"pattern": False}),
+    "refinement": ("published", {"refinement": False}),
+    "microstructure": ("published", {"microstructure": 0.0}),
 }
-"""What leaves a part out."""
+"""What leaves a part out, and the design that has the part, if not both have it."""
 
 
 def shortened(
     config: ModalityConfig, steps: int | None, refining_steps: int | None = None
 ) -> ModalityConfig:
-    """The config with other numbers of training steps, of PDM and of TR, where they are given."""
+    """The config with other numbers of steps, of the network and of TR, where they are given."""
     for name, count in (("training", steps), ("refining", refining_steps)):
         if count is None:
             continue
@@ -147,5 +141,13 @@ def shortened(
 def ablated(config: ModalityConfig, without: Sequence[str]) -> ModalityConfig:
     """The config without some of its parts."""
     for name in without:
-        config = replace(config, **ABLATIONS[name])
+        design, changes = ABLATIONS[name]
+        if design not in ("", config.design):
+            own = [each for each, (of, _) in ABLATIONS.items() if of in ("", config.design)]
+            raise InputError(
+                f"{name} is no part of the design {config.design}, whose parts are {', '.join(own)}"
+            )
+        config = replace(config, **changes)
+        if name == "network":
+            config = replace(config, training=replace(config.training, steps=0))
     return config

@@ -5,9 +5,9 @@ Memory holds a batch, however large the cohort.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +20,32 @@ from neuromix.augment.data.leakage import image_hashes
 from neuromix.augment.diffusion.label_embedding import encode_rows
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import MODALITIES
-from neuromix.augment.pds.dual_modal import DualModalDiffusion
 
 if TYPE_CHECKING:
     import torchio as tio
 
     from neuromix.augment.data.cohort import Cohort
+    from neuromix.augment.data.conditions import LabelSpace
+
+Encoder = Callable[[Tensor, int, int], Mapping[str, Tensor]]
 
 BATCH = 8
 """Subjects that are read at a time."""
+
+
+class Usual(NamedTuple):
+    """What training pairs come to, for each of the two modalities."""
+
+    mean: Tensor
+    """Over those who have brain at a voxel, (2, N, X, Y, Z)."""
+    spread: Tensor
+    """Standard deviation around it, (2,)."""
+    limits: Tensor
+    """The least and the largest value, (2, 2)."""
+    covariance: Tensor
+    """Of segments, over the brain and in units of the spread, (2, N, N)."""
+    covered: Tensor
+    """Share of people who have brain at a voxel, (2, X, Y, Z)."""
 
 
 def paired(cohort: Cohort) -> Cohort:
@@ -107,47 +124,50 @@ class Pairs:
         """A digest of each image."""
         return list(image_hashes(self.paths))
 
-    def batches(
-        self, model: DualModalDiffusion, direction: int, subjects: Sequence[int] | None = None
-    ) -> Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]]:
-        """Source, target and support of some or all, in units of the modalities' scales."""
-        subjects = range(len(self)) if subjects is None else subjects
+    def chosen(self, subjects: Sequence[int]) -> Tensor:
+        """Pairs (B, 2, N, X, Y, Z) of some."""
+        return torch.from_numpy(np.stack([self.array[k] for k in subjects]))
 
-        def run() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-            for start in range(0, len(subjects), BATCH):
-                yield self.chosen(model, direction, subjects[start : start + BATCH])
+    def batches(self) -> Iterator[Tensor]:
+        """Pairs of all, some at a time."""
+        for start in range(0, len(self), BATCH):
+            yield self.chosen(range(start, min(start + BATCH, len(self))))
 
-        return run
+    def usual(self) -> Usual:
+        """Moments of both modalities."""
+        modalities, segments, *shape = self.array.shape[1:]
+        total, count = torch.zeros(modalities, segments, *shape), torch.zeros(modalities, *shape)
+        limits = torch.tensor([[torch.inf, -torch.inf]] * modalities)
+        for pairs in self.batches():
+            total += pairs.sum(0)
+            count += (pairs != 0).any(2).sum(0)
+            values = pairs.transpose(0, 1).flatten(1)
+            limits[:, 0] = limits[:, 0].minimum(values.amin(1))
+            limits[:, 1] = limits[:, 1].maximum(values.amax(1))
+        mean = total / count.clamp_min(1)[:, None]
+        products = torch.zeros(modalities, segments, segments)
+        for pairs in self.batches():
+            rest = (pairs - mean) * (pairs != 0).any(2, keepdim=True)
+            flat = rest.permute(1, 2, 0, 3, 4, 5).flatten(2)
+            products += flat @ flat.mT
+        products /= count.sum((1, 2, 3))[:, None, None]
+        variance = products.diagonal(dim1=1, dim2=2).mean(1)
+        scaled = products / variance[:, None, None]
+        return Usual(mean, variance.sqrt(), limits, scaled, count / len(self))
 
-    def chosen(
-        self, model: DualModalDiffusion, direction: int, subjects: Sequence[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Source, target and support of some; the target is zero where the source has nothing."""
-        pairs = torch.from_numpy(np.stack([self.array[k] for k in subjects]))
-        pairs = pairs / model.scale.cpu()[:, None, None, None, None]
-        source = pairs[:, 1 - direction]
-        support = support_of(source)
-        return source, pairs[:, direction] * support, support
 
+class Samples:
+    """Training samples by number, which are (subject, direction), for the training loop.
 
-class DenoisingSet:
-    """Residuals on disk for PDM's training: sample k is (subject, direction).
-
-    ``means``, given the source, and ``residuals``, of z, are arrays (subjects, directions, N, X, Y,
-    Z).
+    ``encode`` makes of pairs (1, 2, N, X, Y, Z), a direction and the number of the subject what the
+    sample is, tensors (1, ...) by name.
     """
 
     def __init__(
-        self,
-        pairs: Pairs,
-        model: DualModalDiffusion,
-        directions: Sequence[int],
-        means: np.ndarray,
-        residuals: np.ndarray,
+        self, pairs: Pairs, directions: Sequence[int], space: LabelSpace, encode: Encoder
     ) -> None:
-        self.pairs, self.model, self.directions = pairs, model, list(directions)
-        self.means, self.residuals = means, residuals
-        self.codes = encode_rows(model.label_space, pairs.rows)
+        self.pairs, self.directions, self.encode = pairs, list(directions), encode
+        self.codes = encode_rows(space, pairs.rows)
 
     def __len__(self) -> int:
         return len(self.pairs) * len(self.directions)
@@ -155,91 +175,15 @@ class DenoisingSet:
     def batch(
         self, indices: Sequence[int], generators: Sequence[torch.Generator]
     ) -> dict[str, Any]:
-        """See :meth:`neuromix.augment.pds.two_stage.SemanticConsistency.loss`."""
+        """What the encoder makes, (B, ...), ``direction`` (B,) and ``labels``."""
         items = [divmod(k, len(self.directions)) for k in indices]
-        known, supports, latents = [], [], []
-        for subject, which in items:
-            source, _, support = self.pairs.chosen(self.model, self.directions[which], [subject])
-            mean = torch.from_numpy(np.array(self.means[subject, which], np.float32))[None]
-            known.append(self.model.known(source, mean, support))
-            supports.append(support)
-            latents.append(torch.from_numpy(np.array(self.residuals[subject, which], np.float32)))
+        parts = [
+            self.encode(self.pairs.chosen([subject]), self.directions[which], subject)
+            for subject, which in items
+        ]
         subjects = [subject for subject, _ in items]
         return {
-            "latents": torch.stack(latents),
-            "known": torch.cat(known),
-            "support": torch.cat(supports),
+            **{name: torch.cat([part[name] for part in parts]) for name in parts[0]},
             "direction": torch.tensor([self.directions[which] for _, which in items]),
             "labels": {name: codes[subjects] for name, codes in self.codes.items()},
         }
-
-
-class BoxSet:
-    """Boxes of volumes and their estimates for TR's training: sample k is (subject, direction).
-
-    ``estimates`` are an array (subjects, directions, N, X, Y, Z), ``box`` a side in voxels.
-    """
-
-    def __init__(
-        self,
-        pairs: Pairs,
-        model: DualModalDiffusion,
-        directions: Sequence[int],
-        estimates: np.ndarray,
-        box: int,
-    ) -> None:
-        self.pairs, self.model, self.directions = pairs, model, list(directions)
-        self.estimates, self.box = estimates, box
-        shape = model.grid.shape
-        weight = torch.ones(1, *shape)
-        if model.atlas is not None:
-            weight = 1 + model.atlas.map()[0].cpu()
-        self.weight = weight
-        self.averages = [model.regression.prior(d)[0].cpu() for d in self.directions]
-        self.deviations = [model.residual.deviation[d].cpu() for d in self.directions]
-        place = torch.stack(
-            [p.cpu() for p in torch.unravel_index(model.regression.place, shape)], dim=1
-        )
-        self.places = place  # boxes are cut around voxels that are brain in someone
-
-    def __len__(self) -> int:
-        return len(self.pairs) * len(self.directions)
-
-    def batch(
-        self, indices: Sequence[int], generators: Sequence[torch.Generator]
-    ) -> dict[str, Any]:
-        """See :meth:`neuromix.augment.pds.two_stage.Refinement.loss`."""
-        columns: dict[str, list[Tensor]] = {}
-        for k, generator in zip(indices, generators, strict=True):
-            subject, which = divmod(k, len(self.directions))
-            direction = self.directions[which]
-            cut = self._cut(generator)
-            scale = self.model.scale.cpu()
-            pair = self.pairs.array[subject]
-            source = torch.from_numpy(np.array(pair[1 - direction][cut])) / scale[1 - direction]
-            target = torch.from_numpy(np.array(pair[direction][cut])) / scale[direction]
-            estimate = np.array(self.estimates[subject, which][cut], np.float32)
-            support = support_of(source[None])[0]
-            parts = {
-                "source": torch.zeros_like(source) if self.model.source_blind else source,
-                "target": target * support,
-                "estimate": torch.from_numpy(estimate),
-                "support": support,
-                "average": self.averages[which][cut],
-                "deviation": self.deviations[which][cut],
-                "weight": self.weight[cut],
-                "direction": torch.tensor(direction),
-            }
-            for name, part in parts.items():
-                columns.setdefault(name, []).append(part)
-        return {name: torch.stack(parts) for name, parts in columns.items()}
-
-    def _cut(self, generator: torch.Generator) -> tuple[slice, ...]:
-        """A random box that lies in the volume."""
-        chosen = int(torch.randint(len(self.places), (), generator=generator))
-        slices = [slice(None)]
-        for middle, side in zip(self.places[chosen].tolist(), self.model.grid.shape, strict=True):
-            size = min(self.box, side)
-            start = min(max(middle - size // 2, 0), side - size)
-            slices.append(slice(start, start + size))
-        return tuple(slices)

@@ -122,8 +122,10 @@ class Training(Options[Config]):
 class CompleterTraining(Training[Config]):
     """A fit of the modality completer."""
 
-    without: tuple[Literal["pattern", "refinement", "microstructure", "diagnosis"], ...] = ()
-    """Parts to leave out, for ablations."""
+    without: tuple[
+        Literal["diagnosis", "network", "pattern", "refinement", "microstructure"], ...
+    ] = ()
+    """Parts to leave out, for ablations; the last three are of the preset paper."""
 
     note: ClassVar[str] = (
         f"{Training.note} --batch-size and --seed are those of --refining, too, and "

@@ -320,7 +320,7 @@ class Hybrid(Comparing):
     completer: Preset = "tiny"
     """Preset of the completer."""
     completer_steps: int | None = None
-    """Training steps of PDM, if not those of the preset."""
+    """Training steps of its network, if not those of the preset."""
     refining_steps: int | None = None
     """Training steps of TR, if not those of the preset."""
     samples: int = 4

@@ -151,7 +151,7 @@ class Bench:
         return record | {"errors": errors}
 
     def in_steps(self, steps: int, want: str) -> dict[str, Any]:
-        """The first arm's table where PDM is evaluated so many times for a sample."""
+        """The first arm's table where the network is evaluated so many times for a sample."""
         completer = self.completer(self.settings.arms[0])
         completer.register_to_config(steps=steps)
 

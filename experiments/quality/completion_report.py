@@ -109,7 +109,7 @@ def page(results: Mapping[str, Any], pictures: Sequence[Picture], split: Split) 
         ],
         figures=pictures,
         details=[
-            *((f"{want}, steps of PDM", _steps(results["steps"][want])) for want in MODALITIES),
+            *((f"{want}, sampling steps", _steps(results["steps"][want])) for want in MODALITIES),
             *((f"{want}, costs", _costs(results["costs"][want])) for want in MODALITIES),
             ("Fits", pd.DataFrame(results["fits"]).T.reset_index()),
         ],

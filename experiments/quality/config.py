@@ -269,17 +269,17 @@ class Completion:
     spacing: float = 6.0
     """Voxel side of the phantom in mm."""
     arms: tuple[str, ...] = ("full",)
-    """full, source-blind, and parts to leave out: pattern, refinement, microstructure,
-    diagnosis."""
+    """full, source-blind, and parts to leave out: network, diagnosis; of the preset paper pattern,
+    refinement and microstructure, too."""
     baselines: tuple[str, ...] = PREDICTORS
     """What stands beside it."""
     seconds: float | None = None
     """Processor time of each trained baseline in each direction. Without it, half of that of the
     first arm, which learns both."""
     steps: int | None = None
-    """Of PDM's training, if not those of the preset."""
+    """Of the network's training, if not those of the preset."""
     refining_steps: int | None = None
-    """Of TR's."""
+    """Of TR's, which the preset paper has."""
     seed: int = 0
     """Decides the phantom, the parts, the first weights and the noise."""
 

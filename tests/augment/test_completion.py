@@ -185,8 +185,7 @@ SHORT = TrainConfig(
     steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
 )
 CONFIG = ModalityConfig(
-    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, sampling_steps=2,
-    training=SHORT, refining=SHORT,
+    width=8, blocks=1, layers=0, token=4, depth=4, folds=2, sampling_steps=2, training=SHORT,
 )  # fmt: skip
 
 
@@ -223,7 +222,7 @@ def completer(tiny_pairs, tmp_path_factory):
     table.to_csv(folder / "train.tsv", sep="\t", index=False)
     command = ["train", "pds", str(folder / "train.tsv"), str(folder / "completer")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "demo", replace(CONFIG, training=SHORT, refine="none"))
+        patch.setitem(PRESETS, "demo", CONFIG)
         assert main([*command, "--preset", "demo", "--directions", "dmri"]) == 0
     return folder / "completer"
 
@@ -275,9 +274,13 @@ def test_the_command_tells_bad_input_in_one_line(
 def test_every_part_can_be_left_out():
     from neuromix.augment.pds.config import ABLATIONS, ablated
 
-    for name in ABLATIONS:
-        assert ablated(CONFIG, [name]) != CONFIG
+    published = PRESETS["paper"]
+    for name, (design, _) in ABLATIONS.items():
+        config = CONFIG if design == "prior" else published
+        assert ablated(config, [name]) != config
     assert ablated(CONFIG, []) == CONFIG
-    assert ablated(CONFIG, ["refinement", "pattern"]) == replace(
-        CONFIG, refine="none", pattern=False
-    )
+    assert not ablated(CONFIG, ["network"]).training.steps
+    without = ablated(published, ["refinement", "pattern"])
+    assert without == replace(published, refinement=False, pattern=False)
+    with pytest.raises(InputError, match="whose parts are diagnosis, network"):
+        ablated(CONFIG, ["pattern"])

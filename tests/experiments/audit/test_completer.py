@@ -19,8 +19,8 @@ SHORT = TrainConfig(
     steps=1, batch_size=4, warmup=1, validate_every=1, checkpoint_every=1, log_every=1
 )
 CONFIG = ModalityConfig(
-    directions=("dmri",), widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6,
-    sampling_steps=3, refine="none", training=SHORT, refining=SHORT,
+    directions=("dmri",), width=8, blocks=1, layers=0, token=4, depth=4, folds=2,
+    sampling_steps=3, training=SHORT,
 )  # fmt: skip
 TRULY = ModalityCompleter.posterior
 

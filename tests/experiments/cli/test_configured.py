@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from neuromix.augment.pds.config import ABLATIONS, shortened
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
+from neuromix.augment.pds.config import shortened
 from neuromix.augment.tiled.config import PRESETS as MD_SAMPLERS
 from neuromix.experiments.bench import config as bench
 from neuromix.experiments.cli import configured
@@ -73,12 +73,12 @@ def test_short_options_are_those_of_the_training(started, name):
 
 
 def test_a_completer_has_two_trainings_and_parts_that_can_be_left_out(started):
-    args = ("--steps", 6, "--refining-steps", 9, "--batch-size", 2, "--without", "pattern")
+    args = ("--steps", 6, "--refining-steps", 9, "--batch-size", 2, "--without", "diagnosis")
     (_, config, *_), _ = started("train", "pds", "data", "out", *args)
     short = shortened(COMPLETERS["tiny"], 6, 9)
     parts = (replace(part, batch_size=2) for part in (short.training, short.refining))
     training, refining = parts
-    assert config == replace(short, training=training, refining=refining, **ABLATIONS["pattern"])
+    assert config == replace(short, training=training, refining=refining, labels=())
     assert config.training.validate_every == 6
 
 

@@ -23,8 +23,7 @@ SHORT = TrainConfig(
     steps=1, batch_size=2, warmup=0, validate_every=1, checkpoint_every=1, log_every=1
 )
 CONFIG = ModalityConfig(
-    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, sampling_steps=1,
-    training=SHORT, refining=SHORT,
+    width=8, blocks=1, layers=0, token=4, depth=4, folds=2, sampling_steps=1, training=SHORT,
 )  # fmt: skip
 
 

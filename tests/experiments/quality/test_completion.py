@@ -20,8 +20,7 @@ SHORT = TrainConfig(
     steps=2, batch_size=4, warmup=1, validate_every=2, checkpoint_every=2, log_every=1
 )
 CONFIG = ModalityConfig(
-    widths=(8,), heads=2, refiner_width=8, refiner_blocks=1, box=6, sampling_steps=2,
-    training=SHORT, refining=SHORT,
+    width=8, blocks=1, layers=0, token=4, depth=4, folds=2, sampling_steps=2, training=SHORT,
 )  # fmt: skip
 ARMS = ["full", "source-blind"]
 

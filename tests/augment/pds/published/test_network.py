@@ -4,8 +4,8 @@ from torch import nn
 
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.pds.dual_unet import DualModalUNet, SpatialAttention
-from neuromix.augment.pds.pattern import PatternModule
+from neuromix.augment.pds.published.network import DualModalUNet, SpatialAttention
+from neuromix.augment.pds.published.pattern import PatternModule
 
 GRID = Grid.mni(12.0)
 SPACE = LabelSpace({"diagnosis": ("NC", "AD")})
@@ -14,7 +14,7 @@ SPACE = LabelSpace({"diagnosis": ("NC", "AD")})
 def new(pattern=True, widths=(8, 16), patch=1):
     torch.manual_seed(0)
     network = DualModalUNet(
-        SPACE, modalities=2, noisy_channels=2, known_channels=3, segments=2, widths=widths,
+        SPACE, modalities=2, known_channels=3, segments=2, widths=widths,
         patch=patch, heads=2, pattern=PatternModule(GRID.to_dict()) if pattern else None,
     )  # fmt: skip
     nn.init.normal_(network.head.weight, std=0.1)  # it starts as zero, which would hide all else

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from neuromix.augment.data.grid import Grid
-from neuromix.augment.pds.pattern import PatternModule
+from neuromix.augment.pds.published.pattern import PatternModule
 
 GRID = Grid.mni(12.0)
 

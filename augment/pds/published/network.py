@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.diffusion.label_embedding import LabelEmbedder
-from neuromix.augment.pds.pattern import PatternModule
+from neuromix.augment.pds.published.pattern import PatternModule
 
 TIME_FEATURES = 64
 
 
 class DualModalUNet(nn.Module):
-    """What it predicts (velocity or noise) is up to the objective; it starts as zero.
+    """Noise of the target, zero at the start.
 
     N ``segments`` are the channels of the output; sides halve from one of the ``widths`` to the
     next; ``patch`` is the side in voxels of a position of the finest resolution. Without
@@ -46,7 +46,6 @@ class DualModalUNet(nn.Module):
         space: LabelSpace,
         *,
         modalities: int,
-        noisy_channels: int,
         known_channels: int,
         segments: int,
         widths: Sequence[int],
@@ -65,7 +64,7 @@ class DualModalUNet(nn.Module):
 
         # A slot of channels for each modality.
         self.known_stem = nn.Conv3d(modalities * known_channels, widths[0], patch, stride=patch)
-        self.noisy_stem = nn.Conv3d(modalities * noisy_channels, widths[0], patch, stride=patch)
+        self.noisy_stem = nn.Conv3d(modalities * segments, widths[0], patch, stride=patch)
         pairs = list(itertools.pairwise(widths))
         self.known_blocks = nn.ModuleList(Block(w, w, dim) for w in widths)
         self.known_downs = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairs)
