@@ -40,8 +40,8 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import MODALITIES, ModalityConfig
 from neuromix.augment.pds.pairs import Pairs, Samples, Usual, support_of
 
-MOST = 600
-"""People that priors are made of; more change little and need memory."""
+MOST = 200
+"""People that priors are made of: with their context, six volumes of all segments each are held."""
 RARE = 0.02
 """Share of people who must have tissue at a voxel for it to count as brain."""
 CONTEXTS = 5
@@ -65,6 +65,7 @@ class PairDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
     scale: Tensor
     limits: Tensor
     mixing: Tensor
+    network: nn.Module | None
 
     @register_to_config
     def __init__(
@@ -109,7 +110,7 @@ class PairDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
 
     def use(self, network: nn.Module) -> None:
         """Let both directions use a network."""
-        self.network = network  # type: ignore[assignment]
+        self.network = network
         for denoiser in self.denoisers.values():  # as a guest, who is saved once
             object.__setattr__(denoiser, "network", network)
 
@@ -211,8 +212,9 @@ def fit(job: Job, sets: Sequence[Pairs], grid: Grid) -> tuple[PairDenoiser, Trai
     model = PairDenoiser.from_pretrained(kept).to(device)
     if not config.training.steps:
         return model.eval(), None
+    count = len(list(kept.glob(f"{config.directions[0]}-*")))
     priors = {
-        want: [Prior.from_pretrained(path) for path in sorted(kept.glob(f"{want}-*"))]
+        want: [Prior.from_pretrained(kept / f"{want}-{k}") for k in range(count)]
         for want in config.directions
     }
     objective = BothWays(model, priors, config.label_dropout)
@@ -227,7 +229,7 @@ def begin(
 ) -> tuple[PairDenoiser, dict[str, list[Prior]]]:
     """A model that knows what priors know, and the priors of the folds, by direction."""
     multiples = (min(config.depth, grid.shape[2]), config.token, config.token)
-    shell = {
+    shell: dict[str, Any] = {
         "label_space": LabelSpace.from_known(pairs.rows, config.labels).to_dict(),
         "grid": grid.to_dict(), "segments": pairs.array.shape[2],
         "source_blind": config.source_blind, "multiples": list(multiples),
@@ -235,7 +237,8 @@ def begin(
     bare = PairDenoiser(**shell, prior_settings={}, network_settings={})
     usual = pairs.usual()
     bare.learn(usual)
-    settings, fitted = {}, {}
+    settings: dict[str, dict[str, Any]] = {}
+    fitted: dict[str, list[Prior]] = {}
     x, y, z = grid.spacing
     for want in config.directions:
         d = MODALITIES.index(want)
@@ -256,7 +259,8 @@ def begin(
         model = PairDenoiser(**shell, prior_settings=settings, network_settings=network)
     model.learn(usual)
     for want, each in fitted.items():
-        model.denoisers[want].prior.load_state_dict(each[0].state_dict())  # type: ignore[union-attr]
+        prior: Any = model.denoisers[want].prior
+        prior.load_state_dict(each[0].state_dict())
     return model, {want: each[1:] for want, each in fitted.items()}
 
 
@@ -303,7 +307,7 @@ def pace(
     begun = time.perf_counter()
     prior.posterior(torch.zeros(1, *model.latent_shape), torch.full((1,), 0.5))
     each = LEVELS * len(config.directions) * (time.perf_counter() - begun)
-    seconds += max(count - len(pairs), 0) * each
+    seconds += max(min(count, MOST) - len(pairs), 0) * each
     if config.training.steps:
         objective = BothWays(model, priors, config.label_dropout)
         seconds += estimate(objective, samples(model, pairs, config, True), config.training)

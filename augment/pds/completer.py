@@ -142,7 +142,10 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
             completer = cls(model, way.scheduler(), list(config.directions), 1)
         begun = time.perf_counter()
         completer._draw(source, direction, list(range(CHUNK)), {})
-        return seconds, config.sampling_steps * (time.perf_counter() - begun) / CHUNK
+        sample = config.sampling_steps * (time.perf_counter() - begun) / CHUNK
+        if config.design == "published" and config.refinement:  # TR sees a sample of everybody
+            seconds += (count or len(pairs)) * len(config.directions) * sample
+        return seconds, sample
 
     def complete(
         self, subject: tio.Subject, want: str, seed: int, labels: Mapping[str, Any] | None = None

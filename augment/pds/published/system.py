@@ -242,24 +242,12 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def pace(
-    pairs: Pairs, config: ModalityConfig, grid: Grid, count: int
-) -> tuple[float, PublishedPDS]:
-    """Seconds of a fit to ``count`` pairs, and a model as it is before training."""
-    import time
-
+def pace(pairs: Pairs, config: ModalityConfig, grid: Grid, _: int) -> tuple[float, PublishedPDS]:
+    """Seconds of the trainings, and a model as it is before them."""
     model = begin(pairs, config, grid)
     objective = SemanticConsistency(model, config.label_dropout, scheduler().alphas_cumprod)
     seconds = estimate(objective, _samples(model, pairs, config), config.training)
     if model.refiner is not None:
-        begun = time.perf_counter()
-        with torch.no_grad():
-            source = pairs.chosen([0])[:, 0]
-            codes = {k: torch.tensor([v]) for k, v in model.label_space.encode({}).items()}
-            known = {**model.conditions(source, 1), **codes}
-            model(torch.zeros(1, *model.latent_shape), torch.full((1,), 500), known, 1)
-        each = config.sampling_steps * (time.perf_counter() - begun)
-        seconds += count * len(config.directions) * each
         nothing = np.zeros((len(pairs), len(MODALITIES), *model.latent_shape), np.float16)
         data = _samples(model, pairs, config, nothing)
         seconds += estimate(Refinement(model, config.microstructure), data, config.refining)

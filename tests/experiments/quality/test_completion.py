@@ -106,7 +106,7 @@ def test_arms_differ_from_the_full_system_in_what_they_are_named_for(tiny_pairs,
     settings = Completion(data=tiny_pairs, preset="demo", train=3, validation=1, heldout=2)
     full = settings.config("full")
     assert settings.config("source-blind") == replace(full, source_blind=True)
-    assert settings.config("pattern") == replace(full, pattern=False)
+    assert settings.config("diagnosis") == replace(full, labels=())
 
 
 @pytest.mark.parametrize(
