@@ -68,6 +68,8 @@ LEAST = 0.3
 outweigh it."""
 RIDGE = 0.001
 """Penalty of the regression on a context, as a share of the context's mean variance."""
+LENT = 0.36
+"""What people at the next voxel count in that regression; two voxels beside count LENT squared."""
 QUIET = 0.02
 """Smallest deviation: where nobody varies, nothing is divided by nothing."""
 
@@ -283,7 +285,9 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
             self.context_mean.copy_(context.mean(0))
             known = context - self.context_mean
             penalty = RIDGE * float(known[:, :, inside].square().mean())
-            self.regression.copy_(self._solve(rest, known, self.beside, [penalty], len(rest))[0])
+            self.regression.copy_(
+                self._solve(rest, known, self.beside, [penalty], len(rest), LENT)[0]
+            )
 
     def fit_rest(self, rest: Tensor, free: int) -> None:
         """Take covariance and filters from what the mean leaves of people, (N, L, H, W)."""
@@ -324,10 +328,12 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         taps: Sequence[tuple[int, ...]],
         powers: Sequence[float],
         free: int,
+        lending: float = 1.0,
     ) -> Tensor:
         """Weights of neighbours in channels (N, C, L, H, W) that tell ``wanted`` (N, L, H, W) best.
 
-        One set for each of P powers of noise in the channels: (P, C taps, sites).
+        One set for each of P powers of noise in the channels: (P, C taps, sites). People of the
+        next voxel count ``lending`` as much as a site's own.
         """
         s, h, w = self.reach
         margin = 1  # places on each side, in plane, that lend a site their people
@@ -345,12 +351,15 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         pooled = F.max_pool3d(self.inside[None].float(), self.share, ceil_mode=True)[0] > 0
         sites = pooled.nonzero()
         # A site's filter is that of every voxel of its block, and their neighbours lend theirs.
-        lent = [
-            (dl * high + dh) * wide + dw
+        lent = {
+            (dl * high + dh) * wide + dw: lending
+            ** sum(
+                d in (0, side + margin) for d, side in zip((dh, dw), self.share[1:], strict=True)
+            )
             for dl, dh, dw in np.ndindex(
                 self.share[0], self.share[1] + 2 * margin, self.share[2] + 2 * margin
             )
-        ]
+        }
         starts = (
             (sites[:, 0] * self.share[0]) * high + sites[:, 1] * self.share[1]
         ) * wide + sites[:, 2] * self.share[2]
@@ -362,14 +371,14 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
             first = starts[begin : begin + size]
             covariance = torch.zeros(len(first), weights, weights)
             side = torch.zeros(len(first), weights, 1)
-            for shift in lent:
+            for shift, share in lent.items():
                 index = (first[:, None] + shift + offsets).clamp_max(flat.shape[1] - 1)
                 patches = flat[:, index].transpose(0, 1).contiguous()  # (S, N, W)
                 mine = aim[:, (first + shift + middle).clamp_max(aim.shape[1] - 1)].T[..., None]
-                covariance.baddbmm_(patches.transpose(1, 2), patches)
-                side.baddbmm_(patches.transpose(1, 2), mine)
-            covariance /= free * len(lent)
-            side /= free * len(lent)
+                covariance.baddbmm_(patches.transpose(1, 2), patches, alpha=share)
+                side.baddbmm_(patches.transpose(1, 2), mine, alpha=share)
+            covariance /= free * sum(lent.values())
+            side /= free * sum(lent.values())
             for number, power in enumerate(powers):
                 system = covariance + (power + 1e-5) * torch.eye(weights)
                 solved = torch.cholesky_solve(side, torch.linalg.cholesky(system))[..., 0]

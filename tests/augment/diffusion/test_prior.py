@@ -114,18 +114,18 @@ def test_a_known_context_tells_what_noise_hides():
 
 
 def test_what_a_context_leaves_is_measured_on_people_of_other_folds():
-    """Six channels that say nothing: in the people of a regression they seem to say something."""
-    volumes, _ = people(30)
-    context = torch.randn(30, 6, *SHAPE, generator=torch.Generator().manual_seed(1))
-    settings = settings_of(SHAPE, SPACING, INSIDE, 0, 6)
+    """Channels that say nothing seem to say something in the people of a regression."""
+    volumes, _ = people(60)
+    context = torch.randn(60, 4, *SHAPE, generator=torch.Generator().manual_seed(1))
+    settings = settings_of(SHAPE, SPACING, INSIDE, 0, 4) | {"reach": [0, 1, 1]}
     generator = torch.Generator().manual_seed(0)
-    whole = fit_priors(settings, volumes, INSIDE, None, torch.arange(30) % 3, generator, context)[0]
-    left = volumes - whole.expected(None, 30, context)
-    others, _ = people(30, seed=3)
-    theirs = torch.randn(30, 6, *SHAPE, generator=torch.Generator().manual_seed(2))
-    new = others - whole.expected(None, 30, theirs)
-    assert left.var() < 0.8 * new.var()
-    assert whole.variance.mean().item() == pytest.approx(new.var().item(), rel=0.2)
+    whole = fit_priors(settings, volumes, INSIDE, None, torch.arange(60) // 15, generator, context)[0]
+    left = volumes - whole.expected(None, 60, context)
+    others, _ = people(60, seed=3)
+    theirs = torch.randn(60, 4, *SHAPE, generator=torch.Generator().manual_seed(2))
+    new = others - whole.expected(None, 60, theirs)
+    assert left.var() < 0.85 * new.var()
+    assert 0.93 * new.var() < whole.variance.mean() < 1.2 * new.var()
 
 
 def test_far_cells_are_not_believed_but_for_the_leading_modes():
