@@ -119,7 +119,9 @@ def test_what_a_context_leaves_is_measured_on_people_of_other_folds():
     context = torch.randn(60, 4, *SHAPE, generator=torch.Generator().manual_seed(1))
     settings = settings_of(SHAPE, SPACING, INSIDE, 0, 4) | {"reach": [0, 1, 1]}
     generator = torch.Generator().manual_seed(0)
-    whole = fit_priors(settings, volumes, INSIDE, None, torch.arange(60) // 15, generator, context)[0]
+    whole = fit_priors(settings, volumes, INSIDE, None, torch.arange(60) // 15, generator, context)[
+        0
+    ]
     left = volumes - whole.expected(None, 60, context)
     assert whole.variance.mean() > 1.1 * left.var()
 
