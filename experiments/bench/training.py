@@ -22,6 +22,7 @@ from rich.progress import Progress
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.denoiser import PriorFlow
 from neuromix.augment.diffusion.loop import sample_generators, train
+from neuromix.augment.diffusion.precision import precision_of
 from neuromix.augment.errors import InputError
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.stacks import StackSet
@@ -69,17 +70,21 @@ def _speed(
     """Time of a step of the loop, and of a bare step of the same network."""
     size = config.training.batch_size
     _, denoiser = ours_alone(config, grid)
-    objective = PriorFlow(denoiser, [])
+    objective = PriorFlow(denoiser, [], moved=True, mirrored=-2)
     noise = np.random.default_rng(0).standard_normal((8 * size, *denoiser.latent_shape))
     np.save(folder / "speed.npy", noise.astype(np.float16))
     data = _stacks(folder / "speed.npy")
     batch = data.batch(range(size), sample_generators(0, 0, range(size)))
-    twin = PriorFlow(ours_alone(config, grid)[1], [])
+    twin = PriorFlow(ours_alone(config, grid)[1], [], moved=True, mirrored=-2)
     network = twin.networks["network"]
     optimiser = torch.optim.AdamW(network.parameters())
 
+    is_half = precision_of(config.training.precision, "cpu", [network]) == "bf16"
+
     def bare_step() -> None:
-        twin.loss("network", batch, sample_generators(0, 0, range(size))).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            loss = twin.loss("network", batch, sample_generators(0, 0, range(size)))
+        loss.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
@@ -115,7 +120,7 @@ def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> f
     data = _stacks(path)
     own: list[float] = []
     # At the end of a forward pass all activations are held.
-    objective = PriorFlow(denoiser, [])
+    objective = PriorFlow(denoiser, [], moved=True, mirrored=-2)
     network = objective.networks["network"]
     network.register_forward_hook(lambda *_: own.append(own_memory("RssAnon")))
     settings = replace(config.training, steps=STEPS, checkpoint_every=STEPS)
@@ -126,4 +131,4 @@ def _memory(config: TiledMDConfig, grid: Grid, subjects: int, folder: Path) -> f
 def _stacks(path: Path) -> StackSet:
     """Stacks on disk whose people are in no fold."""
     count = len(np.load(path, mmap_mode="r"))
-    return StackSet(path, SPACE, [LABELS] * count, np.full(count, -1), True, False)
+    return StackSet(path, SPACE, [LABELS] * count, np.full(count, -1), True, 0)
