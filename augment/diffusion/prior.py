@@ -391,8 +391,10 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
                 side.baddbmm_(patches.transpose(1, 2), mine, alpha=share)
             covariance /= free * sum(lent.values())
             side /= free * sum(lent.values())
+            # In single precision, what is told twice leaves less than nothing.
+            least = 1e-5 + 1e-5 * covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
             for number, power in enumerate(powers):
-                system = covariance + (power + 1e-5) * torch.eye(weights)
+                system = covariance + (power + least) * torch.eye(weights)
                 solved = torch.cholesky_solve(side, torch.linalg.cholesky(system))[..., 0]
                 found[number][:, rows[begin : begin + size]] = solved.T.half()
 
