@@ -71,10 +71,11 @@ def common_frame(cohort: Cohort) -> tuple[Grid, int]:
 
 
 def read(image: tio.Image, name: str) -> Tensor:
-    """Segments (N, X, Y, Z) of an image; the subject does not keep them."""
+    """Segments (N, X, Y, Z) of an image; the subject does not keep what it has not read yet."""
     from neuromix.augment.data.scans import WholeImage
 
-    image = WholeImage(image.path) if image.path is not None else image
+    # One that is in memory may have been changed by a transform.
+    image = image if image._loaded or image.path is None else WholeImage(image.path)
     data: Tensor = image.data.float()
     if not torch.isfinite(data).all():
         raise InputError(f"{image.path or name} holds NaN or Inf; mend it or drop the subject")

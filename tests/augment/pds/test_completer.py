@@ -19,7 +19,7 @@ from neuromix.augment.opening import open_source
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import ModalityConfig
 from neuromix.augment.pds.fit import Fitting
-from neuromix.augment.pds.pairs import Pairs, common_frame
+from neuromix.augment.pds.pairs import Pairs, common_frame, read
 from neuromix.augment.phantom import make_phantom
 
 SHORT = TrainConfig(
@@ -315,3 +315,11 @@ def test_a_second_session_does_not_tell_of_the_first(tiny_pairs, tmp_path):
         error, support = next(iter(fitting._errors(pairs, means[0], 0, fitting.directions[0])()))
         errors.append(float((error[:6].square() * support[:6]).mean()))
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+def test_what_a_transform_did_to_a_source_is_seen(parts):
+    image = lacking(parts.test, "dmri")["fmri"]
+    once = read(image, "fmri")
+    assert not image._loaded  # a subject does not keep what it did not hold
+    image.set_data(1.5 * once)
+    assert torch.equal(read(image, "fmri"), 1.5 * once)
