@@ -137,7 +137,7 @@ PRESETS = {
     ),
     "tiny": TiledMDConfig(
         width=96, blocks=5,
-        training=schedule(6000, 16, 1e-3, warmup=100, ema_decay=0.998, every=500),
+        training=schedule(3000, 16, 1e-3, warmup=100, ema_decay=0.998, every=250),
     ),
     "base": TiledMDConfig(
         width=256, blocks=6, layers=8, heads=8,
