@@ -123,3 +123,11 @@ def specks(volumes):
     mask = (volumes > 0).float()
     near = torch.nn.functional.avg_pool3d(mask, 3, 1, 1)
     return float(((mask - near).abs() > 0.6).sum() / mask.sum())
+
+
+def test_much_bright_fluid_does_not_hide_that_tissue_ends_at_a_mask():
+    data = brains()
+    fluid = torch.rand(data.shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    assert codec("md", data=torch.where(fluid & (data > 0), 3.0, data)).config["outlined"]
+    soft = torch.nn.functional.avg_pool3d(data, 3, 1, 1)
+    assert not codec("t1", data=soft).config["outlined"]
