@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from neuromix.augment.diffusion.config import TrainConfig, schedule
-from neuromix.augment.errors import InputError
+from neuromix.augment.errors import InputError, require_choice
 
 MODALITIES = ("fmri", "dmri")
 """The two that are completed from one another."""
@@ -65,10 +65,7 @@ class ModalityConfig:
             "refine": ("mean", "sample", "none"),
         }
         for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise InputError(
-                    f"{name} {getattr(self, name)!r} is not known; allowed are {', '.join(values)}"
-                )
+            require_choice(name, getattr(self, name), values)
         if self.start == "gaussian" and self.objective == "noise":
             raise InputError(
                 "objective noise came with start gaussian, whose flow is a velocity; give "
