@@ -1,6 +1,7 @@
 """What all samplers share: one idea, one training loop, one solver.
 
 - prior: what statistics say of an image in closed form, and how far off that is
+- resolution: how fine that is on a grid, what it costs, and its noise levels
 - network: convolutions around transformer blocks, for what is left
 - denoiser: both on one flow, and its loss
 - augmentation: changes of training images that a network is told of

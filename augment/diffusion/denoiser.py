@@ -35,7 +35,8 @@ from neuromix.augment.diffusion.augmentation import MOVES, move
 from neuromix.augment.diffusion.label_embedding import drop_labels, label_features
 from neuromix.augment.diffusion.network import HybridNet
 from neuromix.augment.diffusion.objectives import Batch, Generators, Objective, noise_like
-from neuromix.augment.diffusion.prior import FIRST, Prior
+from neuromix.augment.diffusion.prior import Prior
+from neuromix.augment.diffusion.resolution import FIRST
 
 INTERVAL = (0.06, 0.8)
 """Where guidance by the prior acts."""

@@ -22,6 +22,7 @@ from neuromix.augment.data.split import require_apart
 from neuromix.augment.diffusion.loop import TrainConfig, Trained, TrainingSet, train
 from neuromix.augment.diffusion.objectives import Objective
 from neuromix.augment.diffusion.pipeline import Saved
+from neuromix.augment.diffusion.precision import precision_of
 from neuromix.augment.errors import InputError
 from neuromix.augment.software import commit
 
@@ -137,6 +138,8 @@ class Trainable(Saved):
         Returns:
             The pipeline and what the training came to.
         """
+        # What the machine can't do is refused before minutes go into statistics.
+        precision_of(config.training.precision, PartialState().device.type)
         job = Job(apart(cohort, validation), config, Path(folder) / "work", resume, progress)
         fitted, trained, record = cls._fit(job)
         record["config"] = asdict(config)

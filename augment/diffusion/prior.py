@@ -44,32 +44,29 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from neuromix.augment.diffusion.memory import keep_freed_memory
+from neuromix.augment.diffusion.resolution import (
+    FIRST,
+    LEVELS,
+    MEMORY,
+    place,
+    sites_of,
+    times,
+)
 
-LEVELS = 16
-"""Noise levels with filters of their own, even in log-odds; between them weights are blended."""
-FIRST, LAST = 0.998, 0.01
-"""The largest and the smallest level."""
-CELLS = 2048
-"""Cells of the coarse Gaussian at most."""
 MODES = 6
 """Modes over people that are kept whole: tapered, the spread of atrophy over people halves."""
 TAPER = 27.0
 """Length in mm over which the rest of the coarse covariance is trusted."""
 DOUBT = 1.0
 """Subjects' worth of doubt that a label changes anything (ridge penalty)."""
-REACH = 9.0
-"""Millimetres on each side in a slice that a filter sees, three voxels at most."""
-SITES = 40_000
-"""Places with a filter of their own; where a grid has more voxels, neighbours share one."""
-MEMORY = 1 << 27
-"""Numbers that are held at a time while filters are solved."""
 TOGETHER = 16
 """People who are estimated at a time."""
 LEAST = 0.3
 """Smallest deviation as a share of that of the whole brain: a rim where few have tissue would
 outweigh it."""
-RIDGE = 0.001
-"""Penalty of the regression on a context, as a share of the context's mean variance."""
+RIDGES = (0.01, 0.001, 0.1, 1.0)
+"""Penalties of the regression on a context, as shares of the context's mean variance: the first,
+or the one that foretells people of other folds best."""
 LENT = 0.36
 """What people at the next voxel count in that regression; two voxels beside count LENT squared."""
 QUIET = 0.02
@@ -204,9 +201,9 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         everywhere = weights.new_zeros(len(weights), math.prod(self.grid))
         everywhere[:, self.where] = weights
         weights = everywhere.unflatten(1, self.grid)
-        for axis, (times, side) in enumerate(zip(self.share, self.shape, strict=True), start=1):
-            if times > 1:
-                weights = weights.repeat_interleave(times, axis).narrow(axis, 0, side)
+        for axis, (shared, side) in enumerate(zip(self.share, self.shape, strict=True), start=1):
+            if shared > 1:
+                weights = weights.repeat_interleave(shared, axis).narrow(axis, 0, side)
         s, h, w = self.reach
         padded = F.pad(channels, (w, w, h, h, s, s))
         height, width = padded.shape[-2:]
@@ -279,8 +276,11 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         inside: Tensor,
         features: Tensor | None = None,
         context: Tensor | None = None,
-    ) -> None:
-        """Take the mean from volumes (N, L, H, W), with its effects and its regression."""
+    ) -> Tensor | None:
+        """Take the mean from volumes (N, L, H, W), with its effects and its regression.
+
+        Returns regressions by :data:`RIDGES`, of which the first one is taken.
+        """
         self.inside.copy_(inside)
         self.mean.copy_(volumes.mean(0))
         rest = volumes - self.mean
@@ -291,13 +291,15 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
             effects = torch.linalg.solve(gram, design.T @ rest.flatten(1))
             self.effects.copy_(effects.reshape(self.effects.shape))
             rest = rest - torch.einsum("bf,flhw->blhw", design, self.effects)
-        if context is not None:
-            self.context_mean.copy_(context.mean(0))
-            known = context - self.context_mean
-            penalty = RIDGE * float(known[:, :, inside].square().mean())
-            self.regression.copy_(
-                self._solve(rest, known, self.beside, [penalty], len(rest), LENT)[0]
-            )
+        if context is None:
+            return None
+        self.context_mean.copy_(context.mean(0))
+        known = context - self.context_mean
+        size = float(known[:, :, inside].square().mean())
+        penalties = [size * share for share in RIDGES]
+        regressions = self._solve(rest, known, self.beside, penalties, len(rest), LENT)
+        self.regression.copy_(regressions[0])
+        return regressions
 
     def fit_rest(self, rest: Tensor, free: int) -> None:
         """Take covariance and filters from what the mean leaves of people, (N, L, H, W)."""
@@ -430,17 +432,37 @@ def fit_priors(
     keep_freed_memory()
     count = int(folds.max()) + 1
     priors = [Prior(**settings) for _ in range(count + 1)]
+    regressions = []
     for fold, prior in enumerate(priors, start=-1):
         chosen = folds != fold
         parts = (None if part is None else part[chosen] for part in (features, context))
-        fit = prior.fit if context is None else prior.fit_mean
-        fit(volumes[chosen], inside, *parts)
-    rest = torch.empty_like(volumes)  # of each, what the others' mean leaves
-    for fold, prior in enumerate(priors[1:]):
-        for person in (folds == fold).nonzero().flatten().tolist():
-            known = (None if each is None else each[person, None] for each in (features, context))
-            rest[person] = volumes[person] - prior.expected(next(known), 1, next(known))[0]
-    if context is not None:
+        if context is None:
+            prior.fit(volumes[chosen], inside, *parts)
+        else:
+            regressions.append(prior.fit_mean(volumes[chosen], inside, *parts))
+
+    def left() -> Tensor:
+        """Of each person, what the others' mean leaves."""
+        rest = torch.empty_like(volumes)
+        for fold, prior in enumerate(priors[1:]):
+            for person in (folds == fold).nonzero().flatten().tolist():
+                known = [None if e is None else e[person, None] for e in (features, context)]
+                rest[person] = volumes[person] - prior.expected(known[0], 1, known[1])[0]
+        return rest
+
+    if context is None:
+        rest = left()
+    else:
+        errors = []
+        tried = []
+        for number in range(len(RIDGES)):
+            for prior, each in zip(priors, regressions, strict=True):
+                prior.regression.copy_(each[number])
+            tried.append(left())
+        best = int(np.argmin([float(each.square().mean()) for each in tried]))
+        rest = tried[best]
+        for prior, each in zip(priors, regressions, strict=True):
+            prior.regression.copy_(each[best])
         for fold, prior in enumerate(priors, start=-1):
             prior.fit_rest(rest[folds != fold], int((folds != fold).sum()))
     whole = priors[0]
@@ -472,68 +494,6 @@ def fit_priors(
         prior.blend.copy_(whole.blend)
         prior.deviation.copy_(whole.deviation)
     return priors
-
-
-def settings_of(
-    shape: Sequence[int], spacing: Sequence[float], inside: Tensor, features: int, context: int = 0
-) -> dict[str, Any]:
-    """Settings of a prior for a grid: cells and sites as fine as is affordable."""
-    share = block(shape, spacing, int(inside.sum()), SITES)
-    near = [max(1, min(3, round(REACH / side))) for side in spacing[1:]]
-    return {
-        "shape": list(shape),
-        "spacing": [float(side) for side in spacing],
-        "features": features,
-        "context": context,
-        "reach": [min(1, shape[0] - 1), *near],
-        "cell": block(shape, spacing, inside.numel(), CELLS),
-        "share": share,
-        "sites": len(sites_of(inside, share)),
-    }
-
-
-def sites_of(inside: Tensor, share: Sequence[int]) -> Tensor:
-    """Blocks of voxels that hold a part of the brain, (S, 3)."""
-    return (F.max_pool3d(inside[None].float(), tuple(share), ceil_mode=True)[0] > 0).nonzero()
-
-
-def budget_of(settings: dict[str, Any], people: int, folds: int) -> tuple[float, float]:
-    """GiB of memory that :func:`fit_priors` takes at most, and MB of a saved prior."""
-    taps = math.prod(2 * r + 1 for r in settings["reach"])
-    voxels, context = math.prod(settings["shape"]), settings["context"]
-    cells = math.prod(-(-n // c) for n, c in zip(settings["shape"], settings["cell"], strict=True))
-    floats = (LEVELS + settings["features"] + context + 4) * voxels + cells**2
-    saved = 2 * (LEVELS * taps + 7 * context) * settings["sites"] + 4 * floats
-    images = 4 * (6 + context) * people * voxels
-    dense = 4 * 2 * taps * voxels + 8 * 4 * cells**2
-    memory = (folds + 1) * saved + images + dense + 4 * 4 * torch.get_num_threads() * MEMORY
-    return memory / 2**30, saved / 1e6
-
-
-def times() -> Tensor:
-    """The levels, from the smallest to the largest."""
-    low, high = (math.log(t / (1 - t)) for t in (LAST, FIRST))
-    return torch.linspace(low, high, LEVELS, dtype=torch.float64).sigmoid()
-
-
-def place(t: Tensor) -> tuple[Tensor, Tensor]:
-    """For t (B,) the level below and how far it lies to the next, both (B,)."""
-    low, high = (math.log(level / (1 - level)) for level in (LAST, FIRST))
-    where = (torch.logit(t.double().cpu(), 1e-6) - low) / (high - low) * (LEVELS - 1)
-    where = where.clamp(0, LEVELS - 1)
-    index = where.floor().clamp_max(LEVELS - 2).long()
-    return index.to(t.device), (where - index).float().to(t.device)
-
-
-def block(shape: Sequence[int], spacing: Sequence[float], voxels: int, most: int) -> list[int]:
-    """Voxels of a block along each axis, even in mm, so that at most ``most`` blocks are needed."""
-    sides = [1, 1, 1]
-    while voxels / math.prod(sides) > most:
-        axis = min(
-            range(3), key=lambda k: sides[k] * spacing[k] * (1 if sides[k] < shape[k] else 1e9)
-        )
-        sides[axis] *= 2
-    return sides
 
 
 def smooth(volumes: Tensor) -> Tensor:

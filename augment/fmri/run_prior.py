@@ -34,7 +34,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from neuromix.augment.diffusion.denoiser import Denoiser
-from neuromix.augment.diffusion.prior import FIRST, LEVELS, place, times
+from neuromix.augment.diffusion.resolution import FIRST, LEVELS, place, times
 from neuromix.augment.fmri.linear_run import LinearRun
 
 AGO = (4.0, 8.0, 16.0)

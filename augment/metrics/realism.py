@@ -41,6 +41,8 @@ TISSUE = 0.9
 CELL = 4
 """Pixels along a side of what is pooled for the structure."""
 COMPONENTS = 20
+FULL = 0.25
+"""Share of the largest slice's brain that a slice must hold to be looked at."""
 RINGS = 16
 """Bands of the spectrum, evenly spaced up to the Nyquist frequency of a slice."""
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -120,15 +122,17 @@ def structure(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def ring_power(volumes: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Log power in rings of frequency, averaged over the slices that hold brain, (N, R).
+    """Log power in rings of frequency, averaged over the slices that hold much brain, (N, R).
 
-    Rings that no frequency of a small slice falls into are left out, and so are the corners.
+    Rings that no frequency of a small slice falls into are left out, and so are the corners. An end
+    slice, where one volume has tissue and the next has none, would outweigh all the others.
     """
     x, y = mask.shape[:2]
     frequency = np.hypot(np.fft.fftfreq(x)[:, None], np.fft.rfftfreq(y))
     ring = np.minimum((frequency * 2 * RINGS).astype(int), RINGS).ravel()
     count = np.bincount(ring, minlength=RINGS + 1)[:RINGS]
-    kept = np.flatnonzero(mask.any(axis=(0, 1)))
+    area = mask.sum(axis=(0, 1))
+    kept = np.flatnonzero(area >= FULL * area.max())
     result = np.empty((len(volumes), int((count > 0).sum())))
     for n, volume in enumerate(volumes):
         power = np.abs(np.fft.rfft2(volume[:, :, kept], axes=(0, 1))) ** 2

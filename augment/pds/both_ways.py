@@ -35,7 +35,8 @@ from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.loop import Trained, estimate
 from neuromix.augment.diffusion.network import HybridNet
 from neuromix.augment.diffusion.objectives import Batch, Generators, Objective
-from neuromix.augment.diffusion.prior import LEVELS, Prior, fit_priors, settings_of
+from neuromix.augment.diffusion.prior import Prior, fit_priors
+from neuromix.augment.diffusion.resolution import LEVELS, settings_of
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import MODALITIES, ModalityConfig
 from neuromix.augment.pds.pairs import Pairs, Samples, Usual, support_of
@@ -136,7 +137,8 @@ class PairDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         if not self.config["source_blind"]:
             own = self._stack(self._modes(source, support, 1 - direction))
             first = own[:, :1]
-            channels += [own, first, _smooth(first), _smooth(there)]
+            near, edge = _smooth(first), _smooth(there)
+            channels += [own, first, near / edge.clamp_min(0.05), edge]
         context = torch.stack(
             [part.expand(-1, self.segments, -1, -1, -1).flatten(1, 2) for part in channels], 1
         )

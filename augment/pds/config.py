@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from neuromix.augment.diffusion.config import TrainConfig, schedule
-from neuromix.augment.errors import InputError
+from neuromix.augment.errors import InputError, require_choice
 
 MODALITIES = ("fmri", "dmri")
 """The two that are completed from one another."""
@@ -68,10 +68,7 @@ class ModalityConfig:
                 f"directions {list(self.directions)} came; they are modalities to fill in, one or "
                 f"both of {', '.join(MODALITIES)}"
             )
-        if self.design not in ("prior", "published"):
-            raise InputError(
-                f"design {self.design!r} is not known; allowed are prior and published"
-            )
+        require_choice("design", self.design, ("prior", "published"))
         if self.folds < 2 or self.depth < 1 or self.token < 2 or self.token % 2:
             raise InputError(
                 f"folds {self.folds}, depth {self.depth} and token {self.token} came; allowed are "

@@ -37,9 +37,9 @@ HALF = 0.55
 """What becomes zero, as a share of the brightness."""
 RARE = 0.02
 """Share of people who must have tissue at a voxel for it to count as brain."""
-EDGE, HARD = 0.005, 0.25
-"""The quantile of tissue that is its least, and the share of the brightness that it has at least
-where tissue ends at a mask."""
+EDGE, HARD = 0.005, 0.4
+"""The quantile of tissue that is its least, and the share of the median that it has at least where
+tissue ends at a mask."""
 ROUNDS = 6
 """Voxels that tissue goes on beyond a mask."""
 MOST = 1 << 24
@@ -169,7 +169,8 @@ def codec_of(volumes: Tensor, plane: str, multiples: Sequence[int], image: str) 
     tissues = [tissue_of(volume) for volume in volumes]
     rim = float(torch.stack([tissue.quantile(EDGE) for tissue in tissues]).median())
     bright = float(torch.stack([tissue.abs().quantile(BRIGHT) for tissue in tissues]).median())
-    outlined = rim > HARD * bright
+    middle = float(torch.stack([tissue.median() for tissue in tissues]).median())
+    outlined = rim > HARD * middle
     if outlined:
         lowest = min(float(tissue.min()) for tissue in tissues)
     else:

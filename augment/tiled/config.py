@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from neuromix.augment.diffusion.config import TrainConfig, schedule
-from neuromix.augment.errors import InputError
+from neuromix.augment.errors import InputError, require_choice
 
 LARGEST = 3.2
 """Diffusivity at body temperature does not pass that of free water, 3.0, by more than noise."""
@@ -80,8 +80,6 @@ class TiledMDConfig:
     """Training of a ``kl`` autoencoder, on single slices; seed and precision are those above."""
 
     def __post_init__(self) -> None:
-        if self.objective not in ("flow", "noise"):
-            raise InputError(f"objective {self.objective!r} is not known; give flow or noise")
         if self.lora_rank < 0 or (self.lora_rank and not self.pretrained):
             raise InputError(
                 f"lora_rank {self.lora_rank} came without a pretrained network or is negative; "
@@ -93,15 +91,13 @@ class TiledMDConfig:
                 "one that the network was trained with, or kl"
             )
         allowed = {
+            "objective": ("flow", "noise"),
             "plane": ("axial", "coronal", "sagittal"),
             "prior": ("filters", "none"),
             "kind": ("hybrid", "conv", "transformer"),
         }
         for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise InputError(
-                    f"{name} {getattr(self, name)!r} came; allowed are {', '.join(values)}"
-                )
+            require_choice(name, getattr(self, name), values)
         if self.width % 8 or self.width < 8 or (2 * self.width) % self.heads:
             raise InputError(
                 f"width {self.width} and {self.heads} heads came; allowed are multiples of 8, and "
@@ -137,7 +133,7 @@ PRESETS = {
     ),
     "tiny": TiledMDConfig(
         width=96, blocks=5,
-        training=schedule(6000, 16, 1e-3, warmup=100, ema_decay=0.998, every=500),
+        training=schedule(3000, 16, 1e-3, warmup=100, ema_decay=0.998, every=250),
     ),
     "base": TiledMDConfig(
         width=256, blocks=6, layers=8, heads=8,

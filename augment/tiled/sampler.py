@@ -146,7 +146,7 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
                 seconds = time.perf_counter() - begun
                 write_stacks(codec, few, config.image, job.work / "train.npy")
                 stacks = stack_set(job, space, codec, 0, job.work / "train.npy")
-                objective = begin_denoiser(config, space, codec, priors)[1]
+                objective = begin_denoiser(config, space, codec, priors, grid)[1]
                 return seconds + estimate(objective, stacks, config.training)
             return plain.estimate_fit(job, grid, len(cohort))
 
@@ -234,10 +234,10 @@ def _fit_denoiser(job: Job, grid: Grid) -> tuple[Any, Any, Any, Trained]:
         codec, priors = fit_statistics(job, space, grid, job.progress)
     paths = job.arrays(lambda k, path: write_stacks(codec, job.cohorts[k], config.image, path))
     sets = [stack_set(job, space, codec, k, path) for k, path in enumerate(paths)]
-    denoiser, objective = begin_denoiser(config, space, codec, priors)
+    denoiser, objective = begin_denoiser(config, space, codec, priors, grid)
     if not config.training.steps:
         return denoiser, codec, FlowMultistepScheduler(), Trained(0, 0, math.inf, 0.0, 0.0)
-    early = round(config.early * config.training.steps)
+    early = max(1, round(config.early * config.training.steps)) if config.early else 0
     trained = job.train(objective, sets, config.training, early=early)
     denoiser.network = objective.networks["network"]  # type: ignore[assignment]
     if denoiser.early is not None:

@@ -16,11 +16,13 @@ from accelerate import PartialState
 
 from neuromix.augment import files
 from neuromix.augment.data.cohort import label_rows
+from neuromix.augment.data.grid import left_right_axis
 from neuromix.augment.diffusion.augmentation import MOVES, PARAMETERS, augment
 from neuromix.augment.diffusion.denoiser import Denoiser, PriorFlow
 from neuromix.augment.diffusion.fitting import Job
 from neuromix.augment.diffusion.label_embedding import encode_rows, label_features
-from neuromix.augment.diffusion.prior import Prior, budget_of, fit_priors, settings_of
+from neuromix.augment.diffusion.prior import Prior, fit_priors
+from neuromix.augment.diffusion.resolution import budget_of, settings_of
 from neuromix.augment.tiled.codec import VolumeCodec, codec_of
 from neuromix.augment.tiled.config import TiledMDConfig
 from neuromix.augment.tiled.mosaic import PLANES, volumes
@@ -165,7 +167,11 @@ def write_stacks(codec: VolumeCodec, cohort: Cohort, image: str, path: Path) -> 
 
 
 def begin_denoiser(
-    config: TiledMDConfig, space: LabelSpace, codec: VolumeCodec, priors: Sequence[Prior]
+    config: TiledMDConfig,
+    space: LabelSpace,
+    codec: VolumeCodec,
+    priors: Sequence[Prior],
+    grid: Grid,
 ) -> tuple[Denoiser, PriorFlow]:
     """A denoiser that knows what the first prior knows, and its objective."""
     slices = codec.padded[0]
@@ -181,8 +187,11 @@ def begin_denoiser(
         )  # fmt: skip
     denoiser.prior.load_state_dict(priors[0].state_dict())
     device = PartialState().device
+    # Of a stack's axes, the one from left to right, if slices are not cut across it.
+    in_plane = [axis for axis in range(3) if axis != codec.axis]
+    sides = left_right_axis(grid.affine)
+    mirrored = in_plane.index(sides) - 2 if sides in in_plane else None
     objective = PriorFlow(
-        denoiser, priors[1:], config.label_dropout, moved=config.augment,
-        mirrored=None if config.plane == "sagittal" else -2,
-    )  # fmt: skip
+        denoiser, priors[1:], config.label_dropout, moved=config.augment, mirrored=mirrored
+    )
     return denoiser.to(device), objective

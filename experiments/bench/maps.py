@@ -26,7 +26,7 @@ from neuromix.augment.data.grid import Grid
 from neuromix.augment.diffusion.augmentation import MOVES, PARAMETERS
 from neuromix.augment.diffusion.denoiser import Denoiser
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
-from neuromix.augment.diffusion.prior import settings_of
+from neuromix.augment.diffusion.resolution import settings_of
 from neuromix.augment.tiled.codec import VolumeCodec
 from neuromix.augment.tiled.config import PRESETS, TiledMDConfig
 from neuromix.augment.tiled.sampler import CHUNK, TiledMDSampler

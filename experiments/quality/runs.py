@@ -103,8 +103,7 @@ class _Bench:
         self.config, self.folder = config, folder
         base, shortest = PRESETS[config.preset], _shortest(parts["train"])
         self.windows = {"window": min(base.window, shortest), "overlap": base.overlap}
-        # A process has one precision, and 3D convolutions have no other on some CPUs.
-        training = replace(base.training, seed=config.seed, precision="no")
+        training = replace(base.training, seed=config.seed)
         self.base = base = replace(
             base, autoencoder="vq", window=min(40, shortest), overlap=8, time=config.time,
             head_dim=16, training=training,

@@ -3,15 +3,8 @@ import math
 import pytest
 import torch
 
-from neuromix.augment.diffusion.prior import (
-    LEVELS,
-    Prior,
-    block,
-    fit_priors,
-    place,
-    settings_of,
-    times,
-)
+from neuromix.augment.diffusion.prior import Prior, fit_priors
+from neuromix.augment.diffusion.resolution import LEVELS, block, place, settings_of, times
 
 SHAPE, SPACING = (3, 12, 12), (3.0, 3.0, 3.0)
 INSIDE = torch.ones(SHAPE, dtype=torch.bool)

@@ -246,7 +246,7 @@ def test_data_that_were_prepared_anew_are_learned_anew(tiny_pairs, tmp_path, mon
 
 BAD = [
     ({"directions": ("md",)}, "modalities to fill in, one or both of fmri, dmri"),
-    ({"design": "zero"}, "allowed are prior and published"),
+    ({"design": "zero"}, "allowed are prior, published"),
     ({"folds": 1}, "at least 2 folds"),
     ({"design": "published", "training": replace(SHORT, steps=0)}, "no prior to stand on"),
 ]
@@ -271,7 +271,8 @@ def test_cohorts_that_do_not_fit_are_refused(parts, md_phantom, tmp_path):
 def test_subjects_without_a_pair_count_as_seen(parts, tmp_path):
     table = parts.train.table.copy()
     table.loc[table.index[0], "dmri_path"] = ""
-    completer, _ = ModalityCompleter.fit(Cohort(table), ALONE, tmp_path)
+    config = replace(ALONE, training=replace(ALONE.training, batch_size=1))
+    completer, _ = ModalityCompleter.fit(Cohort(table), config, tmp_path)
     with pytest.raises(LeakageError):
         completer.check_disjoint(parts.train.where(parts.train.table.index < 1), voxels=False)
 
@@ -314,5 +315,5 @@ def test_a_second_session_does_not_tell_of_the_first(tiny_pairs, tmp_path):
     told = []
     for name, cohort in (("once", once), ("twice", twice)):
         completer, _ = ModalityCompleter.fit(cohort, ALONE, tmp_path / name)
-        told.append(completer.model.denoisers["dmri"].prior.spread(torch.tensor([0.9])).mean())
+        told.append(float(completer.model.denoisers["dmri"].prior.spread(torch.tensor([0.9])).mean()))
     assert told[1] == pytest.approx(told[0], rel=0.05)

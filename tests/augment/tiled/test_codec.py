@@ -95,7 +95,8 @@ def test_samples_of_a_masked_map_have_one_outline_and_no_faint_tissue():
     from neuromix.augment.diffusion.denoiser import Denoiser
     from neuromix.augment.diffusion.flow import FlowMultistepScheduler
     from neuromix.augment.diffusion.pipeline import solve
-    from neuromix.augment.diffusion.prior import fit_priors, settings_of
+    from neuromix.augment.diffusion.prior import fit_priors
+    from neuromix.augment.diffusion.resolution import settings_of
 
     data = brains()
     made = codec("md", data=data)
@@ -123,3 +124,11 @@ def specks(volumes):
     mask = (volumes > 0).float()
     near = torch.nn.functional.avg_pool3d(mask, 3, 1, 1)
     return float(((mask - near).abs() > 0.6).sum() / mask.sum())
+
+
+def test_much_bright_fluid_does_not_hide_that_tissue_ends_at_a_mask():
+    data = brains()
+    fluid = torch.rand(data.shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    assert codec("md", data=torch.where(fluid & (data > 0), 3.0, data)).config["outlined"]
+    soft = torch.nn.functional.avg_pool3d(data, 3, 1, 1)
+    assert not codec("t1", data=soft).config["outlined"]

@@ -371,6 +371,28 @@ def test_an_early_network_is_kept_to_guide_by(parts, tmp_path):
     assert torch.equal(made, same)
 
 
+@pytest.mark.parametrize(("plane", "order", "mirrored"), [
+    ("axial", (0, 1, 2), -2), ("axial", (1, 0, 2), -1), ("sagittal", (0, 1, 2), None),
+    ("coronal", (0, 1, 2), -2), ("sagittal", (1, 0, 2), -2),
+])  # fmt: skip
+def test_what_the_network_sees_is_mirrored_from_left_to_right(parts, plane, order, mirrored):
+    config = replace(CONFIG, plane=plane, prior="none")
+    first = parts.train.grid("md")
+    grid = Grid(first.shape, first.affine[:, [*order, 3]])
+    space = LabelSpace({})
+    codec, priors = stacks.make_statistics(parts.train, config, space, first)
+    assert stacks.begin_denoiser(config, space, codec, priors, grid)[1].mirrored == mirrored
+
+
+def test_bf16_is_refused_before_anything_is_fitted(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    config = replace(CONFIG, training=replace(CONFIG.training, precision="bf16"))
+    with pytest.raises(InputError, match="this cpu does not train in it"):
+        TiledMDSampler.fit(parts.train, config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_fit_needs_is_told_beforehand(parts, tmp_path):
     line = TiledMDSampler.budget(parts.train, CONFIG)
     memory, saved = (float(number) for number in re.findall(r"([\d.]+) (?:GiB|MB)", line))
@@ -393,13 +415,13 @@ def test_training_people_have_folds_and_scans_of_one_person_the_same(parts):
 
 
 BAD = [
-    ({"objective": "both"}, "objective 'both' is not known; give flow or noise"),
+    ({"objective": "both"}, "objective 'both' is not known; allowed are flow, noise"),
     ({"lora_rank": 4}, "lora_rank 4 came without a pretrained network"),
     ({"lora_rank": -1, "pretrained": "x"}, "lora_rank -1 came"),
     ({"pretrained": "PUBLISHED"}, "came without an autoencoder; name the one"),
     ({"objective": "noise"}, "came without an autoencoder; name the one"),
-    ({"kind": "mlp"}, "kind 'mlp' came; allowed are hybrid, conv, transformer"),
-    ({"plane": "top"}, "plane 'top' came; allowed are axial"),
+    ({"kind": "mlp"}, "kind 'mlp' is not known; allowed are hybrid, conv, transformer"),
+    ({"plane": "top"}, "plane 'top' is not known; allowed are axial"),
     ({"width": 20}, "width 20 and 2 heads came; allowed are multiples of 8"),
     ({"early": 1.0}, "early 1 and interval .* came; allowed are shares"),
     ({"interval": (0.8, 0.2)}, "interval \\(0.8, 0.2\\) came"),

@@ -42,7 +42,7 @@ def test_real_halves_agree_and_generators_are_told(data, tmp_path, monkeypatch, 
     assert "Halves of real subjects of people (5 held out, 2 conditions" in results["verdict"]
     assert "4 of 4 trivial generators are told from real runs" in results["verdict"]
     page = (folder / "report.html").read_text()
-    assert page.count("data:image/png") >= 2
+    assert page.count("data:image/png") >= 1
     assert "phase-randomised run" in page
 
     def refuse(*_):
