@@ -1,11 +1,14 @@
 """Fill in what subjects of a BIDS dataset lack, as a derivative beside it.
 
-Of a subject-session that has one of the two modalities, the other is made::
+Of a subject-session that has some of a completer's images, those that it lacks are made::
 
     OUT/dataset_description.json  participants.tsv  completion.json
     OUT/sub-01/func/sub-01_task-rest_space-..._desc-imputed_bold.nii.gz      the mean of K samples
                     sub-01_task-rest_space-..._desc-imputed_bold.json        source, seed, weights
                     sub-01_task-rest_space-..._desc-imputed_stdmap.nii.gz    their deviation
+
+A sidecar says what error is to be expected, and ``Trusted`` is false where a source is unlike those
+that the completer was trained on, with the reasons.
 
 The dataset keeps its name, since these are its subjects; ``desc-imputed`` marks the images, and
 :class:`~neuromix.augment.data.cohort.Cohort` reads them as ``synthetic``. Nothing is written into
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -26,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from neuromix.augment import files
-from neuromix.augment.bank.filling import PLACES, require_empty, require_same
+from neuromix.augment.bank.filling import PLACES, place_of, require_empty, require_same
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.digests import file_digests
@@ -38,7 +41,8 @@ from neuromix.augment.source import Completer
 if TYPE_CHECKING:
     import torchio as tio
 
-PAIR = ("fmri", "dmri")
+Task = tuple[dict[str, Any], list[str], str]
+"""A row, the images that it has, and one that it lacks."""
 
 
 class Posterior(NamedTuple):
@@ -49,6 +53,10 @@ class Posterior(NamedTuple):
     """Standard deviation of the samples, voxel by voxel: how uncertain the mean is."""
     samples: np.ndarray
     """(K, N, X, Y, Z)."""
+    error: float
+    """Root mean square error to expect of the mean, in the image's unit."""
+    doubts: list[str]
+    """Why it should not be trusted, a sentence each."""
 
 
 class UncertainCompleter(Completer, Protocol):
@@ -60,7 +68,7 @@ class UncertainCompleter(Completer, Protocol):
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """With the ``directions`` that it was trained in."""
+        """With the ``images`` that it knows and the ``directions`` that it can fill in."""
 
     def fingerprint(self) -> str:
         """A digest of all that decides its samples."""
@@ -86,6 +94,8 @@ class Completion(NamedTuple):
     """Subject-sessions that lack nothing."""
     renewed: int
     """Of those that were made: there was one of another source or label."""
+    doubtful: list[str]
+    """Those that were made and are not to be trusted, by their files."""
 
 
 def complete_dataset(
@@ -93,6 +103,8 @@ def complete_dataset(
     completer: UncertainCompleter,
     out: str | Path,
     *,
+    have: Sequence[str] = (),
+    want: Sequence[str] = (),
     samples: int = 16,
     seed: int = 0,
     by_label: bool = False,
@@ -101,9 +113,11 @@ def complete_dataset(
     """Fill in what is missing, or go on with that.
 
     Args:
-        data: BIDS folder with fMRI and dMRI segments.
+        data: BIDS folder with images that the completer knows.
         completer: What makes the images.
         out: Folder for the derivative.
+        have: Images that others are made from; all that there are by default.
+        want: Images that are made; all that are lacking by default.
         samples: K, two or more.
         seed: Decides all samples.
         by_label: Fill those subjects that the completer was trained on after their diagnosis. The
@@ -116,57 +130,69 @@ def complete_dataset(
     from neuromix.augment.data.scans import WholeImage
 
     data, out = Path(data).resolve(), Path(out).resolve()
-    cohort = _readable(data)
+    known = list(completer.config["images"])
+    for option, names in (("have", have), ("want", want)):
+        for name in names:
+            if name not in known:
+                raise InputError(f"{option} {name} came; this completer knows {', '.join(known)}")
+    cohort = _readable(data, known)
     if out == data or (data in out.parents and out.parent.name != "derivatives"):
         raise InputError(
             f"{out} lies in the dataset itself; name a folder outside of it, or in its derivatives"
         )
-    tasks, whole = _tasks(cohort, completer.config["directions"])
+    tasks, whole = _tasks(cohort, completer.config, have or known, want)
     settings = {
-        "seed": seed, "samples": samples, "by_label": by_label,
+        "seed": seed, "samples": samples, "by_label": by_label, "have": sorted(have),
         "completer": type(completer).__name__, "weights": completer.fingerprint(),
     }  # fmt: skip
     _begin(out, settings, completer.record)
     _tables(out, cohort, tasks)
     labelled = set(completer.record.get("labelled", ())) if by_label else set()
     made = renewed = 0
-    sources = list(file_digests(row[f"{have}_path"] for row, have, _ in tasks))
+    doubtful = []
+    digests = iter(file_digests(row[f"{name}_path"] for row, there, _ in tasks for name in there))
+    sources = [[next(digests) for _ in there] for _, there, _ in tasks]
     listed = track(tasks, "Completing", disable=not progress)
-    for (row, have, want), digest in zip(listed, sources, strict=True):
-        source = row[f"{have}_path"]
-        space = bids.space_of([source])
-        path = out / _location(row, want, space)
+    for (row, there, wanted), hashes in zip(listed, sources, strict=True):
+        paths = [row[f"{name}_path"] for name in there]
+        space = bids.space_of(paths)
+        path = out / _location(row, wanted, space)
         sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
-        deviation = path.with_name(path.name.replace(f"_{PLACES[want][1]}.nii", "_stdmap.nii"))
+        deviation = path.with_name(path.name.replace(f"_{place_of(wanted)[1]}.nii", "_stdmap.nii"))
         is_trained = subject_hash(row["dataset"], row["subject_id"]) in labelled
         labels = {"diagnosis": row["diagnosis"]} if is_trained and row["diagnosis"] else None
-        source_record = {"SourceHash": digest, "Labels": labels or {}}
+        source_record = {"SourceHashes": hashes, "Labels": labels or {}}
         if sidecar.is_file() and path.is_file() and deviation.is_file():
             if source_record.items() <= bids.read_json(sidecar).items():
                 continue
             renewed += 1
         subject = tio.Subject(
-            {have: WholeImage(source, verify_path=False)},
+            {
+                name: WholeImage(source, verify_path=False)
+                for name, source in zip(there, paths, strict=True)
+            },
             dataset=row["dataset"], subject_id=row["subject_id"],
         )  # fmt: skip
-        number = seed_of(seed, row, want)
-        posterior = completer.posterior(subject, want, number, samples, labels)
+        number = seed_of(seed, row, wanted)
+        posterior = completer.posterior(subject, wanted, number, samples, labels)
         for place, image in ((deviation, posterior.deviation), (path, posterior.mean)):
             files.write_nifti(place, np.moveaxis(image.numpy(), 0, -1), image.affine, space=space)
         content: dict[str, Any] = {
-            "Description": f"mean of {samples} samples made from {have}; no scan",
+            "Description": f"mean of {samples} samples made from {' and '.join(there)}; no scan",
             "Synthetic": True,
-            "Sources": [os.path.relpath(source, out)],
+            "Sources": [os.path.relpath(source, out) for source in paths],
             **source_record, "Seed": number, "Samples": samples,
             "Completer": settings["completer"], "WeightsHash": settings["weights"],
-            "SpatialReference": space, "Units": bids.UNITS[want],
-            "Uncertainty": deviation.name,
+            "SpatialReference": space, "Units": bids.UNITS.get(wanted, "arbitrary"),
+            "Uncertainty": deviation.name, "ExpectedError": posterior.error,
+            "Trusted": not posterior.doubts, "Doubts": posterior.doubts,
         }  # fmt: skip
-        if want == "fmri":
+        if wanted in ("fmri", "bold"):
             content["TaskName"] = row["task"] or "rest"
         files.write_json(sidecar, content)
+        doubtful += [f"{path.name}: {'; '.join(posterior.doubts)}"] * bool(posterior.doubts)
         made += 1
-    return Completion(made, len(tasks) - made, whole, renewed)
+    return Completion(made, len(tasks) - made, whole, renewed, doubtful)
 
 
 def with_completions(cohort: Cohort, derivative: str | Path) -> Cohort:
@@ -174,10 +200,7 @@ def with_completions(cohort: Cohort, derivative: str | Path) -> Cohort:
     imputed = Cohort.from_bids(derivative).table
     key = ["dataset", "subject_id", "session_id"]
     table = cohort.table.copy()
-    for image in PAIR:
-        column = f"{image}_path"
-        if column not in imputed.columns:
-            continue
+    for column in (name for name in imputed.columns if name.endswith("_path")):
         paths = {tuple(row[:3]): row[3] for row in imputed[[*key, column]].to_numpy() if row[3]}
         present = table[column] if column in table.columns else [""] * len(table)
         table[column] = [
@@ -187,36 +210,37 @@ def with_completions(cohort: Cohort, derivative: str | Path) -> Cohort:
     return Cohort(table, cohort.name)
 
 
-def _readable(data: Path) -> Cohort:
-    """The cohort of a folder with one of the two modalities, or both."""
-    present = {file.image for file in bids.index(data)} & set(PAIR)
+def _readable(data: Path, known: Sequence[str]) -> Cohort:
+    """The cohort of a folder with some of the images that a completer knows."""
+    present = {file.image for file in bids.index(data)} & set(known)
     if not present:
+        what = f"neither {' nor '.join(known)}"
+        how = "segments" if set(known) <= set(PLACES) else "map"
         raise InputError(
-            f"{data} has neither fmri nor dmri segments; make them with "
-            "`neuromix prepare --what segments`"
+            f"{data} has {what} images; make them with `neuromix prepare --what {how}`"
         )
-    return Cohort.from_bids(data, [name for name in PAIR if name in present])
+    return Cohort.from_bids(data, [name for name in known if name in present])
 
 
 def _tasks(
-    cohort: Cohort, directions: list[str]
-) -> tuple[list[tuple[dict[str, Any], str, str]], int]:
+    cohort: Cohort, settings: Mapping[str, Any], have: Sequence[str], want: Sequence[str]
+) -> tuple[list[Task], int]:
     """Rows with what they have and lack, and how many lack nothing."""
-    tasks: list[tuple[dict[str, Any], str, str]] = []
+    tasks: list[Task] = []
     whole = 0
     for record in cohort.table.to_dict("records"):
         row = {str(key): value for key, value in record.items()}
-        has = [name for name in PAIR if row.get(f"{name}_path")]
-        if len(has) == 2:
-            whole += 1
-            continue
-        have, want = has[0], PAIR[1 - PAIR.index(has[0])]
-        if want not in directions:
-            raise InputError(
-                f"sub-{row['subject_id']} lacks {want}, and this completer was trained to fill in "
-                f"{', '.join(directions)}; train one for {want}"
-            )
-        tasks.append((row, have, want))
+        lacking = [name for name in settings["images"] if not row.get(f"{name}_path")]
+        there = [name for name in settings["images"] if name in have and name not in lacking]
+        whole += not lacking
+        for name in [each for each in lacking if not want or each in want]:
+            if name not in settings["directions"]:
+                raise InputError(
+                    f"sub-{row['subject_id']} lacks {name}, and this completer was trained to fill "
+                    f"in {', '.join(settings['directions'])}; train one for {name}"
+                )
+            if there:
+                tasks.append((row, there, name))
     return tasks, whole
 
 
@@ -230,7 +254,7 @@ def _begin(out: Path, settings: Mapping[str, Any], record: Mapping[str, Any]) ->
     files.write_json(path, {"settings": settings, "provenance": record})
 
 
-def _tables(out: Path, cohort: Cohort, tasks: list[tuple[dict[str, Any], str, str]]) -> None:
+def _tables(out: Path, cohort: Cohort, tasks: list[Task]) -> None:
     """The dataset's name, and the labels of the subjects that are filled in."""
     names = cohort.table["dataset"].unique()
     bids.describe(out, name=str(names[0]), derivative=True)
@@ -246,8 +270,8 @@ def _tables(out: Path, cohort: Cohort, tasks: list[tuple[dict[str, Any], str, st
 
 
 def _location(row: Mapping[str, Any], want: str, space: str) -> str:
-    datatype, suffix, _ = PLACES[want]
-    entities = {
+    datatype, suffix, own = place_of(want)
+    entities = own | {
         "sub": row["subject_id"], "ses": row["session_id"], "space": space, "desc": "imputed",
     }  # fmt: skip
     if datatype == "func":

@@ -241,7 +241,7 @@ class CompleteModality(_Marked, RandomTransform):
     def __init__(
         self,
         completer: Completer | str | Path,
-        have: str,
+        have: str | Sequence[str],
         want: str,
         p: float = 1,
         **kwargs: Any,
@@ -254,8 +254,9 @@ class CompleteModality(_Marked, RandomTransform):
                 f"{completer!r} completes no images; a completer is needed, see "
                 "neuromix.augment.source"
             )
-        if have == want:
-            raise InputError(f"have and want are both {have!r}; name two modalities")
+        have = [have] if isinstance(have, str) else list(have)
+        if want in have or not have:
+            raise InputError(f"have {', '.join(have)} and want {want} came; name different images")
         _require_use(self, completer, p)
         self.completer = completer
         self.origin = origin.of_maker(completer)
@@ -264,10 +265,10 @@ class CompleteModality(_Marked, RandomTransform):
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Draw a seed and hand it to the twin."""
-        if not has_image(subject, self.have) or has_image(subject, self.want):
+        if has_image(subject, self.want) or not any(has_image(subject, n) for n in self.have):
             return subject
         seed = self._get_random_seed()
-        twin = Completed(self.completer.uri, self.want, seed, **self._get_base_args())
+        twin = Completed(self.completer.uri, self.have, self.want, seed, **self._get_base_args())
         twin.completer = self.completer
         return twin(subject)
 
@@ -275,20 +276,29 @@ class CompleteModality(_Marked, RandomTransform):
 class Completed(_Marked):
     """Fill in a modality with a certain seed; what :class:`CompleteModality` records."""
 
-    def __init__(self, source: str, want: str, seed: int, **kwargs: Any) -> None:
+    def __init__(
+        self, source: str, have: Sequence[str], want: str, seed: int, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.source = source
+        self.have = list(have)
         self.want = want
         self.seed = seed
         self.completer: Completer | None = None
-        self.args_names = ["source", "want", "seed"]
+        self.args_names = ["source", "have", "want", "seed"]
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Complete the subject, unless a real image is there."""
         if has_image(subject, self.want):
             return subject
         completer = self.completer or cast(Completer, open_source(self.source))
-        image = completer.complete(subject, self.want, self.seed)
+        other = [
+            name for name in subject.get_images_dict(intensity_only=False) if name not in self.have
+        ]
+        shown = copy.copy(subject)
+        for name in other:
+            del shown[name]
+        image = completer.complete(shown, self.want, self.seed)
         made_as = f"{self.want}:seed={self.seed}"
         result = with_images(subject, {self.want: image}, made_as, self.source)
         if "present" in result:

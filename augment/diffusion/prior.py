@@ -453,7 +453,6 @@ def fit_priors(
     if context is None:
         rest = left()
     else:
-        errors = []
         tried = []
         for number in range(len(RIDGES)):
             for prior, each in zip(priors, regressions, strict=True):

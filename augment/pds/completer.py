@@ -1,10 +1,15 @@
-"""The modality completer: fMRI segments from dMRI segments, and the other way round.
+"""The modality completer: an image that a person lacks from those that there are.
 
-    x <- noise;     for t from 1 to 0:  x <- step(v(x, t, source, direction, labels), t, x)
+    x <- noise;     for t from 1 to 0:  x <- step(v(x, t, sources, want, labels), t, x)
 
-The model is a prior given the source and a network for what it lacks
-(:mod:`neuromix.augment.pds.both_ways`), or the published one, a DDPM whose samples TR refines
-(:mod:`neuromix.augment.pds.published`).
+Images are segments of fMRI and dMRI, or any maps on one grid. The model is a prior given the
+sources and a network for what it lacks (:mod:`neuromix.augment.pds.joint`), or the published one, a
+DDPM whose samples TR refines (:mod:`neuromix.augment.pds.published`).
+
+How far samples of one image differ is compared, once, with how far they are off: of validation
+people, or else of training people whom the prior of other people serves. The deviation that
+:meth:`ModalityCompleter.posterior` gives is multiplied by what that came to. A source unlike those
+of the training gives rise to doubts (:mod:`neuromix.augment.pds.trust`).
 
 Filling uses no label, for training and test subjects alike: an image that was made after its
 diagnosis would carry it as a watermark, which test images lack. Labels may be given for subjects of
@@ -14,6 +19,7 @@ here, so that a test subject's label cannot enter its image.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import tempfile
@@ -39,10 +45,10 @@ from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.loop import Trained, check_size
 from neuromix.augment.diffusion.pipeline import refuse_worker, solve
 from neuromix.augment.errors import InputError
-from neuromix.augment.pds import both_ways
-from neuromix.augment.pds.both_ways import PairDenoiser
+from neuromix.augment.pds import joint, trust
 from neuromix.augment.pds.config import MODALITIES, ModalityConfig
-from neuromix.augment.pds.pairs import Pairs, common_frame, paired, read
+from neuromix.augment.pds.images import Images, Pattern, common_frame, read, together
+from neuromix.augment.pds.joint import JointDenoiser
 from neuromix.augment.pds.published import system
 from neuromix.augment.pds.published.system import PublishedPDS
 from neuromix.augment.replacement import has_image
@@ -52,39 +58,46 @@ if TYPE_CHECKING:
 
     from neuromix.augment.data.cohort import Cohort
 
-ESTIMATED = 4
+ESTIMATED = 8
 """Subjects that a dry run looks at."""
+JUDGED, DRAWN = 8, 8
+"""People, and samples of each, that the deviation is calibrated on."""
 CHUNK = 4
 """Samples are made in chunks of this size, the last one padded, so that none depends on how many
 are asked for."""
 
 
 class ModalityCompleter(Trainable, DiffusionPipeline):
-    """Fills in one of two modalities of a subject from the other; a Completer.
+    """Fills in an image of a subject from others; a Completer.
 
     Args:
         model: Priors and their network, or the published one.
         scheduler: Owns the times and the step from one to the next.
-        directions: Modalities that it was trained to fill in; both by default.
+        images: Those that it knows; segments of fMRI and dMRI by default.
+        directions: Those that it was trained to fill in; all by default.
         steps: Evaluations of the model for a sample.
         provenance: Who and what made it.
     """
 
-    model: PairDenoiser | PublishedPDS
+    model: JointDenoiser | PublishedPDS
     scheduler: Any  # diffusers' own types of its steps are too narrow
 
     def __init__(
         self,
-        model: PairDenoiser | PublishedPDS,
+        model: JointDenoiser | PublishedPDS,
         scheduler: FlowMultistepScheduler | DDIMScheduler,
+        images: list[str] | None = None,
         directions: list[str] | None = None,
         steps: int = 10,
         provenance: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(model=model, scheduler=scheduler)
-        directions = list(directions or MODALITIES)
-        self.register_to_config(directions=directions, steps=steps, provenance=provenance)
+        images = list(images or MODALITIES)
+        directions = list(directions or images)
+        self.register_to_config(
+            images=images, directions=directions, steps=steps, provenance=provenance
+        )
 
     @property
     def grid(self) -> Grid:
@@ -93,9 +106,11 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
 
     @classmethod
     def _fit(cls, job: Job) -> tuple[ModalityCompleter, Trained, dict[str, Any]]:
-        # Those who lack a modality teach nothing, but count as seen.
-        config, pairs = job.config, [paired(each) for each in job.cohorts]
-        frames = [common_frame(each) for each in pairs]
+        # Those who have one image alone teach nothing, but count as seen.
+        config = job.config
+        names = config.images
+        pairs = [together(each, names) for each in job.cohorts]
+        frames = [common_frame(each, names) for each in pairs]
         if frames[-1] != frames[0]:
             raise InputError(
                 f"the validation subjects have {frames[1][1]} segments of {frames[1][0]} and the "
@@ -103,22 +118,52 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
                 "`neuromix prepare`"
             )
         grid, segments = frames[0]
-        count = len(pairs[0]) * len(config.directions)
-        check_size(count, config.training)
+        check_size(len(pairs[0]) * len(config.wanted), config.training)
         with PartialState().main_process_first():
-            job.keep(asdict(config), MODALITIES, pairs)
+            job.keep(asdict(config), names, pairs)
             sets = [
-                Pairs(job.work / f"pairs-{name}.npy", each)
+                Images(job.work / f"images-{name}.npy", each, names, segments)
                 for name, each in zip(job.names, pairs, strict=True)
             ]
-        way: Any = system if config.design == "published" else both_ways
+        way: Any = system if config.design == "published" else joint
         model, trained = way.fit(job, sets, grid)
         record = job.record(digest for each in sets for digest in each.digests())
         record["labelled"] = sorted(subject_hash(*key) for key in job.cohorts[0].subject_keys)
         record["segments"] = segments
-        scheduler = way.scheduler()
-        completer = cls(model, scheduler, list(config.directions), config.sampling_steps)
+        record["ranges"] = trust.ranges(sets[0], names)
+        completer = cls(
+            model, way.scheduler(), list(names), list(config.wanted), config.sampling_steps
+        )
+        record["calibration"] = completer._calibration(job, sets)
         return completer, trained or Trained(0, 0, math.inf, 0.0, 0.0), record
+
+    @torch.no_grad()
+    def _calibration(self, job: Job, sets: Sequence[Images]) -> dict[str, float]:
+        """By image, how much farther off samples' means are than samples differ."""
+        images, config = sets[-1], job.config
+        model: Any = self.model
+        folds, priors = None, {}
+        if len(sets) == 1 and isinstance(model, JointDenoiser):
+            folds, priors = joint.folds_of(images, config), joint.fold_priors(job, model)
+        result = {}
+        for want in map(config.images.index, config.wanted):
+            rows = [k for k in images.having([want]) if images.there[k].sum() > 1]
+            squares = variances = 0.0
+            for k in rows[:: max(1, len(rows) // JUDGED)][:JUDGED]:
+                volumes = images.chosen([int(k)]).to(model.device)
+                has = [m for m in images.there[k].nonzero()[0].tolist() if m != want]
+                pattern = model.pattern(want, has)
+                with contextlib.ExitStack() as served:
+                    if folds is not None:
+                        own = joint.served_by(model, pattern, priors, int(folds[k]))
+                        served.enter_context(own)
+                    made = self._draw(volumes, pattern, range(DRAWN), {})
+                off = made.mean(0) - volumes[0, want].cpu().numpy()
+                inside = (made != 0).any(0)
+                squares += float((off[inside] ** 2).sum())
+                variances += float(made.var(axis=0, ddof=1)[inside].sum()) * (1 + 1 / DRAWN)
+            result[config.images[want]] = (squares / max(variances, 1e-12)) ** 0.5
+        return result
 
     @classmethod
     @torch.no_grad()
@@ -129,37 +174,39 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
 
         ``cohort`` may be a few of ``count`` training subjects.
         """
-        pairs = paired(cohort)
+        pairs = together(cohort, config.images)
         few = pairs.where(np.arange(len(pairs)) < ESTIMATED)
-        grid, _ = common_frame(few)
-        way: Any = system if config.design == "published" else both_ways
+        grid, segments = common_frame(few, config.images)
+        way: Any = system if config.design == "published" else joint
         with tempfile.TemporaryDirectory() as folder:
-            kept = Pairs(Path(folder) / "pairs.npy", few)
+            kept = Images(Path(folder) / "images.npy", few, config.images, segments)
             with torch.enable_grad():
                 seconds, model = way.pace(kept, config, grid, count or len(pairs))
-            direction = MODALITIES.index(config.directions[0])
-            source = kept.chosen([0])[:, 1 - direction]
-            completer = cls(model, way.scheduler(), list(config.directions), 1)
+            completer = cls(model, way.scheduler(), list(config.images), list(config.wanted), 1)
+            want = config.images.index(config.wanted[0])
+            k = int(kept.having([want])[0])
+            has = [m for m in kept.there[k].nonzero()[0].tolist() if m != want]
+            volumes = kept.chosen([k])
         begun = time.perf_counter()
-        completer._draw(source, direction, list(range(CHUNK)), {})
+        completer._draw(volumes, model.pattern(want, has), range(CHUNK), {})
         sample = config.sampling_steps * (time.perf_counter() - begun) / CHUNK
         if config.design == "published" and config.refinement:  # TR sees a sample of everybody
-            seconds += (count or len(pairs)) * len(config.directions) * sample
+            seconds += (count or len(pairs)) * len(config.wanted) * sample
         return seconds, sample
 
     def complete(
         self, subject: tio.Subject, want: str, seed: int, labels: Mapping[str, Any] | None = None
     ) -> tio.Image:
-        """One sample of the image ``want`` given the other modality of a subject.
+        """One sample of the image ``want`` given the others of a subject.
 
         Args:
-            subject: With the other modality, on the grid of the training.
-            want: ``fmri`` or ``dmri``.
+            subject: With other images that it knows, on the grid of the training.
+            want: Name of the image to make; what the subject has of it is not looked at.
             seed: Decides the sample.
             labels: None by default; for subjects of the training split alone, see the module.
         """
-        source, direction = self._seen(subject, want, labels)
-        return self._image(self._draw(source, direction, [seed], labels or {})[0])
+        images, pattern = self._seen(subject, want, labels)
+        return self._image(self._draw(images, pattern, [seed], labels or {})[0])
 
     def posterior(
         self,
@@ -172,23 +219,33 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
         """Mean and uncertainty of the image ``want`` by two ``samples`` or more."""
         if samples < 2:
             raise InputError(f"{samples} samples came; two or more tell an uncertainty")
-        source, direction = self._seen(subject, want, labels)
+        images, pattern = self._seen(subject, want, labels)
         seeds = [derive(seed, k, 0) for k in range(samples)]
-        values = self._draw(source, direction, seeds, labels or {})
-        mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1)
-        return Posterior(self._image(mean), self._image(deviation), values)
+        values = self._draw(images, pattern, seeds, labels or {})
+        deviation = values.std(axis=0, ddof=1) * self.record.get("calibration", {}).get(want, 1.0)
+        names = self.config["images"]
+        known = self.record.get("ranges")
+        why = [
+            line
+            for m in pattern[1] if known
+            for line in trust.doubts(names[m], images[0, m].cpu(), known[names[m]])
+        ]  # fmt: skip
+        inside = (values != 0).any(axis=0)
+        error = float(np.sqrt((deviation[inside] ** 2).mean())) if inside.any() else 0.0
+        mean = self._image(values.mean(axis=0))
+        return Posterior(mean, self._image(deviation), values, error, why)
 
     @torch.no_grad()
     def _draw(
-        self, source: Tensor, direction: int, seeds: Sequence[int], labels: Mapping[str, Any]
+        self, images: Tensor, pattern: Pattern, seeds: Sequence[int], labels: Mapping[str, Any]
     ) -> np.ndarray:
-        """Samples (K, N, X, Y, Z) for a source (1, N, X, Y, Z), within the training's range."""
-        model, device = self.model, source.device
+        """Samples (K, N, X, Y, Z) given images (1, M, N, X, Y, Z), within the training's range."""
+        model, device = self.model, images.device
         codes = model.label_space.encode(dict(labels))
         known = {k: v.expand(CHUNK, *v.shape[1:]) for k, v in
-                 model.conditions(source, direction).items()}  # fmt: skip
+                 model.conditions(images, pattern).items()}  # fmt: skip
         known |= {k: torch.tensor([v] * CHUNK, device=device) for k, v in codes.items()}
-        network = functools.partial(model, direction=direction)
+        network = functools.partial(model, pattern=pattern)
         drawn = []
         for start in range(0, len(seeds), CHUNK):
             part = seeds[start : start + CHUNK]
@@ -198,40 +255,46 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
                 for s in padded
             ]).to(device)  # fmt: skip
             made = solve(network, self.scheduler, noise, self.config["steps"], 1.0, known, known)
-            drawn.append(model.decode(made, source, direction)[: len(part)])
-        low, high = model.limits[direction].tolist()
+            drawn.append(model.decode(made, images, pattern)[: len(part)])
+        low, high = model.limits[pattern[0]].tolist()
         values: np.ndarray = torch.cat(drawn).float().clamp(low, high).cpu().numpy()
         return values
 
     def _seen(
         self, subject: tio.Subject, want: str, labels: Mapping[str, Any] | None
-    ) -> tuple[Tensor, int]:
-        """Source (1, N, X, Y, Z) and direction; whatever does not fit is refused."""
+    ) -> tuple[Tensor, Pattern]:
+        """Images (1, M, N, X, Y, Z) and the pattern; whatever does not fit is refused."""
         refuse_worker()
+        names = self.config["images"]
         if want not in self.config["directions"]:
             raise InputError(
                 f"{want!r} came; this completer was trained to fill in "
                 f"{', '.join(self.config['directions'])}"
             )
-        direction = MODALITIES.index(want)
-        have = MODALITIES[1 - direction]
         who = f"sub-{subject.get('subject_id', '?')}"
-        if not has_image(subject, have):
-            other = "neither fmri nor dmri" if not has_image(subject, want) else f"no {have}"
-            raise InputError(f"{who} has {other}, so that {want} can't be filled in from {have}")
+        has = [name for name in names if name != want and has_image(subject, name)]
+        if not has:
+            others = [name for name in names if name != want]
+            raise InputError(
+                f"{who} has no {' and no '.join(others)}, so that {want} can't be filled in"
+            )
         if labels:
             self._check_labels(subject, who)
             self.model.label_space.encode(dict(labels))
-        image = subject[have]
-        x, y, z = image.spatial_shape
-        grid, segments = Grid((x, y, z), image.affine), image.shape[0]
-        if grid != self.grid or segments != self.model.segments:
-            raise InputError(
-                f"{have} of {who} has {segments} segments of {grid} and the training had "
-                f"{self.model.segments} of {self.grid}, or they lie elsewhere; bring it there with "
-                "`neuromix prepare`"
-            )
-        return read(image, have)[None].to(self.model.device), direction
+        images = torch.zeros(1, len(names), self.model.segments, *self.grid.shape)
+        for name in has:
+            image = subject[name]
+            x, y, z = image.spatial_shape
+            grid, segments = Grid((x, y, z), image.affine), image.shape[0]
+            if grid != self.grid or segments != self.model.segments:
+                raise InputError(
+                    f"{name} of {who} has {segments} segments of {grid} and the training had "
+                    f"{self.model.segments} of {self.grid}, or they lie elsewhere; bring it there "
+                    "with `neuromix prepare`"
+                )
+            images[0, names.index(name)] = read(image, name)
+        pattern = self.model.pattern(names.index(want), [names.index(name) for name in has])
+        return images.to(self.model.device), pattern
 
     def _check_labels(self, subject: tio.Subject, who: str) -> None:
         """Labels may fill training subjects alone."""

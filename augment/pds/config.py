@@ -10,15 +10,20 @@ from neuromix.augment.diffusion.config import TrainConfig, schedule
 from neuromix.augment.errors import InputError, require_choice
 
 MODALITIES = ("fmri", "dmri")
-"""The two that are completed from one another."""
+"""The two that the published system completes from one another."""
+MOST_IMAGES = 4
+"""Each image may have any others as sources: seven sets of them with four images."""
 
 
 @dataclass(frozen=True)
 class ModalityConfig:
-    """Fit the modality completer on subjects with fMRI and dMRI segments."""
+    """Fit the modality completer on subjects with several images, one to be made from others."""
 
-    directions: tuple[str, ...] = MODALITIES
-    """Modalities that can be filled in."""
+    images: tuple[str, ...] = MODALITIES
+    """Images of a person that tell of one another, two or more on one grid: segments of fMRI and
+    dMRI, or maps by their names in the cohort (t1 fa md)."""
+    directions: tuple[str, ...] = ()
+    """Those that can be filled in; all by default."""
     labels: tuple[str, ...] = ("diagnosis",)
     """Labels to condition on, dropped at random; one that no subject has is left out. Empty: no
     diagnosis."""
@@ -62,11 +67,14 @@ class ModalityConfig:
     """Of TR."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.directions if name not in MODALITIES]
-        if unknown or not self.directions:
+        if not 2 <= len(set(self.images)) == len(self.images) <= MOST_IMAGES:
             raise InputError(
-                f"directions {list(self.directions)} came; they are modalities to fill in, one or "
-                f"both of {', '.join(MODALITIES)}"
+                f"images {', '.join(self.images)} came; name 2 to {MOST_IMAGES} different ones"
+            )
+        if unknown := [name for name in self.directions if name not in self.images]:
+            raise InputError(
+                f"directions {', '.join(unknown)} came; images that can be filled in are "
+                f"{', '.join(self.images)}"
             )
         require_choice("design", self.design, ("prior", "published"))
         if self.folds < 2 or self.depth < 1 or self.token < 2 or self.token % 2:
@@ -74,8 +82,18 @@ class ModalityConfig:
                 f"folds {self.folds}, depth {self.depth} and token {self.token} came; allowed are "
                 "at least 2 folds, a depth of at least 1 and an even token"
             )
+        if self.design == "published" and len(self.images) != 2:
+            raise InputError(
+                f"{len(self.images)} images came; the published design knows two, one from the "
+                "other"
+            )
         if self.design == "published" and not self.training.steps:
             raise InputError("0 training steps came; the published design has no prior to stand on")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Images that can be filled in."""
+        return self.directions or self.images
 
     @property
     def network(self) -> dict[str, int]:

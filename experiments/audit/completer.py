@@ -24,7 +24,7 @@ from neuromix.augment.metrics.completion import completion_table
 from neuromix.augment.metrics.features import squared_distances
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
-from neuromix.augment.pds.pairs import common_frame, paired, read
+from neuromix.augment.pds.images import common_frame, read, together
 from neuromix.experiments.audit import base
 from neuromix.experiments.audit.base import Limit
 from neuromix.experiments.audit.config import Audit
@@ -62,7 +62,7 @@ class CompleterAudit(base.BaseAudit):
         super().__init__(config, completer, frame)
         self.completer = completer
         self.train, self.tests = (
-            self.some(first_scans(paired(self.whole[name]))) for name in ("train", "heldout")
+            self.some(first_scans(together(self.whole[name]))) for name in ("train", "heldout")
         )
         for name, cohort in (("--train", self.train), ("--heldout", self.tests)):
             if len(cohort.subject_keys) < FEWEST:

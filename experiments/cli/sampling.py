@@ -6,7 +6,7 @@ Imports wait until they are needed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,8 +33,9 @@ def train(
     console = Console()
     # A sampler of maps is told which; a completer takes what there is.
     image = getattr(config, "image", None) or getattr(sampler, "image", None)
-    cohort = _cohort(data, image)
-    judges = None if validation is None else _cohort(validation, image)
+    images = getattr(config, "images", (image,) if image else ())
+    cohort = _cohort(data, images)
+    judges = None if validation is None else _cohort(validation, images)
     if judges is not None:
         require_apart({"training": cohort, "validation": judges})
     console.print(asdict(config))
@@ -123,7 +124,7 @@ def generate(
                 f"{came} came with --quota {quota}; it needs --like, the training subjects that "
                 "all labels are drawn from, and no --labels"
             )
-        wanted = _labels(_cohort(like, source.image), space, quota, target, by, count, seed)
+        wanted = _labels(_cohort(like, (source.image,)), space, quota, target, by, count, seed)
     filters = [_filter(text, source.image) for text in filter]
     bank = SampleBank.fill(
         out, source, wanted, seed, steps=steps, guidance=guidance, filters=filters, progress=True
@@ -168,7 +169,7 @@ def _filter(text: str, image: str) -> Callable[[Any], str | None]:
 
     name, _, rest = text.partition(":")
     if name == "near-copy" and rest:
-        return NearCopy(_cohort(Path(rest), image), image)
+        return NearCopy(_cohort(Path(rest), (image,)), image)
     try:
         low, high = map(float, rest.split(":"))
     except ValueError:
@@ -178,30 +179,34 @@ def _filter(text: str, image: str) -> Callable[[Any], str | None]:
     return IntensityRange(low, high, image=image)
 
 
-def _cohort(data: Path, image: str | None) -> Cohort:
-    """A cohort that a user names; of a folder, the scans of one image."""
+def _cohort(data: Path, images: Sequence[str]) -> Cohort:
+    """A cohort that a user names; of a folder, the scans of some images."""
     from neuromix.experiments.frame.cohorts import load_cohort
 
-    return load_cohort(data, (image,) if image and data.is_dir() else ())
+    return load_cohort(data, images if data.is_dir() else ())
 
 
 def complete(
     data: Path,
     sampler: Path,
     out: Path,
+    have: tuple[str, ...] = (),
+    want: tuple[str, ...] = (),
     samples: int = 16,
     held_out: Path | None = None,
     by_label: tyro.conf.FlagCreatePairsOff[bool] = False,
     seed: int = 0,
 ) -> None:
-    """Fill in the fMRI or dMRI segments that subjects lack. Run it again to go on.
+    """Fill in images that subjects lack from those that they have. Run it again to go on.
 
     What is real is never made or overwritten. No label is used unless --by-label is given.
 
     Args:
-        data: BIDS folder with segments.
+        data: BIDS folder with segments or maps.
         sampler: Folder that `neuromix train pds` has filled.
         out: Folder for the BIDS derivative with the means and their uncertainty.
+        have: Images that others are made from. Default: all that there are.
+        want: Images that are made. Default: all that are lacking.
         samples: How many are averaged.
         held_out: Subjects (a table or a BIDS folder) whom the completer must not have seen.
         by_label: Fill the completer's own training subjects after their diagnosis: an experiment.
@@ -215,11 +220,14 @@ def complete(
         raise InputError(f"{sampler} holds no completer; make one with `neuromix train pds`")
     completer = ModalityCompleter.from_pretrained(sampler)
     if held_out is not None:
-        completer.check_disjoint(_cohort(held_out, None))
+        completer.check_disjoint(_cohort(held_out, ()))
     done = complete_dataset(
-        data, completer, out, samples=samples, seed=seed, by_label=by_label, progress=True
-    )
+        data, completer, out, have=have, want=want, samples=samples, seed=seed,
+        by_label=by_label, progress=True,
+    )  # fmt: skip
     why = f" ({done.renewed} anew: source or label changed since)" if done.renewed else ""
+    for line in done.doubtful:
+        print(f"not to be trusted: {line}", file=sys.stderr)
     print(
         f"{done.made} images made{why} and {done.stood} were there in {out}; {done.whole} "
         "subject-sessions lack nothing"

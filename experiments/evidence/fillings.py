@@ -20,7 +20,7 @@ from neuromix.augment.completion import seed_of
 from neuromix.augment.data import leakage, origin
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES, PRESETS, ModalityConfig, shortened
-from neuromix.augment.pds.pairs import read
+from neuromix.augment.pds.images import read
 from neuromix.experiments.evidence.configs import Hybrid
 from neuromix.experiments.quality.completion import without
 from neuromix.experiments.quality.completion_baselines import (

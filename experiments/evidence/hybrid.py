@@ -28,7 +28,7 @@ from neuromix.augment.data.regions import region_maps
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
-from neuromix.augment.pds.pairs import common_frame, paired, read
+from neuromix.augment.pds.images import common_frame, read, together
 from neuromix.classifiers.evaluate import metrics, predict
 from neuromix.classifiers.stage import StageClassifier
 from neuromix.experiments.evidence.arms import FILLINGS
@@ -96,7 +96,7 @@ class HybridComparison(Comparison):
         completer_config(config, config.train)  # what it refuses is refused before all else
         count = config.train + config.validation + config.test
         cohort = find_cohort(config.data, "paired", (), frame.folder / "phantom", count, config)
-        whole = labelled(paired(cohort), TARGET)
+        whole = labelled(together(cohort), TARGET)
         common_frame(whole)  # refuses images that do not lie on one grid
         self.parts = part(whole, TARGET, config.train, config.validation, 0, config.seed)
         self.trained = [self.parts.pool, self.parts.validation]

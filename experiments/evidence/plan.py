@@ -16,7 +16,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.data.grid import Grid
 from neuromix.augment.fmri.runs import Runs
 from neuromix.augment.pds.completer import ModalityCompleter
-from neuromix.augment.pds.pairs import paired
+from neuromix.augment.pds.images import together
 from neuromix.classifiers.base import VolumeClassifier
 from neuromix.classifiers.sex import SexClassifier
 from neuromix.classifiers.stage import StageClassifier
@@ -110,9 +110,9 @@ def plan_decoding(config: Decoding) -> Plan:
 
 def plan_hybrid(config: Hybrid) -> Plan:
     """A completer, and its samples, for each share of subjects that lack an image."""
-    own = paired(load_cohort(config.data)) if config.data else None
+    own = together(load_cohort(config.data)) if config.data else None
     with few_subjects("paired", own, config.spacing) as scans:
-        few = paired(scans)
+        few = together(scans)
         completers, samples = 0.0, 0.0
         for rate in config.missing:
             count = round((1 - rate / 100) * config.train)

@@ -32,7 +32,7 @@ from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.completion import completion_table
 from neuromix.augment.pds.completer import ModalityCompleter
 from neuromix.augment.pds.config import MODALITIES
-from neuromix.augment.pds.pairs import common_frame, paired, read
+from neuromix.augment.pds.images import common_frame, read, together
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.frame.cohorts import contents, first_scans, load_cohort
 from neuromix.experiments.frame.figures import slices
@@ -218,7 +218,7 @@ def _subjects(settings: Completion, stage: Run) -> tuple[Split, dict[str, Any] |
     counts = (settings.train, settings.validation, settings.heldout)
     truth = None
     if settings.data is not None:
-        cohort = paired(load_cohort(settings.data))
+        cohort = together(load_cohort(settings.data))
     else:
         folder = make_phantom(
             stage.folder / "phantom", "paired", subjects=sum(counts), seed=settings.seed,
@@ -268,7 +268,7 @@ def plan(settings: Completion) -> list[tuple[str, float]]:
     """What would be done, and for how many seconds; the fit is measured on this machine."""
     count = settings.train + settings.validation + settings.heldout
     config = settings.config(settings.arms[0])
-    cohort = paired(load_cohort(settings.data)) if settings.data else None
+    cohort = together(load_cohort(settings.data)) if settings.data else None
     with few_subjects("paired", cohort, settings.spacing) as few:
         fit, sample = ModalityCompleter.estimate(few, config, settings.train)
     trained = sum(name in TRAINED for name in settings.baselines)

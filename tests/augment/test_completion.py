@@ -22,13 +22,14 @@ class Posterior:
         self.mean, self.deviation = (
             tio.ScalarImage(tensor=v, affine=affine) for v in (samples.mean(0), samples.std(0))
         )
+        self.error, self.doubts = 0.1, []
 
 
 class Fake:
     """Samples that cost nothing: the source under noise; it notes what it is asked."""
 
     def __init__(self, directions=("fmri", "dmri"), weights="w", labelled=()):
-        self.config = {"directions": list(directions)}
+        self.config = {"directions": list(directions), "images": ["fmri", "dmri"]}
         self.record = {"subjects": [], "voxels": [], "labelled": list(labelled)}
         self.weights, self.calls = weights, []
 
@@ -64,7 +65,7 @@ def content(folder):
 def test_what_is_missing_is_made_and_nothing_else(gaps, tmp_path):
     before, out = content(gaps), tmp_path / "imputed"
     done = complete_dataset(gaps, Fake(), out, samples=4)
-    assert done == (3, 0, 3, 0)
+    assert done == (3, 0, 3, 0, [])
     assert content(gaps) == before
     images = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.nii.gz"))
     space = "space-MNI152NLin2009aSym_desc-imputed"
@@ -123,7 +124,7 @@ def test_a_call_that_was_stopped_goes_on_to_the_same_files(gaps, tmp_path):
     broken = next(part.rglob("sub-B0002*_dwi.json"))
     broken.unlink()  # as if it had been killed before its sidecar
     again = Fake()
-    assert complete_dataset(gaps, again, part, samples=3, seed=5) == (1, 2, 3, 0)
+    assert complete_dataset(gaps, again, part, samples=3, seed=5) == (1, 2, 3, 0, [])
     assert [call[0] for call in again.calls] == ["B0002"]
     assert content(part) == content(whole)
     # A subject's image depends on nobody else.
@@ -143,7 +144,7 @@ def test_an_image_of_another_source_is_made_anew(gaps, tmp_path):
     image = nib.load(path)
     nib.save(nib.Nifti1Image(2 * image.get_fdata(dtype=np.float32), image.affine), path)
     again = Fake()
-    assert complete_dataset(gaps, again, out, samples=2) == (1, 2, 3, 1)
+    assert complete_dataset(gaps, again, out, samples=2) == (1, 2, 3, 1, [])
     assert [name for name, *_ in again.calls] == ["B0001"]
     changed = {name for name, old in before.items() if content(out)[name] != old}
     assert changed
@@ -172,7 +173,7 @@ def test_bad_input_is_told_in_one_line(gaps, tmp_path, md_phantom):
         ((gaps, Fake(), gaps), {}, "lies in the dataset itself"),
         ((gaps, Fake(), gaps / "new"), {}, "lies in the dataset itself"),
         ((gaps, Fake(("fmri",)), tmp_path / "o"), {}, "sub-B0001 lacks dmri, and .* fill in fmri"),
-        ((md_phantom, Fake(), tmp_path / "o"), {}, "neither fmri nor dmri segments"),
+        ((md_phantom, Fake(), tmp_path / "o"), {}, "neither fmri nor dmri images"),
         ((gaps, Fake(), md_phantom), {}, "holds other files"),
     ]
     for arguments, options, message in cases:
@@ -228,7 +229,7 @@ def completer(tiny_pairs, tmp_path_factory):
 
 
 def neither(data, phantoms):
-    return [phantoms["md"]], "has neither fmri nor dmri segments"
+    return [phantoms["md"]], "has neither fmri nor dmri images"
 
 
 def other_grid(data, phantoms):

@@ -11,7 +11,7 @@ weights of the pattern-aware module,
 
 The last term is MR, microstructure refinement: how a voxel's signal changes from gradient to
 gradient (or over time), which is what microstructure leaves in it, apart from how bright it is.
-Volumes are (B, N, X, Y, Z); a direction is the index of the target modality.
+Volumes are (B, N, X, Y, Z); a direction is the number of the image to fill in, of two.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ from neuromix.augment.diffusion.label_embedding import drop_labels
 from neuromix.augment.diffusion.loop import Trained, check_size, estimate
 from neuromix.augment.diffusion.objectives import Batch, Generators, Objective, noise_like
 from neuromix.augment.diffusion.pipeline import solve
-from neuromix.augment.pds.config import MODALITIES, ModalityConfig
-from neuromix.augment.pds.pairs import Pairs, Samples, support_of
+from neuromix.augment.pds.config import ModalityConfig
+from neuromix.augment.pds.images import Images, Pattern, Samples, support_of
 from neuromix.augment.pds.published.network import DualModalUNet
 from neuromix.augment.pds.published.pattern import PatternModule
 from neuromix.augment.pds.published.refinement import TissueRefiner
 
+MODALITIES = 2
 EDGES = 0.1
 """Weight of the errors of edges."""
 FARTHEST = 6.0
@@ -84,7 +85,7 @@ class PublishedPDS(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         known = 1 if source_blind else 1 + segments
         self.network = DualModalUNet(
             self.label_space,
-            modalities=len(MODALITIES),
+            modalities=MODALITIES,
             known_channels=known,
             segments=segments,
             widths=widths,
@@ -94,34 +95,38 @@ class PublishedPDS(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers'
         )
         self.refiner = None
         if refinement:
-            self.refiner = TissueRefiner(
-                len(MODALITIES), segments, known, refiner_width, refiner_blocks
-            )
+            self.refiner = TissueRefiner(MODALITIES, segments, known, refiner_width, refiner_blocks)
 
     def forward(
-        self, noisy: Tensor, timestep: Tensor, known: Mapping[str, Tensor], direction: int
+        self, noisy: Tensor, timestep: Tensor, known: Mapping[str, Tensor], pattern: Pattern
     ) -> Tensor:
         """Noise (B, N, X, Y, Z); ``known`` are labels and :meth:`conditions`."""
-        chosen = torch.full((len(noisy),), direction, device=noisy.device)
+        chosen = torch.full((len(noisy),), pattern[0], device=noisy.device)
         predicted: Tensor = self.network(noisy, known["known"], timestep, chosen, known)
         return predicted
 
-    def conditions(self, source: Tensor, direction: int) -> dict[str, Tensor]:
-        """What PDM is told of sources (B, N, X, Y, Z)."""
+    def pattern(self, want: int, have: Sequence[int]) -> Pattern:
+        """One from the other."""
+        return want, (1 - want,)
+
+    def conditions(self, images: Tensor, pattern: Pattern) -> dict[str, Tensor]:
+        """What PDM is told of images (B, 2, N, X, Y, Z)."""
+        source = images[:, 1 - pattern[0]]
         support = support_of(source)
-        shown = [] if self.source_blind else [self.encode(source, support, 1 - direction)]
+        shown = [] if self.source_blind else [self.encode(source, support, 1 - pattern[0])]
         return {"known": torch.cat([support, *shown], 1)}
 
     def encode(self, volumes: Tensor, support: Tensor, modality: int) -> Tensor:
         """Volumes in units of their modality, 0 outside the support (B, 1, X, Y, Z)."""
         return support * (volumes - self.centre[modality]) / self.scale[modality]
 
-    def decode(self, latents: Tensor, source: Tensor, direction: int) -> Tensor:
-        """Samples in the support of their source (1, N, X, Y, Z), as TR sharpens them."""
-        support = support_of(source)
+    def decode(self, latents: Tensor, images: Tensor, pattern: Pattern) -> Tensor:
+        """Samples in the support of their source, as TR sharpens them."""
+        direction = pattern[0]
+        support = support_of(images[:, 1 - direction])
         if self.refiner is not None:
             support = support.expand(len(latents), -1, -1, -1, -1)
-            known = self.conditions(source, direction)["known"].expand(len(latents), -1, -1, -1, -1)
+            known = self.conditions(images, pattern)["known"].expand(len(latents), -1, -1, -1, -1)
             chosen = torch.full((len(latents),), direction, device=latents.device)
             latents = self.refiner(known, latents * support, chosen)
         return (self.scale[direction] * latents + self.centre[direction]) * support
@@ -183,11 +188,11 @@ class Refinement(Objective):
         return loss + self.microstructure * contrast / voxels
 
 
-def fit(job: Job, sets: Sequence[Pairs], grid: Grid) -> tuple[PublishedPDS, Trained]:
+def fit(job: Job, sets: Sequence[Images], grid: Grid) -> tuple[PublishedPDS, Trained]:
     """PDM, then TR on what it makes of everybody."""
     config: ModalityConfig = job.config
     if config.refinement:
-        check_size(len(sets[0]) * len(config.directions), config.refining)
+        check_size(len(sets[0]) * len(config.wanted), config.refining)
     kept = job.work / "start"
     with PartialState().main_process_first():
         if not kept.is_dir():
@@ -208,7 +213,7 @@ def fit(job: Job, sets: Sequence[Pairs], grid: Grid) -> tuple[PublishedPDS, Trai
     return model.eval(), trained
 
 
-def begin(pairs: Pairs, config: ModalityConfig, grid: Grid) -> PublishedPDS:
+def begin(pairs: Images, config: ModalityConfig, grid: Grid) -> PublishedPDS:
     """The model before training, which knows the units and where disease shows."""
     usual = pairs.usual()
     space = LabelSpace.from_known(pairs.rows, config.labels)
@@ -229,7 +234,7 @@ def begin(pairs: Pairs, config: ModalityConfig, grid: Grid) -> PublishedPDS:
     if model.atlas is not None:
         signals = torch.cat([
             torch.stack([model.atlas.signals(part[:, m], support_of(part[:, m])) for m in (0, 1)])
-            for part in pairs.batches()
+            for part, _ in pairs.batches()
         ], 1)  # fmt: skip
         model.atlas.learn(signals, [str(row.get("diagnosis") or "") for row in pairs.rows])
     return model
@@ -242,37 +247,40 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def pace(pairs: Pairs, config: ModalityConfig, grid: Grid, _: int) -> tuple[float, PublishedPDS]:
+def pace(pairs: Images, config: ModalityConfig, grid: Grid, _: int) -> tuple[float, PublishedPDS]:
     """Seconds of the trainings, and a model as it is before them."""
     model = begin(pairs, config, grid)
     objective = SemanticConsistency(model, config.label_dropout, scheduler().alphas_cumprod)
     seconds = estimate(objective, _samples(model, pairs, config), config.training)
     if model.refiner is not None:
-        nothing = np.zeros((len(pairs), len(MODALITIES), *model.latent_shape), np.float16)
+        nothing = np.zeros((len(pairs), MODALITIES, *model.latent_shape), np.float16)
         data = _samples(model, pairs, config, nothing)
         seconds += estimate(Refinement(model, config.microstructure), data, config.refining)
     return seconds, model.eval()
 
 
 def _samples(
-    model: PublishedPDS, pairs: Pairs, config: ModalityConfig, drawn: np.ndarray | None = None
+    model: PublishedPDS, pairs: Images, config: ModalityConfig, drawn: np.ndarray | None = None
 ) -> Samples:
-    def encode(pair: Tensor, direction: int, subject: int) -> dict[str, Tensor]:
-        pair = pair.to(model.device)
-        source, target = pair[:, 1 - direction], pair[:, direction]
-        latents = model.encode(target, support_of(source), direction)
-        sample = {"latents": latents, **model.conditions(source, direction)}
+    def encode(pair: Tensor, pattern: Pattern, subject: int) -> dict[str, Tensor]:
+        pair, want = pair.to(model.device), pattern[0]
+        latents = model.encode(pair[:, want], support_of(pair[:, 1 - want]), want)
+        sample = {"latents": latents, **model.conditions(pair, pattern)}
         if drawn is not None:
-            estimate = torch.from_numpy(np.array(drawn[subject, direction], np.float32))
+            estimate = torch.from_numpy(np.array(drawn[subject, want], np.float32))
             sample["estimate"] = estimate[None].to(latents)
         return sample
 
-    directions = [MODALITIES.index(name) for name in config.directions]
-    return Samples(pairs, directions, model.label_space, encode)
+    return Samples(pairs, _patterns(config), model.label_space, encode)
+
+
+def _patterns(config: ModalityConfig) -> list[Pattern]:
+    """Each of two from the other, as far as asked for."""
+    return [(d, (1 - d,)) for d in map(config.images.index, config.wanted)]
 
 
 @torch.no_grad()
-def _draw(model: PublishedPDS, pairs: Pairs, config: ModalityConfig, path: Any) -> None:
+def _draw(model: PublishedPDS, pairs: Images, config: ModalityConfig, path: Any) -> None:
     """A sample of PDM of each pair and direction: (subjects, 2, N, X, Y, Z)."""
     ddim = scheduler()
     codes = {
@@ -280,19 +288,19 @@ def _draw(model: PublishedPDS, pairs: Pairs, config: ModalityConfig, path: Any) 
     }
 
     def made(subject: int) -> np.ndarray:
-        both = np.zeros((1, len(MODALITIES), *model.latent_shape), np.float32)
-        for want in config.directions:
-            direction = MODALITIES.index(want)
-            source = pairs.chosen([subject])[:, 1 - direction].to(model.device)
-            known = {**model.conditions(source, direction), **codes}
+        both = np.zeros((1, MODALITIES, *model.latent_shape), np.float32)
+        images = pairs.chosen([subject]).to(model.device)
+        for pattern in _patterns(config):
+            known = {**model.conditions(images, pattern), **codes}
             noise = torch.randn(
                 1, *model.latent_shape, generator=torch.Generator().manual_seed(subject)
             )
-            network = functools.partial(model, direction=direction)
+            network = functools.partial(model, pattern=pattern)
             sample = solve(
-                network, ddim, noise.to(source), config.sampling_steps, 1.0, known, known
+                network, ddim, noise.to(images), config.sampling_steps, 1.0, known, known
             )
-            both[:, direction] = (sample * support_of(source)).cpu().numpy()
+            support = support_of(images[:, 1 - pattern[0]])
+            both[:, pattern[0]] = (sample * support).cpu().numpy()
         return both
 
     files.write_array(path, len(pairs), map(made, range(len(pairs))), np.float16)

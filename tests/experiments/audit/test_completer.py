@@ -8,7 +8,7 @@ from neuromix.augment.data.cohort import Cohort
 from neuromix.augment.diffusion.loop import TrainConfig
 from neuromix.augment.pds.completer import ModalityCompleter, Posterior
 from neuromix.augment.pds.config import ModalityConfig
-from neuromix.augment.pds.pairs import read
+from neuromix.augment.pds.images import read
 from neuromix.augment.phantom import make_phantom
 from neuromix.experiments.audit import completer
 from neuromix.experiments.audit.audit import Audit, run
@@ -55,7 +55,7 @@ def planted(change):
         image = type(made.mean)(
             tensor=torch.from_numpy(changed.mean(axis=0)), affine=made.mean.affine
         )
-        return Posterior(image, made.deviation, changed)
+        return Posterior(image, made.deviation, changed, made.error, made.doubts)
 
     return posterior
 

@@ -27,10 +27,9 @@ def generators(count=2):
 
 def batch(model, count=2):
     generator = torch.Generator().manual_seed(5)
-    shape = (count, SEGMENTS, *GRID.shape)
-    clean, source = (torch.randn(shape, generator=generator) for _ in range(2))
+    both = torch.randn(count, 2, SEGMENTS, *GRID.shape, generator=generator)
     return {
-        "latents": clean, **model.conditions(source, 0),
+        "latents": both[:, 0], **model.conditions(both, (0, (1,))),
         "direction": torch.tensor([0, 1]), "labels": {"diagnosis": torch.tensor([0, 1])},
     }  # fmt: skip
 
@@ -84,7 +83,7 @@ def test_the_second_stage_sees_edges_and_contrasts_of_segments():
 
     def loss(estimate, microstructure=0.3):
         objective = Refinement(model, microstructure)
-        return float(objective.loss("refiner", part | {"estimate": estimate}, generators(1)))
+        return objective.loss("refiner", part | {"estimate": estimate}, generators(1)).item()
 
     for estimate, more in ((flat, 0.0), (contrast, 0.3 * 0.5), (checkered, 0.1 / 3)):
         assert loss(estimate) - 0.25 == pytest.approx(more, rel=1e-4, abs=1e-6)
