@@ -50,7 +50,7 @@ def completion_table(
     *,
     mask: np.ndarray,
     data_range: float,
-    regions: np.ndarray,
+    regions: np.ndarray | None,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Judge the completions of held-out subjects.
@@ -60,12 +60,12 @@ def completion_table(
             real image (N, X, Y, Z).
         mask: Voxels to judge, booleans (X, Y, Z).
         data_range: Largest possible value less the smallest.
-        regions: Weights of the voxels of each region, (R, X, Y, Z).
+        regions: Weights of the voxels of each region, (R, X, Y, Z), where they are known.
         seed: Of the bootstrap.
 
     Returns:
         By metric ``{"value", "low", "high"}``. ``coverage`` and ``uncertainty`` are left out where
-        there is one prediction a subject.
+        there is one prediction a subject, ``pattern`` where there are no regions.
     """
     scores = [subject_scores(s, y, mask, data_range, regions) for s, y in pairs]
     if len(scores) < 2:
@@ -89,8 +89,9 @@ def completion_table(
             add(name, lambda k, v=values: float(v[k].mean()))  # type: ignore[misc]
     power = np.stack([score.power for score in scores])
     add("spectrum", lambda k: _spectral_error(power[k]))
-    shown = np.stack([score.regions for score in scores])
-    add("pattern", lambda k: _region_correlation(shown[k]))
+    if regions is not None:
+        shown = np.stack([score.regions for score in scores])
+        add("pattern", lambda k: _region_correlation(shown[k]))
     return table
 
 
@@ -99,7 +100,7 @@ def subject_scores(
     real: np.ndarray,
     mask: np.ndarray,
     data_range: float,
-    regions: np.ndarray,
+    regions: np.ndarray | None,
 ) -> Scores:
     """The scores of one subject; see :func:`completion_table`."""
     if samples.shape[1:] != real.shape:
@@ -120,6 +121,7 @@ def subject_scores(
     power = np.stack(
         [band_power(samples[:4] * mask).mean(axis=0), band_power(real[None] * mask)[0]]
     )
+    regions = np.zeros((0, *mask.shape)) if regions is None else regions
     size = np.maximum((regions * mask).sum(axis=(1, 2, 3)), 1e-6)
     shown = [np.einsum("xyz,rxyz->r", v.mean(axis=0) * mask, regions) / size for v in (mean, real)]
     return Scores(numbers, power, np.stack(shown))

@@ -33,7 +33,6 @@ from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
 from neuromix.augment.opening import open_source
 from neuromix.augment.pds.completer import ModalityCompleter
-from neuromix.augment.pds.config import MODALITIES
 from neuromix.experiments.audit.base import weigh
 from neuromix.experiments.audit.completer import CompleterAudit
 from neuromix.experiments.audit.config import Audit
@@ -57,7 +56,8 @@ def run(config: Audit, out: Path) -> dict[str, Any]:
         images, more = made.images, digest_of([made.digest(), made.record])
         audited = Content.of(Cohort.from_bids(made.path, images), more=more)
     else:
-        images, more = MODALITIES, digest_of([made.fingerprint(), made.record])
+        images = tuple(made.config["images"])
+        more = digest_of([made.fingerprint(), made.record])
         audited = Content([], [], more)
     content = {"bank": audited, **contents(config, images)}
     with (

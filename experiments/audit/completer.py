@@ -1,9 +1,9 @@
 """The audit of a completer, see :mod:`neuromix.experiments.audit.audit`: can its images stand in?
 
-It completes held-out people who have both modalities, without a label, and what it makes is
-compared with what they have. Beside it stand two that anybody could fit to the same training
-subjects, the mean volume and a regression in every voxel, and the completer itself with another
-person's source in the outline of the own brain, which must cost what it knows.
+It completes held-out people who have all images, each from the others, without a label, and what it
+makes is compared with what they have. Beside it stand two that anybody could fit to the same
+training subjects, the mean volume and a regression in every voxel, and the completer itself with
+another person's sources in the outline of the own brain, which must cost what it knows.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ import pandas as pd
 import torchio as tio
 from rich.progress import track
 
-from neuromix.augment.data.grid import template_on
-from neuromix.augment.data.regions import region_maps
 from neuromix.augment.errors import InputError
 from neuromix.augment.metrics.completion import completion_table
 from neuromix.augment.metrics.features import squared_distances
 from neuromix.augment.pds.completer import ModalityCompleter
-from neuromix.augment.pds.config import MODALITIES
-from neuromix.augment.pds.images import common_frame, read, together
+from neuromix.augment.pds.images import common_frame, read
 from neuromix.experiments.audit import base
 from neuromix.experiments.audit.base import Limit
 from neuromix.experiments.audit.config import Audit
@@ -32,7 +29,15 @@ from neuromix.experiments.frame.cohorts import first_scans
 from neuromix.experiments.frame.figures import Picture, slices
 from neuromix.experiments.frame.findings import CARE, FAULT, FINE, Finding, interval_text
 from neuromix.experiments.frame.run import Run
-from neuromix.experiments.quality.completion import HALF, RANGE, exchanged, typical, without
+from neuromix.experiments.quality.completion import (
+    complete_rows,
+    exchanged,
+    judged,
+    stacked,
+    typical,
+    value_range,
+    without,
+)
 from neuromix.experiments.quality.completion_baselines import VoxelwiseRegression
 
 FEWEST = 8
@@ -55,29 +60,30 @@ class CompleterAudit(base.BaseAudit):
     """Of a completer; each direction that it was trained in is a cell."""
 
     title = "Audit of a completer"
-    images = MODALITIES
     limits = (SPREAD, DETAIL, LEVEL, OTHERS)
 
     def __init__(self, config: Audit, completer: ModalityCompleter, frame: Run) -> None:
+        self.images = tuple(completer.config["images"])
         super().__init__(config, completer, frame)
         self.completer = completer
         self.train, self.tests = (
-            self.some(first_scans(together(self.whole[name]))) for name in ("train", "heldout")
+            self.some(first_scans(complete_rows(self.whole[name], self.images)))
+            for name in ("train", "heldout")
         )
         for name, cohort in (("--train", self.train), ("--heldout", self.tests)):
             if len(cohort.subject_keys) < FEWEST:
                 raise InputError(
-                    f"{name} has {len(cohort.subject_keys)} people with fmri and dmri; an audit of "
-                    f"a completer needs {FEWEST} or more"
+                    f"{name} has {len(cohort.subject_keys)} people with "
+                    f"{' and '.join(self.images)}; an audit of a completer needs {FEWEST} or more"
                 )
-            grid, segments = common_frame(cohort)
+            grid, segments = common_frame(cohort, self.images)
             if (grid, segments) != (completer.grid, completer.model.segments):
                 raise InputError(
                     f"{name} has {segments} segments of {grid} and the completer makes "
                     f"{completer.model.segments} of {completer.grid}, or they lie elsewhere; bring "
-                    "them there with `neuromix prepare --what segments`"
+                    "them there with `neuromix prepare`"
                 )
-        self.mask = template_on(completer.grid)["brain"] > HALF
+        self.mask, self.regions = judged(self.train, self.images, completer.grid)
 
     def about(self) -> dict[str, Any]:
         """What made the images."""
@@ -97,13 +103,13 @@ class CompleterAudit(base.BaseAudit):
     def findings(self, parts: Mapping[str, Any]) -> Iterator[Finding]:
         """The findings of all parts."""
         yield from super().findings(parts)
-        for want in MODALITIES:
+        for want in self.images:
             if want in parts:
                 yield from _direction_findings(want, parts[want])
 
     def page(self, results: Mapping[str, Any]) -> str:
         """The data card."""
-        sizes, wanted = results["sizes"], [want for want in MODALITIES if want in results]
+        sizes, wanted = results["sizes"], [want for want in self.images if want in results]
         metrics = [
             {"image": want, "metric": name, "value": row["value"],
              "95 %": interval_text((row["low"], row["high"]))}
@@ -114,8 +120,8 @@ class CompleterAudit(base.BaseAudit):
             figures=[self._picture(want) for want in wanted],
             details=[("All metrics", pd.DataFrame(metrics))],
             methods=[
-                f"{sizes['heldout']} held-out people who have both modalities are completed from "
-                "one of them, without a label, and compared with the other. The voxelwise "
+                f"{sizes['heldout']} held-out people who have all images are completed from all "
+                "but one of them, without a label, and compared with that one. The voxelwise "
                 f"regression and the mean volume are of {sizes['train']} training people.",
                 "Another source is that of another person, put into the outline of the own brain: "
                 "the outline alone tells much of an image. What it costs is a share of what the "
@@ -128,11 +134,12 @@ class CompleterAudit(base.BaseAudit):
 
     def _judge(self, want: str) -> dict[str, Any]:
         """Everything about the images of one modality, in one reading of the held-out people."""
-        have = MODALITIES[1 - MODALITIES.index(want)]
+        have = [name for name in self.images if name != want]
         people = self.train.subjects()
-        source, target = (np.stack([read(s[m], m).numpy() for s in people]) for m in (have, want))
+        source, target = (stacked(people, names) for names in (have, [want]))
         regression = VoxelwiseRegression().fit(source, target)
-        mean, usual = typical(target), typical(source)
+        mean = typical(target)
+        usual = {name: typical(stacked(people, [name])) for name in have}
         tests = self.tests.subjects()
         errors: dict[str, list[float]] = {k: [] for k in ("own", "exchanged", "mean", "regression")}
         made, real = [], []
@@ -147,7 +154,7 @@ class CompleterAudit(base.BaseAudit):
                     # As many samples for both, since more of them lie closer.
                     "exchanged": self.completer.posterior(other, want, k, SAMPLES).mean.numpy(),
                     "mean": mean * outline,
-                    "regression": regression.predict(read(subject[have], have).numpy()[None])[0, 0],
+                    "regression": regression.predict(stacked([subject], have))[0, 0],
                 }
                 for name, image in images.items():
                     errors[name].append(float(((image - truth)[:, self.mask] ** 2).mean()))
@@ -155,10 +162,11 @@ class CompleterAudit(base.BaseAudit):
                 real.append(truth)
                 yield samples, truth
 
-        seed, regions = self.config.seed, region_maps(self.completer.grid)
+        seed = self.config.seed
         table = completion_table(
-            pairs(), mask=self.mask, data_range=RANGE, regions=regions, seed=seed
-        )
+            pairs(), mask=self.mask, data_range=value_range(self.train, want),
+            regions=self.regions, seed=seed,
+        )  # fmt: skip
         mine, theirs = np.stack(made), np.stack(real)
         return {
             "table": table,
@@ -172,7 +180,7 @@ class CompleterAudit(base.BaseAudit):
         }
 
     def _completed(self, subject: tio.Subject, want: str, seed: int) -> np.ndarray:
-        """Samples (K, N, X, Y, Z) of what a person has, made from the other modality alone."""
+        """Samples (K, N, X, Y, Z) of what a person has, made from the other images alone."""
         return self.completer.posterior(without(subject, want), want, seed, SAMPLES).samples
 
     def _nearest(self, made: np.ndarray, real: np.ndarray, train: np.ndarray) -> dict[str, Any]:
@@ -196,7 +204,7 @@ class CompleterAudit(base.BaseAudit):
             volumes += [real, samples.mean(axis=0)[0], samples[0, 0]]
             titles += ["real", f"mean of {SAMPLES}", "one sample"]
         white = float(np.percentile(volumes[0], 99.8))
-        text = f"The first segment of {want} of held-out people, real and made from the other."
+        text = f"The first channel of {want} of held-out people, real and made from the others."
         return slices(volumes, titles, upper=white), text
 
 

@@ -1,18 +1,18 @@
 """``neuromix experiment completion``: does a completer beat the regressions that it must beat?
 
-Training, validation and held-out subjects of one split have both modalities. In each direction, the
-completer and every baseline predict the held-out subjects' real images, by the metrics of
-:mod:`neuromix.augment.metrics.completion`, in the template's brain. Trained baselines get as much
-processor time for both directions together as the completer's fit took. Beside them stand the
-completer with the source of another subject, its samples in fewer and more steps, and, on a
-phantom, the PSNR of its ideal regression. What is asked of a completer is a list of criteria, each
-met or missed, in :mod:`neuromix.experiments.quality.completion_report`.
+Training, validation and held-out subjects of one split have all images. Each image in turn is
+predicted from the others by the completer and every baseline, by the metrics of
+:mod:`neuromix.augment.metrics.completion`, in the template's brain, or where most people have
+signal. Trained baselines get as much processor time for all images together as the completer's fit
+took. Beside them stand the completer with the sources of another subject, its samples in fewer and
+more steps, and, on a phantom, the PSNR of its ideal regression. What is asked of a completer is a
+list of criteria, each met or missed, in :mod:`neuromix.experiments.quality.completion_report`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from rich.console import Console
 from neuromix.augment import files
 from neuromix.augment.data import bids
 from neuromix.augment.data.cohort import Cohort, Split
-from neuromix.augment.data.grid import template_on
+from neuromix.augment.data.grid import Grid, template_on
 from neuromix.augment.data.regions import region_maps
 from neuromix.augment.diffusion.pipeline import is_sampler
 from neuromix.augment.errors import InputError
@@ -58,15 +58,15 @@ def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, 
     if dry_run:
         show_plan(plan(settings), console)
         return {}
-    content = contents(settings, MODALITIES)
+    content = contents(settings, settings.images)
     with Run.open(out, "completion", asdict(settings), console, content) as stage:
         split, truth = _subjects(settings, stage)
         bench = Bench(settings, split, stage)
         seconds = settings.seconds
         for arm in settings.arms:
             record = stage.cell({"fit": arm}, partial(bench.fit, arm))
-            seconds = seconds if seconds is not None else record["processor"] / 2
-        for want in MODALITIES:
+            seconds = seconds or record["processor"] / len(settings.images)
+        for want in settings.images:
             for arm in settings.arms:
                 stage.cell({"arm": arm, "want": want}, partial(bench.judge, arm, want))
             for steps in STEPS:
@@ -74,7 +74,8 @@ def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, 
             for name in settings.baselines:
                 make = partial(bench.baseline, name, want, float(seconds or 0))
                 stage.cell({"baseline": name, "want": want}, make)
-        results = summarise(stage.records(), truth, settings.arms[0], RANGE) | stage.about
+        results = summarise(stage.records(), truth, settings.images, settings.arms[0], RANGE)
+        results |= stage.about
         picture = bench.montage(settings.arms[0])
         stage.finish(results, page(results, picture, split))
     return results
@@ -89,10 +90,11 @@ class Bench:
     stage: Run
 
     def __post_init__(self) -> None:
-        self.grid, _ = common_frame(self.split.train)
-        self.mask = template_on(self.grid)["brain"] > HALF
-        self.regions = region_maps(self.grid)
+        self.images = self.settings.images
+        self.grid, _ = common_frame(self.split.train, self.images)
+        self.mask, self.regions = judged(self.split.train, self.images, self.grid)
         self.test = self.split.test.subjects()
+        self.ranges = {name: value_range(self.split.train, name) for name in self.images}
 
     def folder(self, arm: str) -> Path:
         """Where an arm's completer lies."""
@@ -106,6 +108,10 @@ class Bench:
                 "it; begin in another folder"
             )
         return ModalityCompleter.from_pretrained(self.folder(arm))
+
+    def others(self, want: str) -> list[str]:
+        """What an image is made from."""
+        return [name for name in self.images if name != want]
 
     def fit(self, arm: str) -> dict[str, Any]:
         """Fit an arm."""
@@ -125,8 +131,7 @@ class Bench:
         completer = self.completer(arm)
         completer.check_disjoint(self.split.test)
         people = self.split.train.subjects()
-        usual = {m: typical(read(each[m], m).numpy() for each in people) for m in MODALITIES}
-        have = MODALITIES[1 - MODALITIES.index(want)]
+        usual = {m: typical(read(each[m], m).numpy() for each in people) for m in self.images}
         few: list[np.ndarray] = []
 
         def make(k: int, subject: tio.Subject) -> np.ndarray:
@@ -139,7 +144,7 @@ class Bench:
         for k, subject in enumerate(self.test):
             # The same noise for both, as many samples, and the same outline of the brain, which
             # alone tells a good deal of a volume.
-            changed, outline = exchanged(subject, self.test[k - 1], have, usual[have])
+            changed, outline = exchanged(subject, self.test[k - 1], self.others(want), usual)
             other = completer.posterior(changed, want, k, FEW).mean.numpy()
             images = {"own": few[k], "shuffled": other, "mean": usual[want] * outline}
             for name, image in images.items():
@@ -159,9 +164,8 @@ class Bench:
 
     def baseline(self, name: str, want: str, seconds: float) -> dict[str, Any]:
         """A baseline's table."""
-        have = MODALITIES[1 - MODALITIES.index(want)]
-        train = self.split.train.subjects()
-        source, target = (np.stack([read(s[m], m).numpy() for s in train]) for m in (have, want))
+        have, train = self.others(want), self.split.train.subjects()
+        source, target = (stacked(train, names) for names in (have, [want]))
         precision = self.settings.config(self.settings.arms[0]).training.precision
         begun = time.process_time()
         fitted = baselines(seconds, self.settings.seed, precision)[name].fit(source, target)
@@ -169,7 +173,7 @@ class Bench:
         seeds = range(self.settings.samples)
 
         def make(_: int, subject: tio.Subject) -> np.ndarray:
-            return np.asarray(fitted.predict(read(subject[have], have).numpy()[None], seeds)[0])
+            return np.asarray(fitted.predict(stacked([subject], have), seeds)[0])
 
         record = self._compared(make, self.test, want) | {"processor": processor}
         return record | ({"steps": fitted.steps_} if hasattr(fitted, "steps_") else {})
@@ -191,7 +195,7 @@ class Bench:
                 yield made, read(subject[want], want).numpy()
 
         table = completion_table(
-            pairs(), mask=self.mask, data_range=RANGE, regions=self.regions,
+            pairs(), mask=self.mask, data_range=self.ranges[want], regions=self.regions,
             seed=self.settings.seed,
         )  # fmt: skip
         return {"table": table, "processor a subject": float(np.mean(taken))}
@@ -200,7 +204,7 @@ class Bench:
         """Real, mean, sample and uncertainty of the first held-out subject, both directions."""
         completer = self.completer(arm)
         pictures = []
-        for want in MODALITIES:
+        for want in self.images:
             subject = self.test[0]
             real = read(subject[want], want).numpy()[0]
             posterior = completer.posterior(without(subject, want), want, 0, self.settings.samples)
@@ -209,7 +213,7 @@ class Bench:
             titles = ["real", "mean", "one sample", "5 x deviation"]
             picture = slices(volumes, titles, upper=float(np.percentile(real, 99.8)))
             files.write_bytes(self.stage.folder / f"montage-{want}.png", picture)
-            text = f"The first segment of {want} of a held-out subject, made from the other."
+            text = f"The first channel of {want} of a held-out subject, made from the others."
             pictures.append((picture, text))
         return pictures
 
@@ -218,7 +222,7 @@ def _subjects(settings: Completion, stage: Run) -> tuple[Split, dict[str, Any] |
     counts = (settings.train, settings.validation, settings.heldout)
     truth = None
     if settings.data is not None:
-        cohort = together(load_cohort(settings.data))
+        cohort = complete_rows(load_cohort(settings.data), settings.images)
     else:
         folder = make_phantom(
             stage.folder / "phantom", "paired", subjects=sum(counts), seed=settings.seed,
@@ -228,8 +232,8 @@ def _subjects(settings: Completion, stage: Run) -> tuple[Split, dict[str, Any] |
         truth = bids.read_json(folder / "truth.json")["prediction_from_the_other_modality"]
     if len(cohort.subject_keys) < sum(counts):
         raise InputError(
-            f"{len(cohort.subject_keys)} subjects have both modalities, and {sum(counts)} are "
-            "asked for; lower train, validation or heldout"
+            f"{len(cohort.subject_keys)} subjects have {' and '.join(settings.images)}, and "
+            f"{sum(counts)} are asked for; lower train, validation or heldout"
         )
     whole = sum(counts)
     fractions = (counts[0] / whole, counts[1] / whole, counts[2] / whole)
@@ -252,32 +256,79 @@ def typical(images: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def exchanged(
-    subject: tio.Subject, other: tio.Subject, have: str, usual: np.ndarray
+    subject: tio.Subject,
+    other: tio.Subject,
+    have: Sequence[str],
+    usual: Mapping[str, np.ndarray],
 ) -> tuple[tio.Subject, np.ndarray]:
-    """Another's source in the outline of one's own brain, and the outline."""
-    own, others = (read(each[have], have).numpy() for each in (subject, other))
-    outline = (own != 0).any(axis=0)
-    there = (others != 0).any(axis=0)
-    source = np.where(there, others, usual) * outline
-    image = tio.ScalarImage(tensor=source.astype(np.float32), affine=subject[have].affine)
-    keys = {key: value for key, value in subject.items() if key not in MODALITIES}
-    return tio.Subject({**keys, have: image}), outline
+    """Another's sources in the outline of one's own brain, and the outline."""
+    outline: Any = False
+    images = {}
+    for name in have:
+        own, others = (read(each[name], name).numpy() for each in (subject, other))
+        inside = (own != 0).any(axis=0)
+        source = np.where((others != 0).any(axis=0), others, usual[name]) * inside
+        affine = subject[name].affine
+        images[name] = tio.ScalarImage(tensor=source.astype(np.float32), affine=affine)
+        outline = outline | inside
+    shown = subject.get_images_dict(intensity_only=False)
+    keys = {key: value for key, value in subject.items() if key not in shown}
+    return tio.Subject({**keys, **images}), outline
+
+
+def stacked(subjects: Sequence[tio.Subject], names: Sequence[str]) -> np.ndarray:
+    """Images of subjects, their channels one after the other: (S, C, X, Y, Z)."""
+    return np.stack([np.concatenate([read(s[n], n).numpy() for n in names]) for s in subjects])
+
+
+def judged(
+    train: Cohort, images: Sequence[str], grid: Grid
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Where images are compared, and Dosenbach's regions if they lie in MNI space.
+
+    That is the template's brain, or else where most training people have signal.
+    """
+    if train.is_in_mni(images[0]):
+        return template_on(grid)["brain"] > HALF, region_maps(grid)
+    people = train.subjects()
+    there = np.mean([(read(each[images[0]], "") != 0).any(0).numpy() for each in people], axis=0)
+    return there > HALF, None
+
+
+def value_range(train: Cohort, image: str) -> float:
+    """The data range of PSNR and SSIM: that of segments, or what training people's values span."""
+    if image in MODALITIES:
+        return RANGE
+    values = np.stack([read(each[image], image).numpy() for each in train.subjects()])
+    low, high = np.quantile(values, (0.001, 0.999))
+    return float(high - low)
+
+
+def complete_rows(cohort: Cohort, images: Sequence[str]) -> Cohort:
+    """The rows that have all of some images."""
+    rows = together(cohort, images)
+    lacking = [name for name in images if name not in rows.images]
+    if lacking:
+        raise InputError(f"the cohort has no {', '.join(lacking)}; name images that it has")
+    return rows.where(np.all([rows.table[f"{name}_path"] != "" for name in images], axis=0))
 
 
 def plan(settings: Completion) -> list[tuple[str, float]]:
     """What would be done, and for how many seconds; the fit is measured on this machine."""
     count = settings.train + settings.validation + settings.heldout
     config = settings.config(settings.arms[0])
-    cohort = together(load_cohort(settings.data)) if settings.data else None
+    data = settings.data
+    cohort = complete_rows(load_cohort(data), settings.images) if data else None
     with few_subjects("paired", cohort, settings.spacing) as few:
         fit, sample = ModalityCompleter.estimate(few, config, settings.train)
     trained = sum(name in TRAINED for name in settings.baselines)
-    seconds = fit / 2 if settings.seconds is None else settings.seconds
+    count_images = len(settings.images)
+    seconds = fit / count_images if settings.seconds is None else settings.seconds
     drawn = settings.heldout * (settings.samples + FEW) * len(settings.arms)
     drawn += round(LOOKED * FEW * sum(STEPS) / config.sampling_steps)
     return [
         ("phantom", phantom_seconds("paired", settings.spacing, count) * (cohort is None)),
         (f"{len(settings.arms)} fits", len(settings.arms) * fit),
-        (f"{trained} trained baselines in 2 directions", 2 * trained * seconds),
-        (f"{2 * drawn} samples", 2 * drawn * sample),
+        (f"{trained} trained baselines, {count_images} images", count_images * trained * seconds),
+        (f"{count_images * drawn} samples", count_images * drawn * sample),
     ]

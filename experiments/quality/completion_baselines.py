@@ -1,8 +1,8 @@
 """Baselines of completion: what a completer must beat, from the mean volume to MONAI's U-Net.
 
-Each has ``fit(source, target)`` and ``predict(source, seeds)``: sources (S, N, X, Y, Z) of S
-subjects to samples (S, K, N, X, Y, Z), K seeds each; those that make one prediction ignore seeds
-and give K = 1. A baseline knows one direction.
+Each has ``fit(source, target)`` and ``predict(source, seeds)``: sources (S, C, X, Y, Z) of S
+subjects, of one image or several, to samples (S, K, N, X, Y, Z), K seeds each; those that make one
+prediction ignore seeds and give K = 1. A baseline makes one image.
 
 =====================  =============================================================================
 mean volume            the mean of the training targets
@@ -42,7 +42,7 @@ class Baseline(Protocol):
     """See the module."""
 
     def fit(self, source: np.ndarray, target: np.ndarray) -> Baseline:
-        """Learn from training pairs (S, N, X, Y, Z)."""
+        """Learn from sources (S, C, X, Y, Z) and targets (S, N, X, Y, Z)."""
 
     def predict(self, source: np.ndarray, seeds: Sequence[int] = (0,)) -> np.ndarray:
         """Samples (S, K, N, X, Y, Z)."""
@@ -89,12 +89,12 @@ class VoxelwiseRegression:
     def fit(self, source: np.ndarray, target: np.ndarray) -> VoxelwiseRegression:
         """See :class:`Baseline`."""
         self.source_mean_, self.target_mean_ = source.mean(axis=0), target.mean(axis=0)
-        count, segments = source.shape[:2]
-        x = (source - self.source_mean_).reshape(count, segments, -1).transpose(2, 0, 1)
-        y = (target - self.target_mean_).reshape(count, segments, -1).transpose(2, 0, 1)
+        count, channels = source.shape[:2]
+        x = (source - self.source_mean_).reshape(count, channels, -1).transpose(2, 0, 1)
+        y = (target - self.target_mean_).reshape(*target.shape[:2], -1).transpose(2, 0, 1)
         gram = x.transpose(0, 2, 1) @ x
-        ridge = self.penalty * np.trace(gram, axis1=1, axis2=2).mean() / segments + 1e-6
-        solved = np.linalg.solve(gram + ridge * np.eye(segments), x.transpose(0, 2, 1) @ y)
+        ridge = self.penalty * np.trace(gram, axis1=1, axis2=2).mean() / channels + 1e-6
+        solved = np.linalg.solve(gram + ridge * np.eye(channels), x.transpose(0, 2, 1) @ y)
         self.weights_ = solved.astype(np.float32)
         return self
 
@@ -102,7 +102,7 @@ class VoxelwiseRegression:
         """See :class:`Baseline`."""
         x = (source - self.source_mean_).reshape(*source.shape[:2], -1)
         y = np.einsum("snv,vnm->smv", x, self.weights_, optimize=True)
-        return (y.reshape(source.shape) + self.target_mean_)[:, None]
+        return (y.reshape(len(source), *self.target_mean_.shape) + self.target_mean_)[:, None]
 
 
 class PCARegression:
@@ -117,12 +117,13 @@ class PCARegression:
         power = float((scores**2).sum()) / count
         penalties = [penalty * power for penalty in PENALTIES]
         self.ridge_ = RidgeCV(penalties).fit(scores, target.reshape(count, -1))
+        self.shape_ = target.shape[1:]
         return self
 
     def predict(self, source: np.ndarray, seeds: Sequence[int] = (0,)) -> np.ndarray:
         """See :class:`Baseline`."""
         scores = self.components_.transform(source.reshape(len(source), -1))
-        return np.asarray(self.ridge_.predict(scores).reshape(source.shape))[:, None]
+        return np.asarray(self.ridge_.predict(scores).reshape(-1, *self.shape_))[:, None]
 
 
 def baselines(seconds: float, seed: int = 0, precision: str = "no") -> dict[str, Any]:

@@ -22,7 +22,6 @@ import pandas as pd
 
 from neuromix.augment.data.cohort import Split
 from neuromix.augment.metrics.completion import source_use
-from neuromix.augment.pds.config import MODALITIES
 from neuromix.experiments.frame.figures import Picture
 from neuromix.experiments.frame.findings import criterion, estimate_text, tally
 from neuromix.experiments.frame.pages import report_page
@@ -57,15 +56,16 @@ Tables = Mapping[str, Mapping[str, Mapping[str, float]]]
 def summarise(
     records: Sequence[Mapping[str, Any]],
     truth: Mapping[str, Any] | None,
+    images: Sequence[str],
     first: str,
     data_range: float,
 ) -> dict[str, Any]:
-    """Tables of all cells by direction, criteria of the first arm and the verdict.
+    """Tables of all cells by image, criteria of the first arm and the verdict.
 
     The truth is, by modality, the PSNR of a phantom's ideal regression.
     """
     names = ("tables", "steps", "source", "costs")
-    parts: dict[str, Any] = {name: {want: {} for want in MODALITIES} for name in names}
+    parts: dict[str, Any] = {name: {want: {} for want in images} for name in names}
     tables, steps, source, costs = parts.values()
     fits = {}
     for record in records:
@@ -87,7 +87,7 @@ def summarise(
                 source[want][name]["use"] = source_use({**record["errors"], "ideal": ideal})
     criteria = [
         row | {"name": f"{want}: {row['name']}"}
-        for want in MODALITIES
+        for want in images
         for row in _criteria(tables[want], source[want], truth, want, first)
     ]
     return {
@@ -99,28 +99,29 @@ def summarise(
 def page(results: Mapping[str, Any], pictures: Sequence[Picture], split: Split) -> str:
     """The report."""
     counts = [len(part.subject_keys) for part in split]
+    images = list(results["tables"])
     return report_page(
         results,
-        title="Completion: one modality from the other",
+        title="Completion: one image from the others",
         tables=[
-            (f"{want} from the other, {what}", _scores(results["tables"][want], names))
-            for want in MODALITIES
+            (f"{want} from the others, {what}", _scores(results["tables"][want], names))
+            for want in images
             for what, names in (("the mean", MEANS), ("samples", SAMPLES))
         ],
         figures=pictures,
         details=[
-            *((f"{want}, sampling steps", _steps(results["steps"][want])) for want in MODALITIES),
-            *((f"{want}, costs", _costs(results["costs"][want])) for want in MODALITIES),
+            *((f"{want}, sampling steps", _steps(results["steps"][want])) for want in images),
+            *((f"{want}, costs", _costs(results["costs"][want])) for want in images),
             ("Fits", pd.DataFrame(results["fits"]).T.reset_index()),
         ],
         methods=[
             f"{counts[0]} training, {counts[1]} validation and {counts[2]} held-out subjects of "
             f"{split.train.name}, who share nobody. Figures are of the mean of "
             f"{results['config']['samples']} samples (PSNR, SSIM, pattern) or of the samples (the "
-            "others), inside the template's brain; CRPS of a single prediction is its mean "
-            "absolute error. Intervals are 95 % bootstrap intervals over held-out subjects.",
-            "A trained baseline knows one direction and has half of the processor time of the "
-            "first arm's fit, so that both directions together have the same.",
+            "others), inside the template's brain, or where most people have signal; CRPS of a "
+            "single prediction is its mean absolute error. Intervals are 95 % bootstrap intervals over held-out subjects.",
+            "A trained baseline knows one image and has its part of the processor time of the "
+            "first arm's fit, so that all images together have the same.",
             "A shuffled source is another subject's, in the outline of the subject's own brain, "
             "which alone tells a good deal and is not what is asked about. The mean volume that "
             "its cost is measured by is in that outline, too.",
@@ -146,7 +147,7 @@ def _criteria(
         use = source[first]["use"]
         aim = f"at least {USED:g} of the ideal's gain"
         yield criterion("a shuffled source costs", use, aim, use >= USED)
-    if "source-blind" in tables:
+    if "source-blind" in tables and want in MARGINS:
         blind = tables["source-blind"]
         decibels, share = MARGINS[want]
         gain = value["psnr"] - blind["psnr"]["value"]
@@ -157,7 +158,10 @@ def _criteria(
         yield criterion("SSIM over source-blind, share", more, aim, more >= share)
     others = [name for name in REGRESSIONS if name in tables]
     for metric, sign in (("crps", -1), ("spectrum", -1), ("pattern", 1)):
-        rivals = {sign * tables[name][metric]["value"]: name for name in reversed(others)}
+        rivals = {
+            sign * tables[name][metric]["value"]: name
+            for name in reversed(others) if metric in own
+        }  # fmt: skip
         if rivals:
             best = max(rivals)
             aim = f"{'below' if sign < 0 else 'above'} {sign * best:.3g} of {rivals[best]}"

@@ -11,8 +11,8 @@ import tyro
 from neuromix.augment.errors import InputError
 from neuromix.augment.fmri.config import PRESETS as RUN_SAMPLERS
 from neuromix.augment.pds.config import ABLATIONS as PARTS
+from neuromix.augment.pds.config import MODALITIES, ModalityConfig, ablated, shortened
 from neuromix.augment.pds.config import PRESETS as COMPLETERS
-from neuromix.augment.pds.config import ModalityConfig, ablated, shortened
 from neuromix.augment.tiled.config import PRESETS as MD_SAMPLERS
 
 TARGETS = ("sex", "dementia", "diagnosis")
@@ -248,10 +248,12 @@ class FMRI:
 
 @dataclass(frozen=True)
 class Completion:
-    """The modality completer beside its baselines, on held-out subjects, in both directions."""
+    """The modality completer beside its baselines, on held-out subjects, each image in turn."""
 
     data: Path | None = None
-    """BIDS folder or table with fMRI and dMRI segments. Without it, a phantom is made."""
+    """BIDS folder or table with fMRI and dMRI segments, or maps. Without it, a phantom is made."""
+    images: tuple[str, ...] = MODALITIES
+    """Those that are made from one another."""
     preset: str = "tiny"
     """Of the completer."""
     train: int = 160
@@ -270,8 +272,8 @@ class Completion:
     baselines: tuple[str, ...] = PREDICTORS
     """What stands beside it."""
     seconds: float | None = None
-    """Processor time of each trained baseline in each direction. Without it, half of that of the
-    first arm, which learns both."""
+    """Processor time of each trained baseline for each image. Without it, that of the first arm,
+    which learns all, parted evenly."""
     steps: int | None = None
     """Of the network's training, if not those of the preset."""
     refining_steps: int | None = None
@@ -292,6 +294,11 @@ class Completion:
                     raise InputError(
                         f"{option} {name!r} is not known; allowed are {', '.join(allowed[option])}"
                     )
+        if self.data is None and self.images != MODALITIES:
+            raise InputError(
+                f"images {', '.join(self.images)} came without data; the phantom has "
+                f"{' and '.join(MODALITIES)}"
+            )
         if not self.arms:
             raise InputError("no arm came; name at least one, such as full")
         if self.samples < FEW or self.heldout < 2:
@@ -306,6 +313,7 @@ class Completion:
         """The settings of an arm's completer."""
         config = shortened(COMPLETERS[self.preset], self.steps, self.refining_steps)
         config = replace(config, training=replace(config.training, seed=self.seed))
+        config = replace(config, images=self.images)
         if arm == "full":
             return config
         if arm == "source-blind":

@@ -286,11 +286,12 @@ class DiffusionUNet:
         self.weights, self.steps = weights, steps
 
     def fit(self, source: np.ndarray, target: np.ndarray) -> Any:
-        """Learn from training pairs (S, N, X, Y, Z)."""
+        """Learn from sources (S, C, X, Y, Z) and targets (S, N, X, Y, Z)."""
         self.scales_ = [(float(v.mean()), float(v.std())) for v in (source, target)]
         with torch.random.fork_rng():
             torch.manual_seed(self.training.seed)
-            self.network_ = self._network(target.shape[1:])
+            self.shape_ = target.shape[1:]
+            self.network_ = self._network(source.shape[1], self.shape_)
         data = Arrays(self._scaled(target, 1), {"source": self._scaled(source, 0)})
         training = replace(self.training, batch_size=min(self.training.batch_size, len(source)))
         with tempfile.TemporaryDirectory() as folder:
@@ -304,9 +305,9 @@ class DiffusionUNet:
         made = torch.stack([self._made(volume, seeds) for volume in self._scaled(source, 0)])
         return np.asarray(made.numpy() * deviation + mean)
 
-    def _network(self, shape: tuple[int, ...]) -> nn.Module:
+    def _network(self, channels: int, shape: tuple[int, ...]) -> nn.Module:
         return ConditionedUNet(
-            LabelSpace(), shape, beside={"source": shape[0]}, weights=self.weights
+            LabelSpace(), shape, beside={"source": channels}, weights=self.weights
         )
 
     def _objective(self) -> Objective:
@@ -315,7 +316,7 @@ class DiffusionUNet:
     def _made(self, source: Tensor, seeds: Sequence[int]) -> Tensor:
         """Samples (K, N, X, Y, Z) in units of training."""
         beside = {"source": source.expand(len(seeds), *source.shape)}
-        return solve(self.network_, _noise(source.shape, seeds), beside, self.steps)
+        return solve(self.network_, _noise(self.shape_, seeds), beside, self.steps)
 
     def _scaled(self, volumes: np.ndarray, which: int) -> Tensor:
         mean, deviation = self.scales_[which]
@@ -325,11 +326,11 @@ class DiffusionUNet:
 class RegressionUNet(DiffusionUNet):
     """The mean of a completion: MONAI's plain U-Net with squared errors."""
 
-    def _network(self, shape: tuple[int, ...]) -> nn.Module:
+    def _network(self, channels: int, shape: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.unet import UNet
 
         network: nn.Module = UNet(
-            3, shape[0], shape[0], (16, 32, 64), strides=(2, 2), num_res_units=1
+            3, channels, shape[0], (16, 32, 64), strides=(2, 2), num_res_units=1
         )
         return network
 

@@ -365,7 +365,7 @@ def test_a_placeholder_is_filled(doubler, paired):
 def test_bad_completions_are_refused(doubler, bank):
     with pytest.raises(InputError, match="completes no images"):
         CompleteModality(bank, have="fmri", want="dmri")
-    with pytest.raises(InputError, match="two modalities"):
+    with pytest.raises(InputError, match="name different images"):
         CompleteModality(doubler, have="fmri", want="fmri")
     doubler.uri = ""
     with pytest.raises(InputError, match="save it"):
