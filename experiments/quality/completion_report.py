@@ -119,7 +119,8 @@ def page(results: Mapping[str, Any], pictures: Sequence[Picture], split: Split) 
             f"{split.train.name}, who share nobody. Figures are of the mean of "
             f"{results['config']['samples']} samples (PSNR, SSIM, pattern) or of the samples (the "
             "others), inside the template's brain, or where most people have signal; CRPS of a "
-            "single prediction is its mean absolute error. Intervals are 95 % bootstrap intervals over held-out subjects.",
+            "single prediction is its mean absolute error. Intervals are 95 % bootstrap intervals "
+            "over held-out subjects.",
             "A trained baseline knows one image and has its part of the processor time of the "
             "first arm's fit, so that all images together have the same.",
             "A shuffled source is another subject's, in the outline of the subject's own brain, "
