@@ -15,7 +15,7 @@ from neuromix.augment.data import bids
 from neuromix.augment.data.grid import SPACE, Grid
 from neuromix.augment.data.labels import LABELS
 from neuromix.augment.errors import InputError, require_choice
-from neuromix.augment.phantom import adapting, md, paired, task
+from neuromix.augment.phantom import adapting, coupled, md, paired, task
 from neuromix.augment.phantom.anatomy import anatomy_at
 from neuromix.augment.phantom.folding import FoldedAnatomy
 from neuromix.augment.phantom.population import SITES, person
@@ -23,8 +23,8 @@ from neuromix.augment.phantom.population import SITES, person
 KINDS = {"md": 4.0, "task": 6.0, "paired": 6.0}
 """Kinds of phantom, and the voxel side in mm that each has by default."""
 
-VERSIONS = {"md": (1, 2), "task": (1, 2), "paired": (1,)}
-"""1 bends one cortex, 2 folds a new one for everybody, whose responses adapt."""
+VERSIONS = (1, 2)
+"""1 bends one cortex, 2 folds a new one for everybody, and is not linear."""
 
 IMAGES = {"md": 1, "task": 2 * len(task.TASKS), "paired": 2}
 """Images of a subject."""
@@ -56,7 +56,7 @@ class PhantomConfig:
 
     def __post_init__(self) -> None:
         require_choice("kind", self.kind, KINDS)
-        require_choice(f"version of {self.kind}", self.version, VERSIONS[self.kind])
+        require_choice("version", self.version, VERSIONS)
         if self.subjects < 1:
             raise InputError(f"{self.subjects} subjects can't be made; ask for 1 or more")
         if not 1 <= self.spacing <= 12:
@@ -100,8 +100,8 @@ def make_phantom(
         spacing: Voxel side in mm; 4 for ``md`` and 6 for the others by default.
         site: ``A`` (community, 18 to 88 years, no diagnosis), ``B`` (memory clinic, 55 to 90
             years, NC/MCI/AD, another scanner) or ``AB`` for both in turn.
-        version: Of ``md`` and ``task``: 1 bends the template's cortex, 2 folds a new one for
-            everybody, and responses are not linear.
+        version: 1 bends the template's cortex, 2 folds a new one for everybody, and responses and
+            what modalities share are not linear.
         progress: Show a progress bar.
 
     Returns:
@@ -123,7 +123,9 @@ def make_phantom(
         print("Reading the template ...", flush=True)
     anatomy = anatomy_at(config.spacing)
     folded = _folded_anatomy(config.spacing) if version == 2 else None
-    scanner = paired.PairedScanner(anatomy) if kind == "paired" else None
+    scanner = None
+    if kind == "paired":
+        scanner = (coupled.CoupledScanner if version == 2 else paired.PairedScanner)(anatomy)
 
     def make(site: str, index: int) -> tuple[dict[str, Any], Any]:
         who, rng = person(seed, site, index, version)

@@ -44,8 +44,8 @@ def phantom(
         seed: Decides who they are; cohorts of different seeds share nobody.
         spacing: Voxel side in mm. Default: 4 for md, 6 for the others.
         site: A is a community study (18-88 years), B a memory clinic (NC/MCI/AD), AB both in turn.
-        version: Of md and task: 1 bends one cortex, 2 folds a new one for everybody, and
-            responses adapt.
+        version: 1 bends one cortex, 2 folds a new one for everybody; its responses adapt, and what
+            modalities share is not linear.
     """
     from neuromix.augment.phantom import make_phantom
 

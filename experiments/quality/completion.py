@@ -49,6 +49,8 @@ HALF = 0.5
 LOOKED = 6
 """Held-out subjects that numbers of steps are compared on."""
 STEPS = (2, 5, 10, 20)
+IDEAL = "prediction_from_the_other_modality"
+"""What a phantom's truth says of its ideal regression."""
 
 
 def run(settings: Completion, out: Path, *, dry_run: bool = False) -> dict[str, Any]:
@@ -223,13 +225,15 @@ def _subjects(settings: Completion, stage: Run) -> tuple[Split, dict[str, Any] |
     truth = None
     if settings.data is not None:
         cohort = complete_rows(load_cohort(settings.data), settings.images)
+        if (settings.data / "truth.json").is_file():  # a phantom
+            truth = bids.read_json(settings.data / "truth.json").get(IDEAL)
     else:
         folder = make_phantom(
             stage.folder / "phantom", "paired", subjects=sum(counts), seed=settings.seed,
             spacing=settings.spacing, progress=True,
         )  # fmt: skip
         cohort = Cohort.from_bids(folder)
-        truth = bids.read_json(folder / "truth.json")["prediction_from_the_other_modality"]
+        truth = bids.read_json(folder / "truth.json")[IDEAL]
     if len(cohort.subject_keys) < sum(counts):
         raise InputError(
             f"{len(cohort.subject_keys)} subjects have {' and '.join(settings.images)}, and "

@@ -105,8 +105,7 @@ def test_a_finished_cohort_is_left_alone_unless_an_image_is_gone(md_phantom, tmp
         ({"spacing": 0.1}, "allowed is 1 to 12 mm"),
         ({"site": "AC"}, "site 'AC' is not known"),
         ({"seed": -1}, "seed -1"),
-        ({"version": 3}, "version of md 3 is not known; allowed are 1, 2"),
-        ({"kind": "paired", "version": 2}, "version of paired 2 is not known; allowed are 1"),
+        ({"version": 3}, "version 3 is not known; allowed are 1, 2"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, arguments, message):
