@@ -2,12 +2,13 @@
 
 A volume of intensities i becomes
 
-    x = i / (b c) - 1,
+    x = (i / b)^g / h - 1,
 
-with c a little over half of the bright tissue (its 90 % quantile, averaged over training people),
-so that the background is -1. Where the unit means nothing, as in T1, b is the person's own
-brightness over the average one; its logarithm is normal over training people, and a sample gets
-one of its own back. A quantitative map, such as MD or FA, has b = 1.
+with b the bright tissue (its 90 % quantile) and h a little over half, so that the background is -1.
+Where the unit means nothing, as in T1, b is the person's own, and the power g brings the middle one
+of three clusters of values (grey matter, however much of it there is) to where it is in others.
+Their logarithms are normal over training people, and a sample gets some of its own back. A
+quantitative map, such as MD or FA, has the average b, and g = 1.
 
 *Outlines.* Where tissue ends at a mask, as in MD, a voxel of the rim is tissue or background, and
 nothing lies between; a filter that is linear would draw what does. Such a map is two stacks, one
@@ -35,15 +36,17 @@ BRIGHT, FAINT = 0.9, 0.06
 """The quantile of tissue that is its brightness; tissue is above this share of the range."""
 HALF = 0.55
 """What becomes zero, as a share of the brightness."""
+STEEPEST = 2.0
+"""Powers that change contrast lie between this and one over it."""
 RARE = 0.02
 """Share of people who must have tissue at a voxel for it to count as brain."""
 EDGE, HARD = 0.005, 0.4
 """The quantile of tissue that is its least, and the share of the median that it has at least where
 tissue ends at a mask."""
 ROUNDS = 6
-"""Voxels that tissue goes on beyond a mask."""
-MOST = 1 << 24
-"""Values that a quantile is taken of."""
+"""Voxels that tissue goes on beyond a mask, and steps until clusters have settled."""
+MOST, SOME = 1 << 24, 1 << 14
+"""Values that a quantile is taken of, and that clusters are looked for in."""
 FAR = 3.0
 """Voxels from the edge of a mask after which distance no longer grows."""
 
@@ -57,6 +60,7 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
         multiples: L, H and W are padded at their ends to multiples of these.
         levelled: Whether a person's brightness is taken off and given back.
         outlined: Whether tissue ends at a mask, whose distance is a stack of its own.
+        contrasted: Whether a person's contrast is taken off and given back as well.
         lowest: Values nearer to 0 are background, which is 0; with outlines, no tissue is fainter.
         largest: Values end here.
     """
@@ -65,6 +69,7 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
     typical: Tensor
     brightness: Tensor
     logs: Tensor
+    tones: Tensor
 
     @register_to_config
     def __init__(
@@ -75,6 +80,7 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
         multiples: Sequence[int],
         levelled: bool,
         outlined: bool = False,
+        contrasted: bool = False,
         lowest: float = 0.0,
         largest: float = float("inf"),
     ) -> None:
@@ -88,6 +94,8 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
         self.register_buffer("typical", torch.zeros(*(self.room if outlined else (0, 0, 0))))
         self.register_buffer("brightness", torch.ones(()))
         self.register_buffer("logs", torch.zeros(2))  # mean and deviation of log b
+        # Log of the usual grey over b; mean and deviation of log g, its correlation with log b.
+        self.register_buffer("tones", torch.zeros(4 if contrasted else 0))
 
     def fit(self, volumes: Tensor) -> None:
         """Learn brightness and where the brain lies from training volumes (N, 1, X, Y, Z)."""
@@ -96,6 +104,13 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
         if self.config["levelled"]:
             logs = (own / own.mean()).log()
             self.logs.copy_(torch.stack([logs.mean(), logs.std(unbiased=len(logs) > 1)]))
+            if self.config["contrasted"]:
+                self.tones[0] = self._grey(volumes, own).mean()
+                powers = self._powers(volumes, own).log()
+                both = torch.stack([logs, powers])
+                alike = torch.corrcoef(both)[0, 1].nan_to_num() if len(logs) > 2 else 0.0
+                spread = powers.std(unbiased=len(logs) > 1)
+                self.tones[1:] = torch.stack([powers.mean(), spread, torch.as_tensor(alike)])
         # Half a tissue's least is enough: an edge counts.
         slices = self.stack(volumes)
         there = (slices.abs() > FAINT / 2 * own.mean()).float().mean(0)
@@ -129,14 +144,25 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
         unit = self.brightness.expand(len(volumes))
         if self.config["levelled"]:
             unit = self._brightness(volumes)
-        return slices / (HALF * unit)[:, None, None, None] - 1
+        scaled = slices / unit[:, None, None, None]
+        if self.config["contrasted"]:
+            powers = self._powers(volumes, unit)[:, None, None, None]
+            scaled = scaled.clamp_min(0) ** powers
+        return scaled / HALF - 1
 
     def decode(self, stacks: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """(B, 1, X, Y, Z) of stacks; each gets a brightness from its generator, if levelled."""
+        """(B, 1, X, Y, Z) of stacks; brightness and contrast, if taken off, are the generators'."""
         logs = torch.stack([torch.randn((), generator=g) for g in generators]).to(stacks)
         unit = self.brightness * (self.logs[0] + self.logs[1] * logs).exp()
         count = self.room[0]
-        values = (stacks[:, :count] + 1) * (HALF * unit)[:, None, None, None]
+        values = HALF * (stacks[:, :count] + 1)
+        if self.config["contrasted"]:
+            _, mean, spread, alike = self.tones
+            own = torch.stack([torch.randn((), generator=g) for g in generators]).to(stacks)
+            own = alike * logs + (1 - alike**2).clamp_min(0).sqrt() * own
+            powers = (mean + spread * own).exp().clamp(1 / STEEPEST, STEEPEST)
+            values = values.clamp_min(0) ** (1 / powers)[:, None, None, None]
+        values = values * unit[:, None, None, None]
         low, high = self.config["lowest"], self.config["largest"]
         if self.config["outlined"]:
             kept = stacks[:, count:] > 0
@@ -159,6 +185,15 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
         slices, rows, columns = self.sides
         return stacks[:, None, :slices, :rows, :columns].movedim(2, 2 + self.axis)
 
+    def _grey(self, volumes: Tensor, unit: Tensor) -> Tensor:
+        """Log of the grey over the brightness of each volume, (B,)."""
+        greys = torch.stack([_middle_cluster(tissue_of(volume)) for volume in volumes])
+        return (greys / unit).log().clamp_max(-0.02)
+
+    def _powers(self, volumes: Tensor, unit: Tensor) -> Tensor:
+        """What contrast is changed by, (B,)."""
+        return (self.tones[0] / self._grey(volumes, unit)).clamp(1 / STEEPEST, STEEPEST)
+
     def _brightness(self, volumes: Tensor) -> Tensor:
         """90 % quantile of the tissue of each volume, (B,)."""
         return torch.stack([tissue_of(volume).abs().quantile(BRIGHT) for volume in volumes])
@@ -177,9 +212,11 @@ def codec_of(volumes: Tensor, plane: str, multiples: Sequence[int], image: str) 
         lowest = FAINT / 2 * bright if float(volumes.min()) >= 0 else 0.0
     if image == "md":
         lowest = max(lowest, FAINTEST)
+    levelled = image not in QUANTITATIVE
     codec = VolumeCodec(
-        shape=list(volumes.shape[2:]), plane=plane, multiples=list(multiples),
-        levelled=image not in QUANTITATIVE, outlined=outlined, lowest=lowest,
+        shape=list(volumes.shape[2:]), plane=plane, multiples=list(multiples), levelled=levelled,
+        outlined=outlined, lowest=lowest,
+        contrasted=levelled and not outlined and float(volumes.min()) >= 0,
         largest=LARGEST if image == "md" else float(volumes.max()),
     )  # fmt: skip
     codec.fit(volumes)
@@ -190,6 +227,19 @@ def tissue_of(volume: Tensor) -> Tensor:
     """The values of a volume that are no background."""
     values = volume[volume.abs() > FAINT * volume.abs().max()].float()
     return values[:: -(-len(values) // MOST)]  # torch has no quantile of more
+
+
+def _middle_cluster(values: Tensor) -> Tensor:
+    """The middle one of three clusters of values (k-means)."""
+    values = values[:: -(-len(values) // SOME)]
+    low, high = values.quantile(torch.tensor([0.02, 0.98], device=values.device))
+    centres = torch.stack([low, (low + high) / 2, high])
+    for _ in range(ROUNDS):
+        nearest = (values[:, None] - centres).abs().argmin(1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, values)
+        counts = torch.bincount(nearest, minlength=3)
+        centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
+    return centres[1]
 
 
 def _distance(tissue: Tensor) -> Tensor:

@@ -47,6 +47,30 @@ def test_brightness_is_taken_off_and_given_back():
     assert torch.equal(back, made.decode(stacks, generators()))
 
 
+def test_contrast_is_taken_off_and_given_back():
+    """Grey over white differs by person, and so does how much grey there is."""
+    generator = torch.Generator().manual_seed(2)
+    data = torch.zeros(40, 1, 12, 10, 5)
+    data[:, :, 1:11, 2:8, 1:4] = 1.0
+    for person in data:
+        person[:, 1 : 3 + int(torch.randint(3, (), generator=generator)), 2:8, 1:4] = 0.6
+        person[:, 9, 2:8, 1:4] = 0.3
+        person[:, 10, 2:4, 1] = 0.1  # no mask ends it
+    data *= 1 + 0.02 * torch.randn(data.shape, generator=generator)
+    powers = (0.2 * torch.randn(40, generator=generator)).exp()
+    data = data ** powers[:, None, None, None, None]
+    made = codec("t1", data=data)
+    assert made.config["contrasted"] and not codec("fa").config["contrasted"]
+    seen = 0.55 * (made.unstack(made.encode(data)) + 1)
+    back = made.decode(made.encode(data), generators(40))
+    given, taken, again = (
+        (each[:, 0, 2] / each[:, 0, 6]).clamp_min(1e-3)[:, 3:7, 1:4].mean((1, 2)).log().std()
+        for each in (data, seen, back)
+    )
+    assert taken < 0.2 * given
+    assert 0.6 < again / given < 1.6
+
+
 def test_md_is_within_its_limits_and_background_is_zero():
     made = codec("md")
     wild = 5 * torch.randn(2, *made.padded)
