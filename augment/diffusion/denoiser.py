@@ -16,7 +16,8 @@ beside the labels under that name; the prior's filters and F see them too.
 A person in training is served by the prior of the other folds (:func:`fit_priors`). *Guidance by
 the prior* takes the network's answer ``guide`` times, which is p + guide (x̂ - p) with the prior p
 as the bad model (Karras et al. 2024), while t lies in :data:`INTERVAL`; the bad model may also be
-the network as it was earlier in its training.
+the network as it was earlier in its training. *Patches* of training people, if it holds any, give
+the details below :data:`~neuromix.augment.diffusion.patches.BELOW`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from neuromix.augment.diffusion.augmentation import MOVES, move
 from neuromix.augment.diffusion.label_embedding import drop_labels, label_features
 from neuromix.augment.diffusion.network import HybridNet
 from neuromix.augment.diffusion.objectives import Batch, Generators, Objective, noise_like
+from neuromix.augment.diffusion.patches import BELOW, detailed, patch_mean
 from neuromix.augment.diffusion.prior import Prior
 from neuromix.augment.diffusion.resolution import FIRST
 
@@ -57,7 +59,10 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         guide: Above 1, guidance by the prior, or by the early network.
         has_early: Whether there is an early network.
         interval: Times between which guidance by labels acts.
+        held: Training people whose volumes it holds, for patches.
     """
+
+    people: Tensor
 
     prior_class: type[Any] = Prior
     """What a subclass may have another of, of the same form: settings with ``shape`` and
@@ -74,9 +79,12 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         guide: float = 1.0,
         has_early: bool = False,
         interval: Sequence[float] = (0.0, 1.0),
+        held: int = 0,
     ) -> None:
         super().__init__()
         self.label_space = LabelSpace.from_dict(label_space)
+        shape = prior_settings["shape"] if held else [0]
+        self.register_buffer("people", torch.zeros(held, *shape).half())
         self.prior: Any = self.prior_class(**prior_settings)
         self.latent_shape = tuple(prior_settings["shape"])
 
@@ -116,6 +124,11 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
                 guided = bad + self.config["guide"] * (answer - bad)
                 answer = torch.where(within, guided, answer)
             estimate = estimate + self.prior.spread(t) * answer * self.prior.inside
+        level = float(t[0])  # while sampling, all have the same
+        if len(self.people) and level < BELOW:
+            with torch.autocast(latents.device.type, enabled=False):
+                patches = patch_mean(latents, level, self.people)
+                estimate = torch.where(self.prior.inside, detailed(estimate, patches), estimate)
         # The solver takes it times the t that it knows.
         return (latents - estimate) / (timestep / 1000).to(latents)[:, None, None, None]
 

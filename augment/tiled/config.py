@@ -42,6 +42,9 @@ class TiledMDConfig:
     """Parts that training people are put in; each is served by the prior of the others."""
     augment: bool = True
     """Turn, shift and bend training images a little, and tell the network so."""
+    patches: bool = False
+    """Take details from patches of training people at the same place. Such a sampler holds their
+    scans: keep it where they are."""
     guide: float = 1.0
     """Above 1, what the network adds to the prior is taken this many times while sampling."""
     early: float = 0.0
@@ -89,6 +92,11 @@ class TiledMDConfig:
             raise InputError(
                 "a pretrained network or the objective noise came without an autoencoder; name the "
                 "one that the network was trained with, or kl"
+            )
+        if self.patches and self.autoencoder:
+            raise InputError(
+                f"patches came with the autoencoder {self.autoencoder}; they are of images, leave "
+                "one of the two out"
             )
         allowed = {
             "objective": ("flow", "noise"),

@@ -47,6 +47,7 @@ from neuromix.augment.tiled.published import plain
 from neuromix.augment.tiled.published.dit import TiledDiT
 from neuromix.augment.tiled.published.slice_autoencoder import SliceAutoencoder
 from neuromix.augment.tiled.stacks import (
+    MOST,
     begin_denoiser,
     budget,
     fit_statistics,
@@ -129,6 +130,7 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
         record = job.record(digests, origin.records_of(config.pretrained, config.autoencoder))
         record["space"] = bids.space_of(cohort.table[f"{config.image}_path"])
         sampler = cls(transformer, codec, scheduler, grid.to_dict(), image=config.image)
+        record["scans"] = sampler.scans
         return sampler, trained, record
 
     @classmethod
@@ -158,7 +160,22 @@ class TiledMDSampler(Trainable, SamplerSource, DiffusionPipeline):
         few = cohort.where(np.arange(len(cohort)) < ESTIMATED)
         space = LabelSpace.from_known(label_rows(few), config.labels)
         memory, saved = budget(cohort, few, config, space, cohort.grid(config.image))
-        return f"at most {memory:.1f} GiB for its priors, of which one of {saved:.0f} MB is saved"
+        line = f"at most {memory:.1f} GiB for its priors, of which one of {saved:.0f} MB is saved"
+        return line + ", and the scans of training people with it" * config.patches
+
+    @property
+    def scans(self) -> int:
+        """Training scans that its weights hold pieces of."""
+        return len(getattr(self.transformer, "people", ()))
+
+    def push_to_hub(self, *args: Any, **options: Any) -> Any:
+        """As of any pipeline, but for one that holds people's scans."""
+        if self.scans:
+            raise InputError(
+                f"this sampler holds the scans of {self.scans} training people, for patches; fit "
+                "one without --patches to share it"
+            )
+        return super().push_to_hub(*args, **options)
 
     @torch.no_grad()
     def __call__(
@@ -234,7 +251,8 @@ def _fit_denoiser(job: Job, grid: Grid) -> tuple[Any, Any, Any, Trained]:
         codec, priors = fit_statistics(job, space, grid, job.progress)
     paths = job.arrays(lambda k, path: write_stacks(codec, job.cohorts[k], config.image, path))
     sets = [stack_set(job, space, codec, k, path) for k, path in enumerate(paths)]
-    denoiser, objective = begin_denoiser(config, space, codec, priors, grid)
+    people = np.load(paths[0])[:MOST] if config.patches else None
+    denoiser, objective = begin_denoiser(config, space, codec, priors, grid, people)
     if not config.training.steps:
         return denoiser, codec, FlowMultistepScheduler(), Trained(0, 0, math.inf, 0.0, 0.0)
     early = max(1, round(config.early * config.training.steps)) if config.early else 0

@@ -172,8 +172,12 @@ def begin_denoiser(
     codec: VolumeCodec,
     priors: Sequence[Prior],
     grid: Grid,
+    people: np.ndarray | None = None,
 ) -> tuple[Denoiser, PriorFlow]:
-    """A denoiser that knows what the first prior knows, and its objective."""
+    """A denoiser that knows what the first prior knows, and its objective.
+
+    It holds the stacks of ``people`` (N, L, H, W), if there are any, for patches.
+    """
     slices = codec.padded[0]
     network = config.network | {"depth": min(config.depth, slices)}
     settings = {k: v for k, v in priors[0].config.items() if not k.startswith("_")}
@@ -184,7 +188,10 @@ def begin_denoiser(
             parameters=PARAMETERS + MOVES * config.augment,
             network_settings=network if config.training.steps else {}, guide=config.guide,
             has_early=config.early > 0, interval=config.interval,
+            held=0 if people is None else len(people),
         )  # fmt: skip
+    if people is not None:
+        denoiser.people.copy_(torch.from_numpy(people))
     denoiser.prior.load_state_dict(priors[0].state_dict())
     device = PartialState().device
     # Of a stack's axes, the one from left to right, if slices are not cut across it.

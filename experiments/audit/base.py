@@ -120,6 +120,10 @@ class BaseAudit:
                 "nothing is known of copies and privacy",
             )  # fmt: skip
 
+        if made.get("scans in its weights"):
+            note = f"its maker holds pieces of {made['scans in its weights']} scans (patches)"
+            yield Finding("patches", CARE, f"{note}; do not share the maker, and look at copies")
+
     def card(
         self,
         results: Mapping[str, Any],
@@ -167,7 +171,9 @@ class BaseAudit:
 
     def about(self) -> dict[str, Any]:
         """What made it, for the page."""
-        return {"versions": self.audited.record.get("versions", {})}
+        record = self.audited.record
+        about = {"versions": record.get("versions", {})}
+        return about | {"scans in its weights": scans} if (scans := record.get("scans")) else about
 
 
 class BankAudit(BaseAudit):

@@ -53,6 +53,22 @@ def fitted(parts, tmp_path_factory):
     return folder, sampler
 
 
+def test_a_sampler_that_holds_scans_stays_where_it_is(fitted, parts, tmp_path):
+    config = replace(CONFIG, patches=True, training=replace(CONFIG.training, steps=0))
+    sampler, _ = TiledMDSampler.fit(parts.train, config, tmp_path)
+    assert sampler.record["scans"] == len(parts.train)
+    again = TiledMDSampler.from_pretrained(tmp_path)
+    images = [each([{}], [3], steps=6)[0]["md"].data for each in (sampler, again)]
+    assert torch.equal(*images)
+    with pytest.raises(InputError, match=f"holds the scans of {len(parts.train)} training people"):
+        again.push_to_hub("somebody/sampler")
+    sampler.transformer.people = sampler.transformer.people[:0]
+    assert not torch.equal(sampler([{}], [3], steps=6)[0]["md"].data, images[0])
+    assert fitted[1].scans == 0
+    with pytest.raises(InputError, match="leave one of the two out"):
+        replace(config, autoencoder="kl")
+
+
 REQUESTS = [{"sex": "F", "age": 70.0}, {"sex": "M"}, {"diagnosis": "AD"}, {}, {"sex": "F"}]
 
 
