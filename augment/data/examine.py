@@ -29,12 +29,12 @@ DEFLATE_LIMIT = 1032  # no gzip stream grows by more than this factor
 
 MNI_CODE = 4
 """Of NIfTI: the affine leads to MNI152 space."""
-OVERLAP = 0.85
+OVERLAP = 0.81
 """Least Dice overlap of an image with the template's brain.
 
 Measured: 0.956 to 0.968 for ten real brains after affine registration, 0.92 for a brain 5 % too
-large, 0.87 for BOLD that lacks the cerebellum; 0.80 for the template moved by 20 mm, 0.63 to 0.73
-for ten real heads, registered or not.
+large, 0.87 for BOLD that lacks the cerebellum, 0.82 for one 12 % too small in all directions; 0.80
+for the template moved by 20 mm, 0.63 to 0.73 for ten real heads, registered or not.
 """
 MD_MEDIAN = (0.3, 2.0)
 """Where the median MD of a head lies in 1e-3 mm²/s: white matter has 0.7, cortex 0.9, water 3."""

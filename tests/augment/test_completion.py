@@ -285,3 +285,29 @@ def test_every_part_can_be_left_out():
     assert without == replace(published, refinement=False, pattern=False)
     with pytest.raises(InputError, match="whose parts are diagnosis, network"):
         ablated(CONFIG, ["pattern"])
+
+
+def test_sources_and_images_are_chosen_and_doubts_are_told(gaps, tmp_path, monkeypatch):
+    fake = Fake()
+    done = complete_dataset(gaps, fake, tmp_path / "a", want=["fmri"], samples=2)
+    assert done == (1, 0, 3, 0, [])
+    assert [call[:2] for call in fake.calls] == [("B0003", "fmri")]
+    # Nobody who lacks dMRI has dMRI to make it from.
+    assert complete_dataset(gaps, Fake(), tmp_path / "b", have=["dmri"], samples=2).made == 1
+    for option in ({"have": ["t1"]}, {"want": ["t1"]}):
+        with pytest.raises(InputError, match="t1 came; this completer knows fmri, dmri"):
+            complete_dataset(gaps, Fake(), tmp_path / "c", samples=2, **option)
+    truly = Fake.posterior
+
+    def doubtful(self, subject, want, *args):
+        made = truly(self, subject, want, *args)
+        made.doubts = ["dmri: its grain is odd"] if want == "fmri" else []
+        return made
+
+    monkeypatch.setattr(Fake, "posterior", doubtful)
+    done = complete_dataset(gaps, Fake(), tmp_path / "d", samples=2)
+    assert len(done.doubtful) == 1 and "its grain is odd" in done.doubtful[0]
+    told = {p.name: json.loads(p.read_text()) for p in (tmp_path / "d").rglob("sub-*_*.json")}
+    marks = {name: (row["Trusted"], row["Doubts"]) for name, row in told.items()}
+    assert sorted(trusted for trusted, _ in marks.values()) == [False, True, True]
+    assert all(row["ExpectedError"] == 0.1 for row in told.values())

@@ -75,6 +75,58 @@ def test_a_sample_depends_on_its_seed_alone(fitted, parts):
     assert not torch.equal(one, other)
 
 
+def test_uncertainty_is_calibrated_and_an_odd_source_gives_rise_to_doubt(fitted, parts):
+    _, completer = fitted
+    subject = lacking(parts.test, "fmri")
+    plain = completer.posterior(subject, "fmri", 1, 4)
+    factor = completer.record["calibration"]["fmri"]
+    spread = plain.samples.std(0, ddof=1)
+    np.testing.assert_allclose(plain.deviation.numpy(), factor * spread, atol=1e-6)
+    inside = (plain.samples != 0).any(0)
+    assert plain.error == pytest.approx(float(np.sqrt((factor * spread)[inside] ** 2).mean()), 0.3)
+    assert plain.doubts == []
+    subject["dmri"].set_data(10 * subject["dmri"].data)
+    assert "dmri: the mean of its values" in completer.posterior(subject, "fmri", 1, 2).doubts[0]
+
+
+def maps(tiny_pairs, folder):
+    """Three maps of six people of whom two lack one: a mean of fMRI, of dMRI, and their sum."""
+    rows = []
+    for k, subject in enumerate(Cohort.from_bids(tiny_pairs).subjects()):
+        one, two = (read(subject[name], name).mean(0, keepdim=True) for name in MODALITIES)
+        row = {"subject_id": subject["subject_id"], "dataset": "maps"}
+        for name, data in (("a", one), ("b", two), ("c", one + two)):
+            path = folder / f"{k}-{name}.nii"
+            tio.ScalarImage(tensor=data, affine=subject["fmri"].affine).save(path)
+            row[f"{name}_path"] = "" if (name, k) in (("c", 0), ("a", 1)) else str(path)
+        rows.append(row)
+    return Cohort(pd.DataFrame(rows))
+
+
+def test_any_maps_are_filled_in_from_any_others(tiny_pairs, tmp_path):
+    cohort = maps(tiny_pairs, tmp_path)
+    config = replace(CONFIG, images=("a", "b", "c"), directions=("a", "c"))
+    completer, _ = ModalityCompleter.fit(cohort, config, tmp_path / "completer")
+    names = set(completer.model.denoisers)
+    assert names == {"a-from-b-c", "a-from-b", "a-from-c", "c-from-a-b", "c-from-a", "c-from-b"}
+    whole = cohort.subjects()[3]
+    real = whole["c"].numpy()
+    errors = []
+    for have in (("a", "b"), ("a",), ("b",)):
+        subject = tio.Subject({k: v for k, v in whole.items() if k in have or k == "dataset"})
+        made = completer.posterior(subject, "c", 0, 8).mean.numpy()
+        errors.append(float(((made - real) ** 2).mean()))
+    assert errors[0] < min(errors[1:])
+    shown = CompleteModality(completer, have="a", want="c")
+    lacks = tio.Subject({k: v for k, v in whole.items() if k != "c"})
+    alone = tio.Subject({k: v for k, v in lacks.items() if k != "b"})
+    made = shown(lacks)
+    seed = int(made["synthetic_id"].partition("seed=")[2])
+    assert torch.equal(made["c"].data, completer.complete(alone, "c", seed).data)
+    with pytest.raises(InputError, match="trained to fill in a, c"):
+        completer.complete(whole, "b", 0)
+
+
 def test_the_sample_is_of_its_source(fitted, parts):
     _, completer = fitted
     a, b = (completer.posterior(lacking(p, "fmri"), "fmri", 1, 4) for p in (parts.test, parts.val))
