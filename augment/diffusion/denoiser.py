@@ -84,7 +84,7 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
         super().__init__()
         self.label_space = LabelSpace.from_dict(label_space)
         shape = prior_settings["shape"] if held else [0]
-        self.register_buffer("people", torch.zeros(held, *shape).half())
+        self.register_buffer("people", torch.zeros(held, *shape).half(), persistent=held > 0)
         self.prior: Any = self.prior_class(**prior_settings)
         self.latent_shape = tuple(prior_settings["shape"])
 

@@ -95,7 +95,7 @@ class VolumeCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' 
         self.register_buffer("brightness", torch.ones(()))
         self.register_buffer("logs", torch.zeros(2))  # mean and deviation of log b
         # Log of the usual grey over b; mean and deviation of log g, its correlation with log b.
-        self.register_buffer("tones", torch.zeros(4 if contrasted else 0))
+        self.register_buffer("tones", torch.zeros(4), persistent=contrasted)
 
     def fit(self, volumes: Tensor) -> None:
         """Learn brightness and where the brain lies from training volumes (N, 1, X, Y, Z)."""

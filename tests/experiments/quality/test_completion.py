@@ -56,7 +56,7 @@ def test_the_command_compares_and_resumes(tmp_path, monkeypatch, capsys):
 
 
 def test_too_few_subjects_are_told(tiny_pairs, tmp_path):
-    with pytest.raises(InputError, match="6 subjects have both modalities, and 220 are asked for"):
+    with pytest.raises(InputError, match="6 subjects have fmri and dmri, and 220 are asked for"):
         run(Completion(data=tiny_pairs), tmp_path)
 
 
@@ -86,7 +86,7 @@ def test_criteria_are_met_or_missed():
             {"cell": {"baseline": "mean volume", "want": want}, "table": table(18.0)},
         ]
     truth = {want: {"psnr_ideal_regression": 21.4} for want in MODALITIES}
-    results = summarise(records, truth, "full", (10**2.14) ** 0.5)  # the ideal's error is one
+    results = summarise(records, truth, MODALITIES, "full", (10**2.14) ** 0.5)  # the ideal's error is one
     met = {tuple(f["name"].split(": ")): f["level"] == "met" for f in results["findings"]}
     assert met["fmri", "PSNR below the ideal regression, dB"]
     assert met["fmri", "a shuffled source costs"]
