@@ -23,7 +23,7 @@ COMMANDS = {
     "phantom": (5, ["phantom", "OUT", "--kind", "paired", "--subjects", "3", "--spacing", "12"]),
     "prepare": (1, ["prepare", "RUNS", "OUT", "--what", "bold", "--spacing", "12"]),
     "train fmri": (2, ["train", "fmri", "RUNS", "OUT", "--preset", "demo"]),
-    "train pds": (5, ["train", "pds", "PAIRS", "OUT", *PDS]),
+    "train pds": (2, ["train", "pds", "PAIRS", "OUT", *PDS]),
     "complete": (2, ["complete", "--data", "GAPS", "--sampler", "COMPLETER", "--out", "OUT"]),
     "audit": (4, ["audit", "COMPLETER", "--train", "PAIRS", "--heldout", "OTHERS", "--out", "OUT"]),
     "experiment": (
