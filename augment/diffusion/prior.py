@@ -130,7 +130,7 @@ class Prior(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own or
         self.register_buffer("where", torch.arange(sites))
         self.register_buffer("filters", torch.zeros(LEVELS, len(self.taps), sites).half())
         told = torch.zeros(context * len(self.beside), sites)
-        self.register_buffer("regression", told.half())
+        self.register_buffer("regression", told.half(), persistent=context > 0)
         self.register_buffer("vectors", torch.zeros(math.prod(cells), math.prod(cells)))
         self.register_buffer("powers", torch.zeros(math.prod(cells)))
         self.register_buffer("blend", torch.zeros(LEVELS))

@@ -86,7 +86,8 @@ def test_criteria_are_met_or_missed():
             {"cell": {"baseline": "mean volume", "want": want}, "table": table(18.0)},
         ]
     truth = {want: {"psnr_ideal_regression": 21.4} for want in MODALITIES}
-    results = summarise(records, truth, MODALITIES, "full", (10**2.14) ** 0.5)  # the ideal's error is one
+    # The ideal's error is one.
+    results = summarise(records, truth, MODALITIES, "full", (10**2.14) ** 0.5)
     met = {tuple(f["name"].split(": ")): f["level"] == "met" for f in results["findings"]}
     assert met["fmri", "PSNR below the ideal regression, dB"]
     assert met["fmri", "a shuffled source costs"]
