@@ -225,14 +225,14 @@ class Synthetic(_Marked):
 
 
 class CompleteModality(_Marked, RandomTransform):
-    """Fill in a modality that a subject lacks, from one that it has.
+    """Fill in an image that a subject lacks, from others that it has.
 
-    A real image is never overwritten; a subject that lacks both modalities stays as it is.
+    A real image is never overwritten; a subject that has none to make it from stays as it is.
 
     Args:
         completer: Sees the real subject and makes the image, a
             :class:`~neuromix.augment.source.Completer` or the path of one.
-        have: The image that the subject must have.
+        have: The image that it is made from, or several, of which those that are there count.
         want: The image to fill in, where it is absent or a placeholder of :class:`FillMissing`.
         p: Probability that a subject is completed.
         **kwargs: As in every TorchIO transform.

@@ -121,8 +121,8 @@ class Images:
         self.there = np.array([[bool(each) for each in row] for row in paths])
         self.paths = [each for row in paths for each in row if each]
         if not path.is_file():
-            shape = next(iter(cohort.subjects()))  # any image of the first subject
-            sides = next(shape[name] for name in images if name in shape).spatial_shape
+            first = cohort.subjects()[0]
+            sides = next(first[name] for name in images if name in first).spatial_shape
             nothing = np.zeros((channels, *sides), np.float32)
             parts = (
                 np.stack([
