@@ -216,6 +216,7 @@ def _steps(records: Mapping[int, Mapping[str, Any]]) -> pd.DataFrame:
             **{
                 text: f"{record['table'][name]['value']:{DIGITS.get(name, '.3f')}}"
                 for name, text in (MEANS | SAMPLES).items()
+                if name in record["table"]
             },
             "seconds a subject": f"{record['processor a subject']:.1f}",
         }

@@ -329,10 +329,9 @@ class RegressionUNet(DiffusionUNet):
     def _network(self, channels: int, shape: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.unet import UNet
 
-        network: nn.Module = UNet(
-            3, channels, shape[0], (16, 32, 64), strides=(2, 2), num_res_units=1
+        return _Padded(
+            UNet(3, channels, shape[0], (16, 32, 64), strides=(2, 2), num_res_units=1), 4
         )
-        return network
 
     def _objective(self) -> Objective:
         return _SquaredError(self.network_)
@@ -341,6 +340,21 @@ class RegressionUNet(DiffusionUNet):
     def _made(self, source: Tensor, seeds: Sequence[int]) -> Tensor:
         device = next(self.network_.parameters()).device
         return torch.as_tensor(self.network_(source[None].to(device))).cpu()
+
+
+class _Padded(nn.Module):
+    """A network of volumes (B, C, X, Y, Z) whose sides it wants to be multiples of a number."""
+
+    def __init__(self, network: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.network, self.multiple = network, multiple
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """As of the network, on the sides that came."""
+        x, y, z = volumes.shape[-3:]
+        ends = [part for n in (z, y, x) for part in (0, -n % self.multiple)]
+        made: Tensor = self.network(nn.functional.pad(volumes, ends))[..., :x, :y, :z]
+        return made
 
 
 class _SquaredError(Objective):

@@ -1,6 +1,8 @@
 import json
 from dataclasses import replace
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -53,6 +55,38 @@ def test_the_command_compares_and_resumes(tmp_path, monkeypatch, capsys):
         patch.setattr(completion, "completion_table", stop)
         assert main(command) == 0
     assert json.loads((folder / "results.json").read_text()) == results
+
+
+def test_any_maps_in_a_space_of_their_own_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "demo", CONFIG)
+    monkeypatch.setattr(completion, "STEPS", (2,))
+    rng = np.random.default_rng(0)
+    rows = []
+    for k in range(12):
+        maps = {"t1": rng.random((16, 16, 7)) + 0.5, "fa": rng.random((16, 16, 7)) + 0.5}
+        maps["md"] = 0.5 * (maps["t1"] + maps["fa"])
+        row = {"subject_id": str(k), "dataset": "maps"}
+        for name, values in maps.items():
+            values[:2] = 0
+            row[f"{name}_path"] = str(tmp_path / f"{k}-{name}.nii")
+            image = nib.Nifti1Image(values.astype(np.float32), np.diag([9.0, 9, 9, 1]))
+            nib.save(image, row[f"{name}_path"])
+        rows.append(row)
+    pd.DataFrame(rows).to_csv(tmp_path / "maps.csv", index=False)
+    settings = Completion(
+        data=tmp_path / "maps.csv", images=("t1", "md"), preset="demo", train=8, validation=1,
+        heldout=3, samples=4, baselines=("mean volume", "voxelwise regression", "regression U-Net"),
+        seconds=0.1,
+    )  # fmt: skip
+    results = run(settings, tmp_path / "runs")
+    assert set(results["tables"]) == {"t1", "md"}
+    for table in results["tables"].values():
+        assert "pattern" not in table["full"]  # whose regions lie in MNI space
+        assert table["full"]["psnr"]["value"] > table["mean volume"]["psnr"]["value"] - 1
+    assert "shuffled" in results["source"]["md"]["full"]
+    assert "t1 from the others" in (tmp_path / "runs/0001-completion/report.html").read_text()
+    with pytest.raises(InputError, match="came without data; the phantom has fmri and dmri"):
+        Completion(images=("t1", "fa"))
 
 
 def test_too_few_subjects_are_told(tiny_pairs, tmp_path):
