@@ -292,12 +292,8 @@ class Completed(_Marked):
         if has_image(subject, self.want):
             return subject
         completer = self.completer or cast(Completer, open_source(self.source))
-        other = [
-            name for name in subject.get_images_dict(intensity_only=False) if name not in self.have
-        ]
-        shown = copy.copy(subject)
-        for name in other:
-            del shown[name]
+        hidden = set(subject.get_images_dict(intensity_only=False)) - set(self.have)
+        shown = tio.Subject({name: part for name, part in subject.items() if name not in hidden})
         image = completer.complete(shown, self.want, self.seed)
         made_as = f"{self.want}:seed={self.seed}"
         result = with_images(subject, {self.want: image}, made_as, self.source)

@@ -124,8 +124,8 @@ class Denoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own
                 guided = bad + self.config["guide"] * (answer - bad)
                 answer = torch.where(within, guided, answer)
             estimate = estimate + self.prior.spread(t) * answer * self.prior.inside
-        level = float(t[0])  # while sampling, all have the same
-        if len(self.people) and level < BELOW:
+        # While sampling, all have the same time.
+        if len(self.people) and (level := float(t[0])) < BELOW:
             with torch.autocast(latents.device.type, enabled=False):
                 patches = patch_mean(latents, level, self.people)
                 estimate = torch.where(self.prior.inside, detailed(estimate, patches), estimate)

@@ -117,6 +117,12 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
                 f"training's {frames[0][1]} of {frames[0][0]}; bring all to one grid with "
                 "`neuromix prepare`"
             )
+        for name in names:
+            if name not in pairs[0].images or not (pairs[0].table[f"{name}_path"] != "").any():
+                raise InputError(
+                    f"no subject has {name} and another of {', '.join(names)}; name images of the "
+                    "cohort with --images"
+                )
         grid, segments = frames[0]
         check_size(len(pairs[0]) * len(config.wanted), config.training)
         with PartialState().main_process_first():
@@ -162,7 +168,8 @@ class ModalityCompleter(Trainable, DiffusionPipeline):
                 inside = (made != 0).any(0)
                 squares += float((off[inside] ** 2).sum())
                 variances += float(made.var(axis=0, ddof=1)[inside].sum()) * (1 + 1 / DRAWN)
-            result[config.images[want]] = (squares / max(variances, 1e-12)) ** 0.5
+            # Where nobody can be looked at, samples are taken at their word.
+            result[config.images[want]] = (squares / variances) ** 0.5 if variances else 1.0
         return result
 
     @classmethod

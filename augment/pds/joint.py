@@ -254,13 +254,17 @@ def name_of(images: Sequence[str], pattern: Pattern) -> str:
     return f"{images[want]}-from-{'-'.join(images[k] for k in sources)}"
 
 
-def patterns_of(images: Images, names: Sequence[str], wanted: Sequence[str]) -> Iterator[Pattern]:
-    """What enough people teach: an image to fill in, and its sources."""
+def patterns_of(
+    images: Images, names: Sequence[str], wanted: Sequence[str], folds: np.ndarray
+) -> Iterator[Pattern]:
+    """What enough people of more than one fold teach: an image to fill in, and its sources."""
+    people = np.array([f"{row['dataset']}/{row['subject_id']}" for row in images.rows])
     for want in map(list(names).index, wanted):
         others = [k for k in range(len(names)) if k != want]
         for count in range(len(others), 0, -1):
             for sources in combinations(others, count):
-                if len(images.having([want, *sources])) >= FEWEST:
+                rows = images.having([want, *sources])
+                if len(set(people[rows])) >= FEWEST and len(set(folds[rows].tolist())) > 1:
                     yield want, sources
 
 
@@ -330,7 +334,7 @@ def begin(
     fitted: dict[str, list[Prior]] = {}
     x, y, z = grid.spacing
     folds = folds_of(images, config)
-    for want, sources in patterns_of(images, config.images, config.wanted):
+    for want, sources in patterns_of(images, config.images, config.wanted, folds):
         name = name_of(config.images, (want, sources))
         people = images.having([want, *sources])
         few = people[np.unique(np.linspace(0, len(people) - 1, min(len(people), MOST)).astype(int))]

@@ -127,6 +127,18 @@ def test_any_maps_are_filled_in_from_any_others(tiny_pairs, tmp_path):
         completer.complete(whole, "b", 0)
 
 
+def test_images_that_nobody_has_and_people_who_are_one_are_refused(tiny_pairs, tmp_path):
+    cohort = maps(tiny_pairs, tmp_path)
+    config = replace(CONFIG, images=("a", "b", "c"), training=replace(SHORT, batch_size=1))
+    for table in (cohort.table.drop(columns="c_path"), cohort.table.assign(c_path="")):
+        with pytest.raises(InputError, match="no subject has c and another of a, b, c"):
+            ModalityCompleter.fit(Cohort(table), config, tmp_path / "x")
+    sessions = [str(k) for k in range(len(cohort))]
+    same = cohort.table.assign(subject_id="one", session_id=sessions)
+    with pytest.raises(InputError, match="fewer than 4 people have two of a, b, c"):
+        ModalityCompleter.fit(Cohort(same), config, tmp_path / "y")
+
+
 def test_the_sample_is_of_its_source(fitted, parts):
     _, completer = fitted
     a, b = (completer.posterior(lacking(p, "fmri"), "fmri", 1, 4) for p in (parts.test, parts.val))
