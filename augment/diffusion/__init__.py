@@ -1,6 +1,8 @@
 """What all samplers share: one idea, one training loop, one solver.
 
 - prior: what statistics say of an image in closed form, and how far off that is
+- cross_fitting: priors of the other people, for people in training
+- patches: details from training people, as an option
 - resolution: how fine that is on a grid, what it costs, and its noise levels
 - network: convolutions around transformer blocks, for what is left
 - denoiser: both on one flow, and its loss

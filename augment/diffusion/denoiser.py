@@ -13,7 +13,7 @@ units of d, which is one at every place and time for a network that has learned 
 Images that are known without noise, the *context* (a source to fill in from, earlier frames), stand
 beside the labels under that name; the prior's filters and F see them too.
 
-A person in training is served by the prior of the other folds (:func:`fit_priors`). *Guidance by
+A person in training is served by the prior of the other folds (:mod:`.cross_fitting`). *Guidance by
 the prior* takes the network's answer ``guide`` times, which is p + guide (x̂ - p) with the prior p
 as the bad model (Karras et al. 2024), while t lies in :data:`INTERVAL`; the bad model may also be
 the network as it was earlier in its training. *Patches* of training people, if it holds any, give

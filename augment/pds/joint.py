@@ -34,13 +34,14 @@ from torch import Tensor, nn
 from neuromix.augment import files
 from neuromix.augment.data.conditions import LabelSpace
 from neuromix.augment.data.grid import Grid
+from neuromix.augment.diffusion.cross_fitting import fit_priors
 from neuromix.augment.diffusion.denoiser import CONTEXT, PARAMETERS, Denoiser, PriorFlow
 from neuromix.augment.diffusion.fitting import Job
 from neuromix.augment.diffusion.flow import FlowMultistepScheduler
 from neuromix.augment.diffusion.loop import Trained, estimate
 from neuromix.augment.diffusion.network import HybridNet
 from neuromix.augment.diffusion.objectives import Batch, Generators, Objective
-from neuromix.augment.diffusion.prior import Prior, fit_priors
+from neuromix.augment.diffusion.prior import Prior
 from neuromix.augment.diffusion.resolution import LEVELS, settings_of
 from neuromix.augment.errors import InputError
 from neuromix.augment.pds.config import ModalityConfig

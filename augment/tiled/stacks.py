@@ -18,10 +18,11 @@ from neuromix.augment import files
 from neuromix.augment.data.cohort import label_rows
 from neuromix.augment.data.grid import left_right_axis
 from neuromix.augment.diffusion.augmentation import MOVES, PARAMETERS, augment
+from neuromix.augment.diffusion.cross_fitting import fit_priors
 from neuromix.augment.diffusion.denoiser import Denoiser, PriorFlow
 from neuromix.augment.diffusion.fitting import Job
 from neuromix.augment.diffusion.label_embedding import encode_rows, label_features
-from neuromix.augment.diffusion.prior import Prior, fit_priors
+from neuromix.augment.diffusion.prior import Prior
 from neuromix.augment.diffusion.resolution import budget_of, settings_of
 from neuromix.augment.tiled.codec import VolumeCodec, codec_of
 from neuromix.augment.tiled.config import TiledMDConfig

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from neuromix.augment.data.conditions import LabelSpace
+from neuromix.augment.diffusion.cross_fitting import fit_priors
 from neuromix.augment.diffusion.denoiser import Denoiser, PriorFlow
-from neuromix.augment.diffusion.prior import fit_priors
 
 SPACE = LabelSpace({"sex": ("F", "M")})
 SHAPE = (2, 8, 8)

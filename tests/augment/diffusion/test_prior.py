@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from neuromix.augment.diffusion.prior import Prior, fit_priors
-from neuromix.augment.diffusion.resolution import LEVELS, block, place, settings_of, times
+from neuromix.augment.diffusion.prior import Prior
+from neuromix.augment.diffusion.resolution import LEVELS, block, place, times
 
 SHAPE, SPACING = (3, 12, 12), (3.0, 3.0, 3.0)
 INSIDE = torch.ones(SHAPE, dtype=torch.bool)
@@ -108,19 +108,6 @@ def test_a_known_context_tells_what_noise_hides():
     assert errors[1] < 0.05 * errors[0]
 
 
-def test_what_a_context_leaves_is_measured_on_people_of_other_folds():
-    """Channels that say nothing seem to say something in the people of a regression."""
-    volumes, _ = people(60)
-    context = torch.randn(60, 4, *SHAPE, generator=torch.Generator().manual_seed(1))
-    settings = settings_of(SHAPE, SPACING, INSIDE, 0, 4) | {"reach": [0, 1, 1]}
-    generator = torch.Generator().manual_seed(0)
-    whole = fit_priors(settings, volumes, INSIDE, None, torch.arange(60) // 15, generator, context)[
-        0
-    ]
-    left = volumes - whole.expected(None, 60, context)
-    assert whole.variance.mean() > 1.1 * left.var()
-
-
 def test_far_cells_are_not_believed_but_for_the_leading_modes():
     generator = torch.Generator().manual_seed(0)
     loud = torch.randn(40, 1, 1, 1, generator=generator)  # one mode, everywhere
@@ -131,26 +118,6 @@ def test_far_cells_are_not_believed_but_for_the_leading_modes():
     assert covariance[0, -1] == pytest.approx(loud.var().item(), rel=0.2)
     one, other = covariance[0, 0] - covariance[0, -1], covariance[0, -1]
     assert one < 0.2 * other
-
-
-def test_each_is_served_by_people_of_other_folds():
-    volumes, features = people(24)
-    settings = settings_of(SHAPE, SPACING, INSIDE, 2)
-    folds = torch.arange(24) % 3
-    priors = fit_priors(
-        settings, volumes, INSIDE, features, folds, torch.Generator().manual_seed(0)
-    )
-    assert len(priors) == 4
-    again = Prior(**settings)
-    again.fit(volumes[folds != 1], INSIDE, features[folds != 1])
-    assert torch.equal(priors[2].filters, again.filters)
-    whole = priors[0]
-    assert (whole.blend.diff() >= 0).all()
-    # What it says of its error holds for people whom it has not seen.
-    others, labels = people(40, seed=9)
-    for t in (0.2, 0.5, 0.8):
-        told = (whole.spread(torch.tensor([t])) ** 2).mean().item()
-        assert error(whole, others, labels, t) == pytest.approx(told, rel=0.3)
 
 
 def test_voxels_that_share_a_filter_lose_little():

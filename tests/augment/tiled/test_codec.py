@@ -116,10 +116,10 @@ def test_a_mask_is_a_stack_of_its_own_and_comes_back():
 
 
 def test_samples_of_a_masked_map_have_one_outline_and_no_faint_tissue():
+    from neuromix.augment.diffusion.cross_fitting import fit_priors
     from neuromix.augment.diffusion.denoiser import Denoiser
     from neuromix.augment.diffusion.flow import FlowMultistepScheduler
     from neuromix.augment.diffusion.pipeline import solve
-    from neuromix.augment.diffusion.prior import fit_priors
     from neuromix.augment.diffusion.resolution import settings_of
 
     data = brains()
